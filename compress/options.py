@@ -1,0 +1,44 @@
+"""What each option means, said once: the command line's help, ``compress.toml`` and ``RunConfig`` all read it here.
+
+Light on purpose: ``compress --help`` imports this, and nothing that it would have to wait for.
+"""
+
+from __future__ import annotations
+
+CONFIG_FILE = "compress.toml"
+
+# In the order in which people need them.
+HELP: dict[str, str] = {
+    "model": "Fine-tuned checkpoint: a local directory or a hub name.",
+    "data": "Data to calibrate on: a csv/tsv/jsonl/parquet file, a directory with train and validation files, "
+    "or a hub data set.",
+    "eval_data": "Data to validate on; without it, the validation part of the data.",
+    "task": "Task of the checkpoint; without it, guessed from the checkpoint.",
+    "latency_ms": "Budget: median milliseconds of one call on the target, warm, at this batch size and length.",
+    "speedup": "Budget: how many times faster than the dense model, exported the same way.",
+    "macs": "Budget: fraction of the encoder's multiply-accumulates to keep, above 0, at most 1.",
+    "target": "Device to run on: a name from `compress targets`, or a TOML file.",
+    "batch_size": "Examples per call in deployment; latency is measured with it.",
+    "seq_len": "Tokens per example in deployment; longer texts are cut.",
+    "precision": "Number format of the exported model; without it, the target's.",
+    "method": "full: exact search over the measured latency table; kwon: the search of Kwon et al., 2022.",
+    "samples": "Examples to calibrate on, drawn at random.",
+    "label_free": "Calibrate without labels, even where the data has them.",
+    "text_column": "Column with the text; for pairs of texts, both names with a comma between.",
+    "label_column": "Column with the labels.",
+    "profile": "Profile made by `compress profile`, to use instead of measuring.",
+    "effort": "How long to measure and search: fast, standard or thorough.",
+    "search_seconds": "Stop the search after this many seconds with the best plan so far; without it, no limit.",
+    "seed": "Seed of every random choice.",
+    "output": "Directory to write the artifact to; must not exist, or be empty.",
+}
+
+BUDGETS = ("latency_ms", "speedup", "macs")
+METHODS = ("full", "kwon")
+EFFORTS = ("fast", "standard", "thorough")
+PRECISIONS = ("fp32",)
+
+
+def flag(name: str) -> str:
+    """The command line's spelling of an option: ``seq_len`` is ``--seq-len``; the model is an argument."""
+    return "MODEL" if name == "model" else "--" + name.replace("_", "-")
