@@ -1,0 +1,269 @@
+"""Which widths: exact search by dynamic programming, and the paper's two searches.
+
+A *sublayer* is attention or FFN of one layer; a search chooses how many units each of the 2L sublayers keeps, so that
+the loss is least and the cost within the budget. Which units those are is settled before: they are ranked.
+Costs are milliseconds of a measured table or MACs; the searches do not care which.
+
+Source of the exact search: a multiple-choice knapsack by dynamic programming over a quantised budget; ZipLM (Kurtic et
+al., NeurIPS 2023) and SPDY use the same over measured layer timings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.errors import BudgetUnreachable
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """What one sublayer can be.
+
+    Attributes:
+        widths: the numbers of units on offer, ascending, first 0.
+        cost: of each width, in the budget's unit.
+        loss: of each width; what is lost by keeping only the best so many units. 0 at full width.
+    """
+
+    widths: tuple[int, ...]
+    cost: Floats
+    loss: Floats
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """A choice for every sublayer.
+
+    Attributes:
+        levels: index into ``widths``, per sublayer.
+        cost: total, fixed part included.
+        loss: total.
+        gap: upper bound on how much lower the loss of an exact solution could be; None if there is no bound.
+    """
+
+    levels: tuple[int, ...]
+    cost: float
+    loss: float
+    gap: float | None
+
+    def widths(self, sublayers: Sequence[Sublayer]) -> tuple[int, ...]:
+        """Units kept, per sublayer."""
+        return tuple(s.widths[level] for s, level in zip(sublayers, self.levels, strict=True))
+
+
+def allocate(sublayers: Sequence[Sublayer], budget: float, *, fixed: float = 0.0, buckets: int = 4000) -> Allocation:
+    """The allocation of least loss within the budget, by dynamic programming.
+
+    Costs are rounded *up* to one of ``buckets`` equal parts of the budget, so the result never exceeds it. The same
+    program with costs rounded *down* relaxes the problem; the difference of the two losses bounds the gap to the true
+    optimum. Afterwards what rounding left over is spent: widths are raised while they fit.
+
+    Args:
+        sublayers: what each can be.
+        budget: for the whole model.
+        fixed: cost of everything that is not a sublayer.
+        buckets: resolution; time and memory grow linearly with it.
+
+    Raises:
+        BudgetUnreachable: the fixed part and the cheapest sublayers together exceed the budget.
+    """
+    least = fixed + sum(float(s.cost.min()) for s in sublayers)
+    if least > budget:
+        raise BudgetUnreachable(f"budget {budget:g} is below {least:g}, the least that any structure costs")
+    available = budget - fixed
+    if sum(float(s.cost[-1]) for s in sublayers) <= available:
+        top = tuple(len(s.widths) - 1 for s in sublayers)
+        return _allocation(sublayers, top, fixed, gap=0.0)
+    quantum = available / buckets
+    levels, _ = _dynamic_program(sublayers, quantum, buckets, up=True)
+    _, bound = _dynamic_program(sublayers, quantum, buckets, up=False)
+    levels = _spend_rest(sublayers, levels, available)
+    result = _allocation(sublayers, levels, fixed, gap=None)
+    return _allocation(sublayers, levels, fixed, gap=max(0.0, result.loss - bound))
+
+
+def _allocation(sublayers: Sequence[Sublayer], levels: Sequence[int], fixed: float, gap: float | None) -> Allocation:
+    cost = fixed + sum(float(s.cost[i]) for s, i in zip(sublayers, levels, strict=True))
+    loss = sum(float(s.loss[i]) for s, i in zip(sublayers, levels, strict=True))
+    return Allocation(tuple(int(i) for i in levels), cost, loss, gap)
+
+
+def _dynamic_program(sublayers: Sequence[Sublayer], quantum: float, buckets: int, up: bool) -> tuple[list[int], float]:
+    """Least loss for every budget 0..buckets, sublayer by sublayer; returns the levels and the loss at the full budget."""
+    best = np.zeros(buckets + 1)
+    choices = []
+    for sublayer in sublayers:
+        # The slack keeps a cost that is a whole number of quanta, but for floating point, at that number.
+        steps = np.ceil(sublayer.cost / quantum - 1e-9) if up else np.floor(sublayer.cost / quantum + 1e-9)
+        new = np.full(buckets + 1, np.inf)
+        chosen = np.zeros(buckets + 1, dtype=np.int32)
+        for level, (step, loss) in enumerate(zip(steps.astype(np.int64), sublayer.loss, strict=True)):
+            if step > buckets:
+                continue
+            candidate = best[: buckets + 1 - step] + loss
+            view = new[step:]
+            better = candidate < view
+            view[better] = candidate[better]
+            chosen[step:][better] = level
+        best = new
+        choices.append((steps.astype(np.int64), chosen))
+    levels, bucket = [], buckets
+    if not np.isfinite(best[buckets]):
+        # Rounding up has left no room for even the cheapest widths; the caller knows that they do fit.
+        return [int(np.argmin(s.cost)) for s in sublayers], float("inf")
+    for steps, chosen in reversed(choices):
+        level = int(chosen[bucket])
+        levels.append(level)
+        bucket -= int(steps[level])
+    return levels[::-1], float(best[buckets])
+
+
+def _spend_rest(sublayers: Sequence[Sublayer], levels: list[int], available: float) -> list[int]:
+    """Raise single widths, the largest gain first, as long as the true cost stays within ``available``."""
+    levels = list(levels)
+    spent = sum(float(s.cost[i]) for s, i in zip(sublayers, levels, strict=True))
+    while True:
+        best_gain, best_move = 0.0, None
+        for number, (sublayer, level) in enumerate(zip(sublayers, levels, strict=True)):
+            fits = np.flatnonzero(spent - sublayer.cost[level] + sublayer.cost <= available)
+            if len(fits):
+                candidate = int(fits[np.argmin(sublayer.loss[fits])])
+                gain = float(sublayer.loss[level] - sublayer.loss[candidate])
+                if gain > best_gain:
+                    best_gain, best_move = gain, (number, candidate)
+        if best_move is None:
+            return levels
+        number, candidate = best_move
+        spent += float(sublayers[number].cost[candidate] - sublayers[number].cost[levels[number]])
+        levels[number] = candidate
+
+
+def rank_losses(importance: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Rank a sublayer's units by importance, [units].
+
+    Returns:
+        The units, most important first (ties by index), and the importance lost when the first 0..n of them are kept.
+    """
+    order = np.argsort(-importance, kind="stable")
+    kept = np.concatenate([[0.0], np.cumsum(importance[order])])
+    return order, np.maximum(kept[-1] - kept, 0.0)
+
+
+@dataclass(frozen=True)
+class PiecewiseCost:
+    """The paper's latency of a sublayer: ``base`` up to ``knee`` units, then ``slope`` for each further unit; 0 at 0."""
+
+    knee: int
+    base: float
+    slope: float
+
+    def __call__(self, width: int) -> float:
+        return 0.0 if width == 0 else self.base + self.slope * max(0, width - self.knee)
+
+
+def _greedy_pair(heads: Floats, filters: Floats, head_price: float, filter_price: float, budget: float) -> tuple[int, int]:
+    """The paper's Algorithm 1: how many of the globally best heads and filters, so that most importance fits.
+
+    ``heads`` and ``filters`` are sorted, most important first. For each number of heads, as many filters as fit.
+    Mended: numbers of heads that alone exceed the budget are no candidates; a price of 0 takes every unit.
+    """
+    kept_heads = np.concatenate([[0.0], np.cumsum(heads)])
+    kept_filters = np.concatenate([[0.0], np.cumsum(filters)])
+    counts = np.arange(len(heads) + 1)
+    rest = budget - counts * head_price
+    possible = rest >= -1e-12
+    fit = np.full(len(counts), len(filters)) if filter_price <= 0 else np.floor(rest / filter_price + 1e-9)
+    fit = np.clip(fit, 0, len(filters)).astype(np.int64)
+    value = np.where(possible, kept_heads + kept_filters[fit], -np.inf)
+    best = int(np.argmax(value))
+    return best, int(fit[best])
+
+
+def _counts(importance: Floats, threshold_rank: int) -> NDArray[np.int64]:
+    """How many of the globally first ``threshold_rank`` units each layer has; importance [layers, units]."""
+    order = np.argsort(-importance, axis=None, kind="stable")[:threshold_rank]
+    return np.bincount(order // importance.shape[1], minlength=importance.shape[0])
+
+
+def search_macs_kwon(
+    heads: Floats, filters: Floats, head_macs: float, filter_macs: float, budget: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The paper's mask search under a MACs constraint (Kwon et al. 2022, Algorithm 1).
+
+    Mended against the published code: the budget also holds where heads alone would exceed it.
+
+    Args:
+        heads: diagonal Fisher, [layers, heads].
+        filters: diagonal Fisher, [layers, filters].
+        head_macs, filter_macs: cost of one unit.
+        budget: MACs of all sublayers together.
+
+    Returns:
+        Heads and filters kept per layer.
+    """
+    best_heads, best_filters = _greedy_pair(
+        -np.sort(-heads, axis=None), -np.sort(-filters, axis=None), head_macs, filter_macs, budget
+    )
+    return _counts(heads, best_heads), _counts(filters, best_filters)
+
+
+def search_latency_kwon(
+    heads: Floats, filters: Floats, attention: PiecewiseCost, ffn: PiecewiseCost, budget: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The paper's mask search under a latency constraint (Kwon et al. 2022, section 4.1 and appendix).
+
+    A sublayer that stays has its knee's worth of best units at the base price; the units beyond compete globally at
+    slope prices. Sublayers of the least base importance are dropped, in every combination of numbers.
+
+    Mended against the published code: each combination starts from the full budget (there the inner loop lowers it
+    cumulatively, so dropping is barely explored and low budgets end in an error); the importance of the base units
+    counts; a slope of 0 is a free unit, not a division by zero; the budget may be any number of milliseconds, and the
+    caller has taken the fixed part (embeddings, head) off it.
+
+    Args:
+        heads: diagonal Fisher, [layers, heads].
+        filters: diagonal Fisher, [layers, filters].
+        attention, ffn: fitted latency of a sublayer.
+        budget: for all sublayers together, in the unit of the fits.
+
+    Returns:
+        Heads and filters kept per layer; all zero where not even one sublayer fits.
+    """
+    layers = len(heads)
+    sorted_heads, sorted_filters = -np.sort(-heads, axis=1), -np.sort(-filters, axis=1)
+    knees = min(attention.knee, heads.shape[1]), min(ffn.knee, filters.shape[1])
+    base_heads, base_filters = sorted_heads[:, : knees[0]].sum(1), sorted_filters[:, : knees[1]].sum(1)
+    heads_by_base, filters_by_base = np.argsort(-base_heads, kind="stable"), np.argsort(-base_filters, kind="stable")
+    best_value, best = -1.0, (np.zeros(layers, dtype=np.int64), np.zeros(layers, dtype=np.int64))
+    for stay_attention in range(layers, -1, -1):
+        for stay_ffn in range(layers, -1, -1):
+            rest = budget - stay_attention * attention.base - stay_ffn * ffn.base
+            if rest < 0:
+                continue
+            in_attention = np.sort(heads_by_base[:stay_attention])
+            in_ffn = np.sort(filters_by_base[:stay_ffn])
+            more_heads, more_filters = sorted_heads[in_attention, knees[0] :], sorted_filters[in_ffn, knees[1] :]
+            count_heads, count_filters = _greedy_pair(
+                -np.sort(-more_heads, axis=None), -np.sort(-more_filters, axis=None), attention.slope, ffn.slope, rest
+            )
+            head_counts, filter_counts = np.zeros(layers, dtype=np.int64), np.zeros(layers, dtype=np.int64)
+            head_counts[in_attention] = knees[0] + _beyond(more_heads, count_heads)
+            filter_counts[in_ffn] = knees[1] + _beyond(more_filters, count_filters)
+            value = _kept(sorted_heads, head_counts) + _kept(sorted_filters, filter_counts)
+            if value > best_value:
+                best_value, best = value, (head_counts, filter_counts)
+    return best
+
+
+def _beyond(more: Floats, count: int) -> NDArray[np.int64]:
+    return _counts(more, count) if more.size else np.zeros(len(more), dtype=np.int64)
+
+
+def _kept(ranked: Floats, counts: NDArray[np.int64]) -> float:
+    return float(sum(row[:count].sum() for row, count in zip(ranked, counts, strict=True)))
