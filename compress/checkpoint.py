@@ -1,0 +1,305 @@
+"""A checkpoint in: weights, tokenizer, family and task, checked before anything is computed with them.
+
+Only safetensors are read, never pickle, and no code from a checkpoint is run. A hub name is first brought into the
+hub's cache; from there on everything is a local directory, and nothing touches the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.architectures import Encoder, encoder_of, family_of, shape_of
+from compress.errors import ModelError
+from compress.hub import hub_reachable, looks_local
+from compress.readers import first_line
+from compress.tasks import Task, task_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json"),
+    *("special_tokens_map.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
+)
+# Any of these is a vocabulary; without one transformers makes up an empty tokenizer instead of failing.
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A dense model, ready to be calibrated.
+
+    Attributes:
+        name: the directory's or repository's own name, without path or owner.
+        model: with its task head, float32, in evaluation mode, without gradients.
+        tokenizer: the one saved beside it.
+        encoder: the model seen through its family's entry.
+        task: what the head is for.
+        fingerprint: SHA-256 (hex) of the weights file; of a list of names and hashes where there are several files.
+        directory: where the checkpoint's files are (for a hub name: in the hub's cache).
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    encoder: Encoder
+    task: Task
+    fingerprint: str
+    directory: Path
+
+
+def load_checkpoint(model: str, task: str | None = None, seq_len: int | None = None) -> Checkpoint:
+    """Load and check a checkpoint.
+
+    Args:
+        model: a local directory, or a name on the hub.
+        task: a name of ``TASKS``; None takes what the head says.
+        seq_len: the sequence length it will be used with, special tokens included; None skips the check.
+
+    Raises:
+        ModelError: not there, damaged, not an encoder of a supported family, without a trained head that fits the
+            task, with weights that are not numbers, without a tokenizer, or too short for ``seq_len``.
+        ConfigError: there is no such task.
+    """
+    directory = _local_directory(model)
+    config = _read_config(directory, model)
+    chosen = task_of(config, task)
+    _check_length(config, seq_len, model)
+    files = _weight_files(directory, model)
+    fingerprint = _fingerprint(files)
+    tokenizer = _load_tokenizer(directory, config, model)
+    network = _load_model(directory, config, chosen, model)
+    return Checkpoint(
+        name=Path(directory if Path(model).is_dir() else model).resolve().name,
+        model=network,
+        tokenizer=tokenizer,
+        encoder=encoder_of(network),
+        task=chosen,
+        fingerprint=fingerprint,
+        directory=directory,
+    )
+
+
+def _local_directory(model: str) -> Path:
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if path.exists():
+        raise ModelError(f"model '{model}' is a file; give the directory that holds config.json and {WEIGHTS}")
+    if looks_local(model):
+        raise ModelError(f"model '{model}' does not exist; give a directory with a checkpoint, or a name on the hub")
+    return _from_hub(model)
+
+
+def _from_hub(model: str) -> Path:
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    advice = f"if '{model}' was meant as a path, there is no such directory"
+    # Without a connection the cache may still have it.
+    cached_only = not hub_reachable()
+    try:
+        with _quiet():
+            config = Path(hf_hub_download(model, "config.json", local_files_only=cached_only))
+            # Before gigabytes of a model that cannot be used are fetched.
+            _read_config(config.parent, model)
+            patterns = ["config.json", WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors", *_TOKENIZER_FILES]
+            return Path(snapshot_download(model, allow_patterns=patterns, local_files_only=cached_only))
+    except (OSError, ValueError, RuntimeError) as error:
+        if cached_only:
+            raise ModelError(
+                f"model '{model}' is not on this machine and the hub cannot be reached; {advice}"
+            ) from None
+        raise ModelError(f"cannot get model '{model}' from the hub: {first_line(error)}; {advice}") from None
+
+
+def _read_config(directory: Path, model: str) -> Any:
+    """The configuration, of a supported family."""
+    from transformers import AutoConfig
+
+    file = directory / "config.json"
+    if not file.is_file():
+        raise ModelError(f"model '{model}' has no config.json; give a checkpoint saved with save_pretrained")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        family = raw.get("model_type")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise ModelError(f"'{file}' cannot be read as a configuration: {first_line(error)}") from None
+    # Before transformers, which knows far more families and would run code for those it does not know.
+    family_of(str(family))
+    try:
+        with _quiet():
+            config = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+        shape_of(config)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
+        raise ModelError(f"'{file}' is no valid {family} configuration: {first_line(error)}") from None
+    return config
+
+
+def _check_length(config: Any, seq_len: int | None, model: str) -> None:
+    longest = getattr(config, "max_position_embeddings", None)
+    if seq_len is not None and longest is not None and seq_len > longest:
+        raise ModelError(
+            f"sequence length {seq_len} is beyond the {longest} positions of model '{model}'; "
+            f"--seq-len must be at most {longest}"
+        )
+
+
+def _weight_files(directory: Path, model: str) -> list[Path]:
+    """The safetensors files, each of them whole."""
+    if (directory / WEIGHTS).is_file():
+        files = [directory / WEIGHTS]
+    elif (directory / WEIGHTS_INDEX).is_file():
+        index = directory / WEIGHTS_INDEX
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            # A name with a folder in it could lead anywhere.
+            files = [directory / Path(str(name)).name for name in names]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"'{index}' is no list of weight files: {error!r}") from None
+    else:
+        pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.h5") for p in directory.glob(pattern))
+        advice = (
+            f"it has {', '.join(pickled)}, which can run code when read; convert it with save_pretrained"
+            if pickled
+            else "give a checkpoint saved with save_pretrained"
+        )
+        raise ModelError(f"model '{model}' has no {WEIGHTS}: {advice}")
+    for file in files:
+        _check_safetensors(file)
+    return files
+
+
+def _check_safetensors(file: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(40)
+        if start.startswith(b"version https://git-lfs"):
+            raise ModelError(f"'{file}' is a Git LFS pointer, not the weights; fetch them with `git lfs pull`")
+        with safe_open(str(file), framework="numpy"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"weights '{file}' are damaged or cut off: {first_line(error)}; copy them again") from None
+
+
+def _fingerprint(files: list[Path]) -> str:
+    hashes = []
+    for file in files:
+        digest = hashlib.sha256()
+        with file.open("rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+        hashes.append(digest.hexdigest())
+    if len(files) == 1:
+        return hashes[0]
+    lines = "".join(f"{one}  {file.name}\n" for one, file in zip(hashes, files, strict=True))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _load_tokenizer(directory: Path, config: Any, model: str) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    if not any((directory / name).is_file() for name in _VOCABULARIES):
+        raise ModelError(f"model '{model}' has no tokenizer ({', '.join(_VOCABULARIES)}); save it beside the weights")
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(directory), config=config, local_files_only=True, trust_remote_code=False
+            )
+    # The tokenizers library raises bare Exception for a damaged tokenizer.json.
+    except Exception as error:
+        raise ModelError(f"the tokenizer of model '{model}' cannot be read: {first_line(error)}") from None
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"the tokenizer of model '{model}' has no padding token; set pad_token and save it again")
+    if len(tokenizer) > config.vocab_size:
+        raise ModelError(
+            f"the tokenizer of model '{model}' has {len(tokenizer)} tokens, the model {config.vocab_size}: "
+            "they do not belong together"
+        )
+    return tokenizer
+
+
+def _load_model(directory: Path, config: Any, task: Task, model: str) -> PreTrainedModel:
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+
+    loader = getattr(transformers, task.auto_class_name)
+    try:
+        with _quiet():
+            network, report = loader.from_pretrained(
+                str(directory),
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, SafetensorError) as error:
+        raise ModelError(f"model '{model}' cannot be loaded: {_cause(error)}") from None
+    _check_complete(network, report, task, model)
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise ModelError(
+                f"model '{model}' has {bad} weights that are NaN or infinite in '{name}'; use a sound checkpoint"
+            )
+    network.requires_grad_(False)
+    return network.eval()
+
+
+def _check_complete(network: Any, report: dict[str, Any], task: Task, model: str) -> None:
+    """Refuse weights that transformers had to make up."""
+    mismatched = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get("mismatched_keys", ()))
+    if mismatched:
+        raise ModelError(
+            f"model '{model}': the weights {_some(mismatched)} do not have the sizes that config.json says"
+        )
+    missing = sorted(report.get("missing_keys", ()))
+    head = [key for key in missing if not key.startswith(f"{network.base_model_prefix}.")]
+    if head:
+        raise ModelError(
+            f"model '{model}' has no trained head for {task.name}: {_some(head)} missing in its weights; "
+            "fine-tune it on the task first"
+        )
+    if missing:
+        raise ModelError(f"model '{model}' is incomplete: {_some(missing)} missing in its weights")
+
+
+def _some(keys: list[str]) -> str:
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return ", ".join(f"'{key}'" for key in keys[:3]) + more
+
+
+def _cause(error: BaseException) -> str:
+    # Size mismatches come as a headline with the tensors on the lines after it.
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers and the hub without progress bars and log lines; the user's settings come back after."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging
+
+    level, bars, downloads = logging.get_verbosity(), logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+        if not downloads:
+            enable_progress_bars()
