@@ -1,0 +1,181 @@
+"""Physical removal: heads and filters leave the weight matrices, empty sublayers become their bias.
+
+Law (``tests/test_removal.py``): a model whose units are gated at 0 and the model they are removed from give the same
+output, whatever the structure. A head is d_h rows of W_q, W_k and W_v and d_h columns of W_o; a filter is one row of W_1
+and one column of W_2.
+
+A sublayer with nothing left is x + b on its way to the LayerNorm. No matrix of width zero is ever made: ONNX Runtime
+refuses to load one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from compress.architectures import Architecture, Encoder, EncoderLayer, encoder_of, widths_of
+from compress.errors import PlanError
+from compress.plan import Structure, Widths
+
+
+class BiasOnly(nn.Module):
+    """What is left of an output projection whose inputs are all removed: its bias.
+
+    Args:
+        bias: [hidden], taken over as it is; None counts as zeros (the parameter exists, so that state dicts of equal
+            structures have equal keys).
+        hidden_size: d, used where ``bias`` is None.
+    """
+
+    def __init__(self, bias: Tensor | None, hidden_size: int) -> None:
+        super().__init__()
+        values = torch.zeros(hidden_size) if bias is None else bias.detach()
+        self.bias = nn.Parameter(values, requires_grad=bias is not None and bias.requires_grad)
+
+    def forward(self, _: Any = None) -> Tensor:
+        """The bias [hidden], whatever comes in; the residual addition broadcasts it."""
+        return self.bias
+
+
+class Skip(nn.Module):
+    """In the place of W_1 when no filter is left: hands one column on, so that the activation costs next to nothing."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[batch, sequence, hidden] to [batch, sequence, 1]; what follows ignores the values."""
+        return hidden[..., :1]
+
+
+class NoAttention(nn.Module):
+    """In the place of a self-attention module without heads.
+
+    Args:
+        projection: path of the output projection inside the attention module, None where it lies outside (BERT). The
+            projection's path must still resolve, and its bias must keep its key in the state dict.
+        bias_only: what is left of the output projection.
+    """
+
+    def __init__(self, projection: str | None, bias_only: BiasOnly) -> None:
+        super().__init__()
+        self._projection = projection
+        if projection is not None:
+            self.add_module(projection, bias_only)
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        """``(context, weights)`` as attention modules return them; weights are None."""
+        hidden = attention_input(args, kwargs)
+        return (hidden if self._projection is None else self.get_submodule(self._projection)(hidden)), None
+
+
+def attention_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Hidden states [batch, sequence, hidden] among the arguments of a self-attention module.
+
+    They come first or by name; DistilBERT of transformers 4 calls them ``query``.
+    """
+    if args:
+        return cast("Tensor", args[0])
+    return cast("Tensor", kwargs["hidden_states"] if "hidden_states" in kwargs else kwargs["query"])
+
+
+def projection_in_attention(family: Architecture) -> str | None:
+    """Path of the output projection inside the attention module (DistilBERT), None where it lies outside (BERT)."""
+    inside = f"{family.attention}."
+    return family.attention_output.removeprefix(inside) if family.attention_output.startswith(inside) else None
+
+
+def _keep_rows(linear: nn.Linear, rows: Tensor) -> None:
+    """Keep these output units of a linear layer, in place."""
+    linear.weight = nn.Parameter(linear.weight.detach()[rows].clone(), requires_grad=linear.weight.requires_grad)
+    if linear.bias is not None:
+        linear.bias = nn.Parameter(linear.bias.detach()[rows].clone(), requires_grad=linear.bias.requires_grad)
+    linear.out_features = len(rows)
+
+
+def _keep_columns(linear: nn.Linear, columns: Tensor) -> None:
+    """Keep these inputs of a linear layer, in place."""
+    weight = linear.weight
+    linear.weight = nn.Parameter(weight.detach()[:, columns].clone(), requires_grad=weight.requires_grad)
+    linear.in_features = len(columns)
+
+
+def _remove_heads(layer: EncoderLayer, kept: tuple[int, ...], head_size: int, hidden_size: int) -> None:
+    family = layer.family
+    attention: Any = layer.get("attention")
+    if not kept:
+        bias_only = BiasOnly(layer.get("attention_output").bias, hidden_size)
+        projection = projection_in_attention(family)
+        if projection is None:
+            layer.set("attention_output", bias_only)
+        layer.set("attention", NoAttention(projection, bias_only))
+        return
+    units = torch.tensor([head * head_size + i for head in kept for i in range(head_size)])
+    for role in ("query", "key", "value"):
+        _keep_rows(layer.get(role), units)
+    _keep_columns(layer.get("attention_output"), units)
+    sizes = dict.fromkeys(family.head_count_attributes, len(kept))
+    # DistilBERT of transformers 4 computes the head size as dim / n_heads: its `dim` must shrink with the heads.
+    sizes |= dict.fromkeys((*family.all_head_size_attributes, "dim"), len(kept) * head_size)
+    for name, value in sizes.items():
+        if hasattr(attention, name):
+            setattr(attention, name, value)
+
+
+def _remove_filters(layer: EncoderLayer, kept: tuple[int, ...], hidden_size: int) -> None:
+    if not kept:
+        layer.set("ffn_output", BiasOnly(layer.get("ffn_output").bias, hidden_size))
+        layer.set("ffn_input", Skip())
+        return
+    units = torch.tensor(kept)
+    _keep_rows(layer.get("ffn_input"), units)
+    _keep_columns(layer.get("ffn_output"), units)
+
+
+def _check_unpruned(encoder: Encoder) -> None:
+    now, dense = widths_of(encoder.model), encoder.shape.dense
+    if now != dense:
+        raise PlanError(
+            f"units are counted in the dense model, and this one is pruned already: heads {list(now.heads)} of "
+            f"{dense.heads[0]}, filters {list(now.filters)} of {dense.filters[0]}; load the original checkpoint again"
+        )
+
+
+def remove(model: nn.Module, structure: Structure) -> None:
+    """Cut a dense model down to a structure, in place.
+
+    What is kept is copied, so the memory of the dense matrices is free afterwards. Weights are not touched otherwise:
+    fold reconstructed matrices or gates into W_o and W_2 before. Hooks on modules of an emptied sublayer go with them.
+
+    Args:
+        model: an unpruned transformers model of a supported family.
+        structure: heads and filters to keep, as indices into the dense layers.
+
+    Raises:
+        ModelError: unsupported family.
+        PlanError: the structure does not fit the model, or the model is pruned already.
+    """
+    encoder = encoder_of(model)
+    structure.check(encoder.shape)
+    _check_unpruned(encoder)
+    shape = encoder.shape
+    for layer, heads, filters in zip(encoder, structure.heads, structure.filters, strict=True):
+        if len(heads) < shape.heads:
+            _remove_heads(layer, heads, shape.head_size, shape.hidden_size)
+        if len(filters) < shape.filters:
+            _remove_filters(layer, filters, shape.hidden_size)
+
+
+def narrow_to(model: nn.Module, widths: Widths) -> None:
+    """Give a dense model the shapes of a pruned one, in place, for weights that are loaded afterwards.
+
+    Raises:
+        ModelError: unsupported family.
+        PlanError: the widths do not fit the model, or the model is pruned already.
+    """
+    remove(
+        model,
+        Structure(
+            heads=tuple(tuple(range(width)) for width in widths.heads),
+            filters=tuple(tuple(range(width)) for width in widths.filters),
+        ),
+    )

@@ -1,0 +1,282 @@
+"""Surgery on exported graphs: tidied, cut to other widths without PyTorch, their vocabulary trimmed.
+
+Everything here takes a ``ModelProto`` and gives back another one. Linear layers are found by their parameter names,
+which ``export_onnx`` makes those of the PyTorch model (``<layer>.weight`` [in, out], ``<layer>.bias``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper, save_model
+
+from compress.architectures import Encoder, EncoderLayer
+from compress.errors import ExportError
+from compress.plan import Structure, Widths
+
+FUSED_DOMAIN = "com.microsoft"
+_ATTENTION = "MultiHeadAttention"
+
+
+def _live(graph: GraphProto, nodes: Sequence[NodeProto]) -> list[NodeProto]:
+    """The nodes that an output of the graph depends on, in their order."""
+    needed = {value.name for value in graph.output}
+    kept: list[NodeProto] = []
+    for node in reversed(nodes):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    return kept[::-1]
+
+
+def _rebuilt(model: ModelProto, nodes: Sequence[NodeProto], initializers: Sequence[TensorProto]) -> ModelProto:
+    """A model with other nodes and weights, without what no output depends on, and without the record of its making.
+
+    Shapes of intermediate values are left out. They would be wrong after surgery, and they make the file slower: with
+    them ONNX Runtime fuses Add and LayerNormalization to SkipLayerNormalization, and its CPU kernel for that made the
+    whole model 7 % slower (MiniLM-L6, one thread, onnxruntime 1.31). The shapes it needs it infers by itself.
+    """
+    live = _live(model.graph, nodes)
+    used = {name for node in live for name in node.input}
+    graph = helper.make_graph(
+        live,
+        "encoder",
+        model.graph.input,
+        model.graph.output,
+        [tensor for tensor in initializers if tensor.name in used],
+    )
+    for node in graph.node:
+        # The exporter writes source lines and stack traces with the paths of the machine it ran on.
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    domains = {node.domain for node in graph.node} | {""}
+    rebuilt = helper.make_model(
+        graph,
+        opset_imports=[opset for opset in model.opset_import if opset.domain in domains],
+        ir_version=model.ir_version,
+        producer_name="compress",
+    )
+    return rebuilt
+
+
+def tidy(model: ModelProto, parameter_prefix: str = "") -> ModelProto:
+    """Clean up after the exporter: parameters under their PyTorch names, no dead nodes, no traces of the machine.
+
+    Args:
+        model: as the exporter gives it.
+        parameter_prefix: what the exporter put before every parameter's name; it is cut off.
+    """
+    nodes = _copies(model.graph.node)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    names = {name: name.removeprefix(parameter_prefix) for name in tensors}
+    uses = Counter(name for node in nodes for name in node.input)
+    products = {name: node for node in nodes for name in node.output}
+    for node in nodes:
+        # The exporter transposes the matrices of linear layers and calls them val_17; biases keep their names.
+        bias = next((name for name in node.input if name in tensors and name.endswith(".bias")), None)
+        product = next((products[name] for name in node.input if name in products), None)
+        if node.op_type != "Add" or bias is None or product is None or product.op_type != "MatMul":
+            continue
+        matrix = product.input[1]
+        if matrix in tensors and uses[matrix] == 1:
+            names[matrix] = names[bias].removesuffix("bias") + "weight"
+    for node in nodes:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    renamed = []
+    for tensor in model.graph.initializer:
+        copy = TensorProto()
+        copy.CopyFrom(tensor)
+        copy.name = names[tensor.name]
+        copy.ClearField("doc_string")
+        copy.ClearField("metadata_props")
+        renamed.append(copy)
+    return _rebuilt(model, nodes, renamed)
+
+
+def _copies(nodes: Sequence[NodeProto]) -> list[NodeProto]:
+    copies = []
+    for node in nodes:
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        copies.append(copy)
+    return copies
+
+
+@dataclass
+class _Cut:
+    """A dense graph being narrowed: nodes that may be changed, and the weights that differ from the dense ones."""
+
+    nodes: list[NodeProto]
+    dense: Mapping[str, TensorProto]
+    changed: dict[str, TensorProto] = field(default_factory=dict)
+
+    def weights(self, name: str) -> NDArray[np.float32]:
+        if name not in self.dense:
+            raise ExportError(
+                f"the graph has no parameter '{name}'; only dense graphs written by export_onnx can be narrowed"
+            )
+        return numpy_helper.to_array(self.dense[name])
+
+    def put(self, name: str, values: NDArray[np.float32]) -> None:
+        self.changed[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
+
+    def keep_outputs(self, linear: str, count: int) -> None:
+        """Keep the first output units of a linear layer."""
+        self.put(f"{linear}.weight", self.weights(f"{linear}.weight")[:, :count])
+        self.put(f"{linear}.bias", self.weights(f"{linear}.bias")[:count])
+
+    def keep_inputs(self, linear: str, count: int) -> None:
+        """Keep the first inputs of a linear layer."""
+        self.put(f"{linear}.weight", self.weights(f"{linear}.weight")[:count])
+
+    def sum_with_bias(self, linear: str) -> NodeProto:
+        """The node that adds a linear layer's bias, which is where the layer's output comes from."""
+        bias = f"{linear}.bias"
+        self.weights(bias)
+        return next(node for node in self.nodes if node.op_type == "Add" and bias in node.input)
+
+    def leave_bias_only(self, linear: str) -> None:
+        """Let whatever reads a linear layer's output read its bias; the nodes before become dead."""
+        output = self.sum_with_bias(linear).output[0]
+        for node in self.nodes:
+            node.input[:] = [f"{linear}.bias" if name == output else name for name in node.input]
+
+    def set_heads(self, query: str, heads: int) -> None:
+        """Set the number of heads of the attention that reads a query projection."""
+        output = self.sum_with_bias(query).output[0]
+        node = next(node for node in self.nodes if node.op_type == _ATTENTION and node.input[0] == output)
+        for attribute in node.attribute:
+            if attribute.name == "num_heads":
+                attribute.i = heads
+
+
+def narrow(model: ModelProto, encoder: Encoder, widths: Widths) -> ModelProto:
+    """Cut a dense exported graph to other widths, without PyTorch: milliseconds where an export takes seconds.
+
+    The first heads and filters of every layer stay; this is for profiling, and latency does not ask which. Law: equal
+    to ``removal.remove`` with those units, followed by an export (``tests/test_export_graph.py``).
+
+    Args:
+        model: a dense encoder, as ``export_onnx`` wrote it.
+        encoder: of the model it was exported from; gives names and dense sizes.
+        widths: heads and filters per layer; 0 leaves the bias of the sublayer.
+
+    Raises:
+        PlanError: the widths do not fit the encoder.
+        ExportError: the graph is no dense one of ``export_onnx``.
+    """
+    Structure(
+        heads=tuple(tuple(range(width)) for width in widths.heads),
+        filters=tuple(tuple(range(width)) for width in widths.filters),
+    ).check(encoder.shape)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    cut = _Cut(_copies(model.graph.node), tensors)
+    for layer, heads, filters in zip(encoder, widths.heads, widths.filters, strict=True):
+        _narrow_attention(cut, layer, heads, encoder)
+        _narrow_ffn(cut, layer, filters, encoder)
+    return _rebuilt(model, cut.nodes, [cut.changed.get(name, tensor) for name, tensor in tensors.items()])
+
+
+def _narrow_attention(cut: _Cut, layer: EncoderLayer, heads: int, encoder: Encoder) -> None:
+    output = layer.name("attention_output")
+    if heads == 0:
+        cut.leave_bias_only(output)
+    elif heads < encoder.shape.heads:
+        for role in ("query", "key", "value"):
+            cut.keep_outputs(layer.name(role), heads * encoder.shape.head_size)
+        cut.keep_inputs(output, heads * encoder.shape.head_size)
+        cut.set_heads(layer.name("query"), heads)
+
+
+def _narrow_ffn(cut: _Cut, layer: EncoderLayer, filters: int, encoder: Encoder) -> None:
+    if filters == 0:
+        cut.leave_bias_only(layer.name("ffn_output"))
+    elif filters < encoder.shape.filters:
+        cut.keep_outputs(layer.name("ffn_input"), filters)
+        cut.keep_inputs(layer.name("ffn_output"), filters)
+
+
+def trim_vocabulary(model: ModelProto, rows: int) -> ModelProto:
+    """Keep the first ``rows`` token embeddings, so that many profiling sessions fit in memory.
+
+    A lookup costs the same in a smaller table; token ids fed to the result must be below ``rows``.
+
+    Raises:
+        ExportError: no table is looked up by ``input_ids``.
+    """
+    tables = {node.input[0] for node in model.graph.node if node.op_type == "Gather" and node.input[1] == "input_ids"}
+    tensors = [tensor for tensor in model.graph.initializer if tensor.name in tables]
+    if not tensors:
+        raise ExportError("the graph looks up no table by 'input_ids', so there is no vocabulary to trim")
+    trimmed = {
+        tensor.name: numpy_helper.from_array(numpy_helper.to_array(tensor)[:rows].copy(), tensor.name)
+        for tensor in tensors
+    }
+    return _rebuilt(model, model.graph.node, [trimmed.get(tensor.name, tensor) for tensor in model.graph.initializer])
+
+
+def fusions(model: ModelProto) -> dict[str, int]:
+    """How many fused operators (domain ``com.microsoft``) a graph has, by name."""
+    return dict(sorted(Counter(node.op_type for node in model.graph.node if node.domain == FUSED_DOMAIN).items()))
+
+
+def fuse_offline(model: ModelProto, encoder: Encoder) -> ModelProto:
+    """Pass a graph through ONNX Runtime's offline transformer optimizer, the alternative to fusion at load.
+
+    It fuses SkipLayerNormalization and BiasGelu. That is the slower graph on the CPUs measured so far: compare with
+    ``validate.choose`` before using it.
+
+    Raises:
+        ExportError: ONNX Runtime is not installed.
+    """
+    try:
+        from onnxruntime.transformers import optimizer
+    except ImportError:
+        raise ExportError(
+            "the offline optimizer comes with ONNX Runtime, which is not installed; pip install 'compress[cpu]'"
+        ) from None
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    # It warns about any producer that it does not know.
+    copy.producer_name = "pytorch"
+    # Sizes are 0, "read them from the graph": the number of heads differs from layer to layer.
+    fused = optimizer.optimize_model(copy, model_type=encoder.shape.model_type, num_heads=0, hidden_size=0, opt_level=0)
+    result: ModelProto = fused.model
+    return result
+
+
+def _data_file(path: Path) -> Path:
+    """Where the weights of a model file lie when they do not fit into it."""
+    return path.with_name(f"{path.name}.data")
+
+
+def size_bytes(path: Path) -> int:
+    """Size of a model file, and of the weights beside it where there are any."""
+    return sum(file.stat().st_size for file in (path, _data_file(path)) if file.exists())
+
+
+def save(model: ModelProto, path: Path, external_above_bytes: int) -> None:
+    """Write a model and check what was written.
+
+    Args:
+        model: what to write; its weights move out of it when they go to a file of their own.
+        path: of the file.
+        external_above_bytes: weights larger than this together go to ``<name>.data`` beside the file.
+
+    Raises:
+        ExportError: ONNX's checker rejects the graph.
+    """
+    external = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > external_above_bytes
+    data = _data_file(path)
+    # The ONNX library would append to a leftover.
+    data.unlink(missing_ok=True)
+    save_model(model, str(path), save_as_external_data=external, location=data.name if external else None)
+    try:
+        checker.check_model(str(path))
+    except checker.ValidationError as error:
+        raise ExportError(f"ONNX's checker rejects '{path.name}': {error}") from error

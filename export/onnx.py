@@ -1,0 +1,268 @@
+"""From a PyTorch encoder to an ONNX file with fused attention and dynamic batch and length.
+
+The exporter would write attention out as a dozen operators per layer, which ONNX Runtime's optimiser does not put
+together again (on transformers 5 graphs it fuses none). So the attention modules are exchanged, for the time of the
+export, for one that calls ``com.microsoft.MultiHeadAttention`` on the output of the query, key and value projections.
+That needs no reshapes, takes any number of heads, and reads the padding mask as the caller gives it. The exchange goes by
+the family's entry in ``architectures.py`` and not by the attention interface of transformers, which BERT and DistilBERT
+of transformers 4.57 do not call. It stands for plain scaled dot products; ``check_parity`` catches a model that has more.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compress.architectures import EncoderLayer, encoder_of
+from compress.errors import ExportError
+from compress.removal import NoAttention, attention_input, projection_in_attention
+
+if TYPE_CHECKING:
+    from compress.export.runtime import Session
+
+OPSET = 20
+MASK_INPUT = "attention_mask"
+# A protobuf message ends at 2 GiB; some room is left for the graph itself.
+EXTERNAL_DATA_ABOVE_BYTES = 2**31 - 2**26
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        opset: version of the standard operator set.
+        fusions: fused operators (domain ``com.microsoft``) in the file, by name.
+        nodes: operators in the graph.
+        size_bytes: of the file, and of its external data where there is any.
+    """
+
+    opset: int
+    fusions: dict[str, int]
+    nodes: int
+    size_bytes: int
+
+
+class _PaddingMask:
+    """Where the exported model leaves its padding mask [batch, sequence] int32 for its attention modules."""
+
+    value: Tensor | None = None
+
+
+class _FusedAttention(nn.Module):
+    """Stands in for a self-attention module during the export.
+
+    It takes over the children of the module it replaces under their own names, so that parameters keep theirs.
+    """
+
+    def __init__(self, layer: EncoderLayer, head_size: int, mask: _PaddingMask) -> None:
+        super().__init__()
+        family = layer.family
+        for name, child in layer.get("attention").named_children():
+            self.add_module(name, child)
+        self._query, self._key, self._value = (
+            getattr(family, role).removeprefix(f"{family.attention}.") for role in ("query", "key", "value")
+        )
+        self._projection = projection_in_attention(family)
+        self._heads = layer.get("query").out_features // head_size
+        self._scale = head_size**-0.5
+        self._mask = mask
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        hidden = attention_input(args, kwargs)
+        query, key, value = (self.get_submodule(path)(hidden) for path in (self._query, self._key, self._value))
+        # Inputs by position: query, key, value, bias, key_padding_mask.
+        masks = [] if self._mask.value is None else [None, self._mask.value]
+        context = torch.onnx.ops.symbolic(
+            "com.microsoft::MultiHeadAttention",
+            [query, key, value, *masks],
+            attrs={"num_heads": self._heads, "scale": self._scale},
+            dtype=query.dtype,
+            shape=query.shape,
+            version=1,
+        )
+        return (context if self._projection is None else self.get_submodule(self._projection)(context)), None
+
+
+class _Exported(nn.Module):
+    """The model as the file has it: tensors by position in, one tensor out."""
+
+    def __init__(self, model: nn.Module, input_names: Sequence[str], output_name: str, mask: _PaddingMask) -> None:
+        super().__init__()
+        self.model = model
+        self._input_names, self._output_name, self._mask = tuple(input_names), output_name, mask
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        named = dict(zip(self._input_names, inputs, strict=True))
+        mask = named.get(MASK_INPUT)
+        self._mask.value = None if mask is None else mask.to(torch.int32)
+        outputs: Tensor = self.model(**named)[self._output_name]
+        return outputs
+
+
+@contextmanager
+def _fused_attention(model: nn.Module) -> Iterator[_PaddingMask]:
+    """Exchange the attention modules of ``model`` while the block runs."""
+    encoder = encoder_of(model)
+    mask = _PaddingMask()
+    replaced: list[tuple[EncoderLayer, nn.Module]] = []
+    try:
+        for layer in encoder:
+            attention = cast("nn.Module", layer.get("attention"))
+            if not isinstance(attention, NoAttention):
+                layer.set("attention", _FusedAttention(layer, encoder.shape.head_size, mask))
+                replaced.append((layer, attention))
+        yield mask
+    finally:
+        for layer, attention in replaced:
+            layer.set("attention", attention)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's chatter (missing torchvision, renamed axes, deprecations in its insides) off the terminal."""
+    names = ("torch.onnx", "torch.onnx._internal.exporter._registration", "onnxscript")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def export_onnx(
+    model: Any, path: str | Path, *, input_names: Sequence[str], output_name: str = "logits"
+) -> ExportReport:
+    """Write a model, dense or pruned, as an ONNX file and check it.
+
+    Batch and length are dynamic. Weights lie in the file itself up to 2 GB, beside it (``<name>.data``) above.
+    Parameters keep their PyTorch names; matrices of linear layers are stored transposed, [in, out].
+
+    Args:
+        model: transformers model of a supported family, float32. It is the same again when this returns.
+        path: file to write.
+        input_names: inputs of the model and of the file, in order: ``input_ids``, ``attention_mask``, and
+            ``token_type_ids`` where the tokenizer gives them; all int64 [batch, sequence].
+        output_name: field of the model's output that becomes the file's one output.
+
+    Returns:
+        Sizes and fused operators of what was written.
+
+    Raises:
+        ModelError: unsupported family.
+        ExportError: the exporter failed, or the graph does not pass ONNX's checker.
+    """
+    from compress.export import graph
+
+    file = Path(path)
+    proto = graph.tidy(_trace(model, tuple(input_names), output_name), parameter_prefix="model.")
+    graph.save(proto, file, external_above_bytes=EXTERNAL_DATA_ABOVE_BYTES)
+    return report_of(file)
+
+
+def report_of(path: str | Path) -> ExportReport:
+    """What ``export_onnx`` wrote to a file, read from the file.
+
+    Raises:
+        ExportError: there is no such file, or it is no ONNX model.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    from compress.export import graph
+
+    file = Path(path)
+    try:
+        proto = onnx.load(str(file), load_external_data=False)
+    except FileNotFoundError:
+        raise ExportError(f"there is no model file '{file}'; export it with `compress export`") from None
+    except DecodeError as error:
+        raise ExportError(f"'{file}' is no ONNX model: {error}; export it again with `compress export`") from None
+    opset = next((entry.version for entry in proto.opset_import if not entry.domain), 0)
+    return ExportReport(opset, graph.fusions(proto), len(proto.graph.node), graph.size_bytes(file))
+
+
+def _trace(model: Any, input_names: tuple[str, ...], output_name: str) -> Any:
+    """The exporter's ``ModelProto`` of a model; parameters are called ``model.<name>``."""
+    # Above 1, different, and at most the model's length: the tracer takes a size of 1 or two equal sizes for constants.
+    longest = int(getattr(model.config, "max_position_embeddings", 512))
+    inputs = tuple(torch.zeros(2, min(16, longest), dtype=torch.int64) for _ in input_names)
+    inputs = tuple(i + (name == MASK_INPUT) for i, name in zip(inputs, input_names, strict=True))
+    axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("sequence", min=1, max=longest)}
+    training = model.training
+    try:
+        with _fused_attention(model) as mask, _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                _Exported(model, input_names, output_name, mask).eval(),
+                inputs,
+                input_names=list(input_names),
+                output_names=[output_name],
+                opset_version=OPSET,
+                dynamic_shapes=(tuple(axes for _ in inputs),),
+                dynamo=True,
+                verbose=False,
+            )
+    except (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ExportError(
+            f"torch {torch.__version__} could not export this {model.config.model_type} model with inputs "
+            f"{', '.join(input_names)} and output {output_name}: {error}"
+        ) from error
+    finally:
+        model.train(training)
+    assert program is not None  # None is for the exporter of TorchScript, which dynamo=True is not
+    return program.model_proto
+
+
+def check_parity(
+    session: Session,
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Tensor]],
+    forward: Callable[[nn.Module, dict[str, Tensor]], Tensor],
+    tolerance: float = 1e-3,
+) -> float:
+    """Compare an exported model with the PyTorch model it comes from, on real batches.
+
+    Args:
+        session: the exported file.
+        model: the PyTorch model.
+        batches: inputs by name, [batch, sequence]; have padding in some.
+        forward: the task's, from a model and its inputs to the output [batch, ...].
+        tolerance: largest absolute difference that is accepted.
+
+    Returns:
+        The largest absolute difference met.
+
+    Raises:
+        ExportError: a difference is above ``tolerance`` or not a number, or there was no batch to compare on.
+    """
+    worst = None
+    with torch.no_grad():
+        for inputs in batches:
+            expected = forward(model, dict(inputs)).cpu().numpy()
+            actual = session.run({name: tensor.cpu().numpy() for name, tensor in inputs.items()})
+            if actual.shape != expected.shape:
+                raise ExportError(f"the exported model gives shape {actual.shape}, PyTorch gives {expected.shape}")
+            # max() of Python would drop a NaN; NumPy's keeps it.
+            worst = float(np.max([worst or 0.0, np.max(np.abs(actual - expected))]))
+    if worst is None:
+        raise ExportError("there is no batch to compare the exported model on; give at least one example")
+    if not worst <= tolerance:
+        raise ExportError(
+            f"the exported model differs from PyTorch by {worst:.3g}, more than {tolerance:g}, so it is not usable; "
+            f"please report this with the model and the versions of torch ({torch.__version__}) and transformers"
+        )
+    return worst
