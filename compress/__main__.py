@@ -1,0 +1,34 @@
+"""``compress`` and ``python -m compress``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> None:
+    # As an exception, so that a staged artifact is removed on the way out; the default action would leave it.
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    # Libraries draw progress bars and advise on stderr; the pipeline reports for itself. Whoever wants them sets these.
+    for name, value in {
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+    signal.signal(signal.SIGTERM, _terminated)
+
+    from compress.cli import main as run_command_line
+
+    sys.exit(run_command_line())
+
+
+if __name__ == "__main__":
+    main()

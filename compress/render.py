@@ -1,0 +1,219 @@
+"""What a person reads on stdout: tables and bars. Colours and boxes on a terminal, plain text elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from compress.config import Resolved, RunConfig
+    from compress.pipeline import RunResult
+    from compress.plan import EncoderShape, Plan, Widths
+    from compress.profile.target import Target
+
+BAR_WIDTH = 24
+_VERDICT_STYLE = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
+_ABSENT = "-"
+
+
+def _console() -> Console:
+    # Made anew for each output: sys.stdout may have been redirected since the import.
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        # Nobody's window limits a file or a pipe: wrapped table cells would only be harder to read and to grep.
+        console.width = 200
+    return console
+
+
+def _table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> Table:
+    """A table whose first ``left`` columns are text and the others numbers."""
+    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _say(console: Console, text: str = "", style: str | None = None) -> None:
+    console.print(text, markup=False, style=style)
+
+
+def bar(kept: float, of: float, width: int = BAR_WIDTH, *, ascii_only: bool = False) -> str:
+    """``kept`` of ``of`` as a bar. Full only when all is kept, empty only when nothing is."""
+    filled = round(width * kept / of) if of else 0
+    if 0 < kept < of:
+        filled = min(max(filled, 1), width - 1)
+    on, off = ("#", ".") if ascii_only else ("█", "░")
+    return on * filled + off * (width - filled)
+
+
+def configuration(resolved: Resolved) -> None:
+    """Every option, its value and where it came from."""
+    console = _console()
+    rows = [
+        (name, _ABSENT if value is None else escape(str(value)), escape(origin))
+        for name, value, origin in resolved.rows()
+    ]
+    console.print(_table(console, ("option", "value", "from"), rows, left=3))
+
+
+def result_document(result: RunResult) -> dict[str, Any]:
+    """A run's result as plain JSON types."""
+    import json
+
+    return {
+        "output": None if result.output is None else str(result.output),
+        "verdict": result.verdict,
+        "exit_code": result.exit_code,
+        "validation": result.validation,
+        "plan": json.loads(result.plan.to_json()),
+        "seconds": result.seconds,
+    }
+
+
+def result(result: RunResult, config: RunConfig | None = None) -> None:
+    """The summary of a run: dense, compressed, budget; what each layer kept; the verdict."""
+    console = _console()
+    rows = list(summary_rows(result.validation, result.plan))
+    if rows:
+        console.print(_table(console, ("", "dense", "compressed", "budget", "95 % interval"), rows))
+    _layers(console, result.plan.shape, result.plan.structure.widths)
+    if result.plan.latency_source == "estimated":
+        _say(console, "Latencies rest on an estimated profile: run `compress validate` on the device.", "yellow")
+    if result.seconds:
+        stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.seconds.items())
+        _say(console, f"seconds: {stages}; {sum(result.seconds.values()):.1f} in all", "dim")
+    if result.output is not None:
+        _say(console, f"artifact: {result.output}")
+    where = f" on {config.target}, budget {config.budget}" if config is not None else ""
+    _say(console, f"verdict: {result.verdict}{where}", _VERDICT_STYLE.get(result.verdict))
+
+
+def summary_rows(validation: Mapping[str, Any], plan: Plan) -> Iterable[tuple[str, ...]]:
+    """Rows (name, dense, compressed, budget, interval) of what ``validation.json`` has; parts it lacks are left out."""
+    latency = validation.get("latency_ms")
+    if latency:
+        yield (
+            "latency, ms",
+            _number(latency.get("dense"), "{:.2f}"),
+            _number(latency.get("compressed"), "{:.2f}"),
+            _number(latency.get("budget"), "{:.2f}"),
+            _interval(latency.get("ci95"), "{:.2f}"),
+        )
+    speedup = validation.get("speedup")
+    if speedup:
+        asked = plan.budget.value if plan.budget.kind == "speedup" else None
+        yield (
+            "speed-up",
+            "1x",
+            _number(speedup.get("value"), "{:.2f}x"),
+            _number(asked, "{:.2f}x"),
+            _interval(speedup.get("ci95"), "{:.2f}"),
+        )
+    metric = validation.get("metric")
+    if metric and metric.get("compressed") is not None:
+        yield (
+            str(metric.get("name", "metric")),
+            _number(metric.get("dense"), "{:.4f}"),
+            _number(metric.get("compressed"), "{:.4f}"),
+            _ABSENT,
+            _interval(metric.get("ci95"), "{:.4f}"),
+        )
+    size = validation.get("size_bytes")
+    if size:
+        dense, compressed = (None if size.get(k) is None else size[k] / 1e6 for k in ("dense", "compressed"))
+        yield "size, MB", _number(dense, "{:.1f}"), _number(compressed, "{:.1f}"), _ABSENT, ""
+    asked = plan.budget.value if plan.budget.kind == "macs" else None
+    yield "encoder MACs", "100 %", f"{plan.macs_fraction:.1%}".replace("%", " %"), _percent(asked), ""
+
+
+def plan(plan: Plan) -> None:
+    """A plan before it is carried out."""
+    console = _console()
+    _layers(console, plan.shape, plan.structure.widths)
+    # Its first line and its closing lines; the layers are the bars above.
+    head, *rest = plan.explain().splitlines()
+    for line in (head, *(line for line in rest if not line.startswith("  layer"))):
+        _say(console, line)
+
+
+def _layers(console: Console, shape: EncoderShape, widths: Widths) -> None:
+    ascii_only = "utf" not in (console.encoding or "").lower()
+    rows = [
+        (
+            str(number),
+            f"{bar(heads, shape.heads, ascii_only=ascii_only)} {_kept(heads, shape.heads)}",
+            f"{bar(filters, shape.filters, ascii_only=ascii_only)} {_kept(filters, shape.filters)}",
+        )
+        for number, (heads, filters) in enumerate(zip(widths.heads, widths.filters, strict=True))
+    ]
+    console.print(_table(console, ("layer", "heads", "filters"), rows, left=3))
+
+
+def _kept(kept: int, of: int) -> str:
+    return f"{kept:>{len(str(of))}}/{of}" if kept else f"{0:>{len(str(of))}}/{of} removed"
+
+
+def why(reasons: Mapping[str, Any]) -> None:
+    """Milliseconds per sublayer, largest first within reach of the eye: a bar for its share of the whole."""
+    console = _console()
+    ascii_only = "utf" not in (console.encoding or "").lower()
+    total = float(reasons["total_ms"])
+    rows = [
+        (
+            str(part["layer"]),
+            str(part["kind"]),
+            f"{part['width']}/{part['of']}",
+            f"{part['ms']:.3f}",
+            _percent(part["share"]),
+            bar(part["share"], 1, ascii_only=ascii_only),
+        )
+        for part in reasons["sublayers"]
+    ]
+    fixed = float(reasons["fixed_ms"])
+    share = fixed / total if total else 0.0
+    rows.append(("", "embeddings, head", "", f"{fixed:.3f}", _percent(share), bar(share, 1, ascii_only=ascii_only)))
+    rows.append(("", "all", "", f"{total:.3f}", _percent(1.0), ""))
+    console.print(_table(console, ("layer", "part", "kept", "ms", "share", ""), rows, left=2))
+    for name, title in (("one_more_ms", "One more ms would buy:"), ("one_less_ms", "One less ms would cost:")):
+        lines = reasons.get(name) or []
+        if lines:
+            _say(console, title, "bold")
+        for line in [lines] if isinstance(lines, str) else lines:
+            _say(console, f"  {line}")
+
+
+def targets(known: Sequence[Target]) -> None:
+    """The targets there are."""
+    console = _console()
+    rows = [
+        (
+            escape(target.name),
+            escape(target.device),
+            target.runtime,
+            target.precision,
+            "all" if target.threads is None else str(target.threads),
+            escape(target.description or ""),
+        )
+        for target in known
+    ]
+    console.print(_table(console, ("target", "device", "runtime", "precision", "threads", "description"), rows, left=6))
+
+
+def _number(value: float | None, template: str) -> str:
+    return _ABSENT if value is None else template.format(value)
+
+
+def _percent(value: float | None) -> str:
+    return _ABSENT if value is None else f"{100 * value:.1f} %"
+
+
+def _interval(bounds: Sequence[float] | None, template: str) -> str:
+    return "" if not bounds else f"{template.format(bounds[0])} to {template.format(bounds[1])}"
