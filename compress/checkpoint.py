@@ -137,8 +137,11 @@ def _read_config(directory: Path, model: str) -> Any:
         with _quiet():
             config = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
         shape_of(config)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
-        raise ModelError(f"'{file}' is no valid {family} configuration: {first_line(error)}") from None
+    except ModelError:
+        raise
+    # What a wrong value raises differs between releases of transformers, and not all of it has a common base.
+    except Exception as error:
+        raise ModelError(f"'{file}' is no valid {family} configuration: {_one_line(error)}") from None
     return config
 
 
@@ -244,8 +247,17 @@ def _load_model(directory: Path, config: Any, task: Task, model: str) -> PreTrai
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, SafetensorError) as error:
-        raise ModelError(f"model '{model}' cannot be loaded: {_cause(error)}") from None
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        AssertionError,
+        SafetensorError,
+    ) as error:
+        raise ModelError(f"model '{model}' cannot be loaded: {_one_line(error)}") from None
     _check_complete(network, report, task, model)
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -280,8 +292,8 @@ def _some(keys: list[str]) -> str:
     return ", ".join(f"'{key}'" for key in keys[:3]) + more
 
 
-def _cause(error: BaseException) -> str:
-    # Size mismatches come as a headline with the tensors on the lines after it.
+def _one_line(error: BaseException) -> str:
+    # Some messages are a headline with what matters on the lines after it.
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 

@@ -238,7 +238,12 @@ def label_ids(dataset: Dataset, column: str, config: Any) -> tuple[dict[str, int
         return by_name, ()
     by_number = {text: n for text in counts if (n := _whole(text)) is not None and 0 <= n < config.num_labels}
     if len(by_number) < len(counts):
-        unknown = sorted(set(counts) - set(by_name if len(by_name) > len(by_number) else by_number))
+        unknown = sorted(set(counts) - set(by_name) - set(by_number))
+        if not unknown:
+            raise DataError(
+                f"column '{column}' has names ('{min(by_name)}') and numbers ('{min(set(counts) - set(by_name))}') as "
+                f"labels; use one or the other: {_known(config)}"
+            )
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         raise DataError(
             f"column '{column}' has labels that the model does not know: "

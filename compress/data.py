@@ -258,12 +258,6 @@ def _as_dataset(files: list[Path]) -> Dataset:
             raise DataError(f"the parts of {shown} do not have the same columns: {first_line(error)}") from None
         if table.num_rows == 0:
             raise DataError(f"data {shown} has no rows; its columns: {', '.join(table.column_names) or 'none'}")
-        twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
-        if twice:
-            raise DataError(
-                f"data {shown} has more than one column '{twice[0]}'; columns: {', '.join(table.column_names)}. "
-                "Give every column its own name; if the first line is data, put a line with the names before it"
-            )
         # Without a fingerprint of ours, datasets would pickle and hash the whole table for one.
         stamp = "".join(f"{f.resolve()} {f.stat().st_size} {f.stat().st_mtime_ns}\n" for f in files)
         try:

@@ -36,12 +36,21 @@ def read_table(path: Path) -> pa.Table:
         raise DataError(f"data file '{path}' is empty; it needs a header and rows")
     try:
         if suffix in (".csv", ".tsv"):
-            return _read_csv(path, tabs=suffix == ".tsv")
-        return _read_parquet(path) if suffix == ".parquet" else _read_json(path)
+            table = _read_csv(path, tabs=suffix == ".tsv")
+        else:
+            table = _read_parquet(path) if suffix == ".parquet" else _read_json(path)
     except UnicodeDecodeError as error:
         raise _not_utf8(path, f"byte 0x{error.object[error.start]:02x}") from None
     except OSError as error:
         raise DataError(f"cannot read data file '{path}': {first_line(error)}") from None
+    names = table.column_names
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(
+            f"data file '{path}' has more than one column '{twice}'; columns: {', '.join(names)}. Give every column "
+            "its own name; if the first line is data, put a line with the names before it"
+        )
+    return table
 
 
 def _not_utf8(path: Path, where: str) -> DataError:

@@ -1,4 +1,4 @@
-"""What the tests share: small random models of every family with a real tokenizer, small data, the real models and data.
+"""What the tests share: small random models of every family with a real tokenizer, small data, real models and data.
 
 ``SHARED`` holds a real checkpoint and real data sets that may not be redistributed; tests that use them are skipped,
 with the reason, where it is absent.
