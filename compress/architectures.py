@@ -31,6 +31,8 @@ class Architecture:
         attention_output: path of the linear layer that reads the heads' outputs (W_o).
         ffn_input: path of the first FFN linear layer (W_1); a filter is one row.
         ffn_output: path of the second FFN linear layer (W_2); a filter is one column.
+        attention_sum: path of the module in a layer whose input is attention's output plus the residual.
+        ffn_sum: the same for the FFN.
         head_count_attributes: attributes of ``attention`` that hold the number of heads; a family has some of them,
             depending on the release of transformers.
         all_head_size_attributes: attributes of ``attention`` that hold heads x head size.
@@ -45,6 +47,8 @@ class Architecture:
     attention_output: str
     ffn_input: str
     ffn_output: str
+    attention_sum: str
+    ffn_sum: str
     head_count_attributes: tuple[str, ...] = ("num_attention_heads", "n_heads", "num_heads")
     all_head_size_attributes: tuple[str, ...] = ("all_head_size",)
 
@@ -59,6 +63,8 @@ _BERT = Architecture(
     attention_output="attention.output.dense",
     ffn_input="intermediate.dense",
     ffn_output="output.dense",
+    attention_sum="attention.output.LayerNorm",
+    ffn_sum="output.LayerNorm",
 )
 
 FAMILIES: dict[str, Architecture] = {
@@ -75,6 +81,8 @@ FAMILIES: dict[str, Architecture] = {
             attention_output="attention.out_lin",
             ffn_input="ffn.lin1",
             ffn_output="ffn.lin2",
+            attention_sum="sa_layer_norm",
+            ffn_sum="output_layer_norm",
         ),
     )
 }
@@ -99,7 +107,7 @@ class EncoderLayer:
     prefix: str
 
     def get(self, role: str) -> nn.Linear:
-        """The linear layer in a role: ``query``, ``key``, ``value``, ``attention_output``, ``ffn_input``, ``ffn_output``."""
+        """The module in a role, a path field of ``Architecture``: ``query``, ``attention_output``, ``ffn_sum``, ..."""
         return cast("nn.Linear", _get(self.module, getattr(self.family, role)))
 
     def name(self, role: str) -> str:

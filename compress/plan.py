@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,7 +89,7 @@ class Structure:
             if len(layers) != shape.layers:
                 raise PlanError(f"plan has {kind} for {len(layers)} layers, the model has {shape.layers}")
             for number, units in enumerate(layers):
-                ascending = all(a < b for a, b in zip(units, units[1:], strict=False))
+                ascending = all(a < b for a, b in pairwise(units))
                 if not ascending or (units and (units[0] < 0 or units[-1] >= limit)):
                     raise PlanError(
                         f"{kind} of layer {number} must be ascending and in 0..{limit - 1}, got {list(units)[:8]}..."

@@ -94,16 +94,19 @@ def _allocation(sublayers: Sequence[Sublayer], levels: Sequence[int], fixed: flo
     return Allocation(tuple(int(i) for i in levels), cost, loss, gap)
 
 
-def _dynamic_program(sublayers: Sequence[Sublayer], quantum: float, buckets: int, up: bool) -> tuple[list[int], float]:
-    """Least loss for every budget 0..buckets, sublayer by sublayer; returns the levels and the loss at the full budget."""
+def _dynamic_program(
+    sublayers: Sequence[Sublayer], quantum: float, buckets: int, up: bool
+) -> tuple[list[int], float]:
+    """Least loss for every budget 0..buckets, sublayer by sublayer; the levels and the loss at the full budget."""
     best = np.zeros(buckets + 1)
     choices = []
     for sublayer in sublayers:
         # The slack keeps a cost that is a whole number of quanta, but for floating point, at that number.
-        steps = np.ceil(sublayer.cost / quantum - 1e-9) if up else np.floor(sublayer.cost / quantum + 1e-9)
+        quanta = sublayer.cost / quantum if quantum > 0 else np.where(sublayer.cost > 0, np.inf, 0.0)
+        steps = np.minimum(np.ceil(quanta - 1e-9) if up else np.floor(quanta + 1e-9), buckets + 1).astype(np.int64)
         new = np.full(buckets + 1, np.inf)
         chosen = np.zeros(buckets + 1, dtype=np.int32)
-        for level, (step, loss) in enumerate(zip(steps.astype(np.int64), sublayer.loss, strict=True)):
+        for level, (step, loss) in enumerate(zip(steps, sublayer.loss, strict=True)):
             if step > buckets:
                 continue
             candidate = best[: buckets + 1 - step] + loss
@@ -112,7 +115,7 @@ def _dynamic_program(sublayers: Sequence[Sublayer], quantum: float, buckets: int
             view[better] = candidate[better]
             chosen[step:][better] = level
         best = new
-        choices.append((steps.astype(np.int64), chosen))
+        choices.append((steps, chosen))
     levels, bucket = [], buckets
     if not np.isfinite(best[buckets]):
         # Rounding up has left no room for even the cheapest widths; the caller knows that they do fit.
@@ -157,7 +160,7 @@ def rank_losses(importance: Floats) -> tuple[NDArray[np.int64], Floats]:
 
 @dataclass(frozen=True)
 class PiecewiseCost:
-    """The paper's latency of a sublayer: ``base`` up to ``knee`` units, then ``slope`` for each further unit; 0 at 0."""
+    """The paper's latency of a sublayer: ``base`` up to ``knee`` units, ``slope`` for each further unit; 0 at 0."""
 
     knee: int
     base: float
@@ -167,7 +170,9 @@ class PiecewiseCost:
         return 0.0 if width == 0 else self.base + self.slope * max(0, width - self.knee)
 
 
-def _greedy_pair(heads: Floats, filters: Floats, head_price: float, filter_price: float, budget: float) -> tuple[int, int]:
+def _greedy_pair(
+    heads: Floats, filters: Floats, head_price: float, filter_price: float, budget: float
+) -> tuple[int, int]:
     """The paper's Algorithm 1: how many of the globally best heads and filters, so that most importance fits.
 
     ``heads`` and ``filters`` are sorted, most important first. For each number of heads, as many filters as fit.

@@ -1,0 +1,158 @@
+"""Dense and pruned model side by side, one layer at a time.
+
+Reconstruction needs, for every sublayer, what it reads in the pruned model and what should come out, for all
+calibration tokens. Running both models layer by layer keeps the hidden states of one layer only, ``samples x length x
+hidden``, and lets the pruned model's inputs come from the layers already reconstructed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compress.architectures import Encoder, EncoderLayer
+from compress.data import Encoded
+from compress.tasks import Task
+
+Kind = Literal["attention", "ffn"]
+KINDS: tuple[Kind, Kind] = ("attention", "ffn")
+
+
+class _Stop(Exception):
+    """Ends a forward pass where nothing further is needed."""
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """How the model calls its encoder layers for one batch; the same arguments for every layer.
+
+    Attributes:
+        mask: real tokens, bool [batch, sequence].
+        indices: positions of the examples in the data.
+        arguments, keywords: of the call, hidden states left out.
+        by_name: whether hidden states are passed by name.
+    """
+
+    mask: Tensor
+    indices: NDArray[np.int64]
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    by_name: bool
+
+    def __call__(self, layer: EncoderLayer, hidden: Tensor) -> Tensor:
+        """The layer's output [batch, sequence, hidden]."""
+        if self.by_name:
+            output = layer.module(*self.arguments, hidden_states=hidden, **self.keywords)
+        else:
+            output = layer.module(hidden, *self.arguments, **self.keywords)
+        return output[0] if isinstance(output, tuple) else output
+
+
+@torch.no_grad()
+def first_inputs(encoder: Encoder, task: Task, data: Encoded, batch_size: int) -> list[tuple[LayerCall, Tensor]]:
+    """Embed all examples: for every batch how layers are called, and the hidden states that enter the first one."""
+    caught: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def catch(_: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        caught.append((arguments, keywords))
+        raise _Stop
+
+    result = []
+    handle = encoder.layers[0].module.register_forward_pre_hook(catch, with_kwargs=True)
+    try:
+        for batch in data.batches(batch_size):
+            with suppress(_Stop):
+                task.forward(encoder.model, batch.inputs)
+            arguments, keywords = caught.pop()
+            by_name = "hidden_states" in keywords
+            hidden = keywords["hidden_states"] if by_name else arguments[0]
+            call = LayerCall(
+                mask=batch.inputs["attention_mask"].bool(),
+                indices=batch.indices,
+                arguments=arguments if by_name else arguments[1:],
+                keywords={k: v for k, v in keywords.items() if k != "hidden_states"},
+                by_name=by_name,
+            )
+            result.append((call, hidden))
+    finally:
+        handle.remove()
+    return result
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One sublayer in one batch.
+
+    Attributes:
+        inputs: what W_o or W_2 reads, [batch, sequence, units]; meaningless for a removed sublayer.
+        output: what it gives, [batch, sequence, hidden], or [hidden] for a removed sublayer.
+        total: output plus residual.
+    """
+
+    inputs: Tensor
+    output: Tensor
+    total: Tensor
+
+
+@torch.no_grad()
+def look(call: LayerCall, layer: EncoderLayer, hidden: Tensor, kinds: tuple[Kind, ...]) -> dict[Kind, Seen]:
+    """Run one layer as far as needed and report what its sublayers of these kinds read and give."""
+    seen: dict[Kind, tuple[Tensor, Tensor]] = {}
+    found: dict[Kind, Seen] = {}
+
+    def watch(kind: Kind) -> Iterator[Any]:
+        def projection(_: Any, arguments: tuple[Any, ...], output: Tensor) -> None:
+            seen[kind] = (arguments[0], output)
+
+        def total(_: Any, arguments: tuple[Any, ...]) -> None:
+            found[kind] = Seen(*seen[kind], arguments[0])
+            if len(found) == len(kinds):
+                raise _Stop
+
+        yield layer.get(f"{kind}_output").register_forward_hook(projection)
+        yield layer.get(f"{kind}_sum").register_forward_pre_hook(total)
+
+    handles = [handle for kind in kinds for handle in watch(kind)]
+    try:
+        with suppress(_Stop):
+            call(layer, hidden)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+@torch.enable_grad()
+def positions_read(encoder: Encoder, task: Task, data: Encoded, batch_size: int = 8) -> Tensor | None:
+    """Positions of the last hidden state that the task's head reads, as far as they are the same for all examples.
+
+    Found from the model itself: positions whose hidden state has a gradient. Classification heads read [CLS] alone,
+    and only there does the last layer have to be right.
+
+    Returns:
+        positions [n], or None where the head reads all of them.
+    """
+    batch = next(iter(data.batches(batch_size)))
+    caught: list[Tensor] = []
+
+    def catch(_: Any, __: Any, output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        hidden = hidden.detach().requires_grad_()
+        caught.append(hidden)
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    handle = encoder.layers[-1].module.register_forward_hook(catch)
+    try:
+        outputs = task.forward(encoder.model, batch.inputs)
+    finally:
+        handle.remove()
+    (gradient,) = torch.autograd.grad(outputs.square().sum(), caught)
+    read = gradient.abs().sum(-1).gt(0).any(0)
+    return None if bool(read.sum() * 2 > len(read)) else read.nonzero().squeeze(-1)

@@ -1,0 +1,127 @@
+"""Everything a run reads, checked and in memory: checkpoint, target, calibration and evaluation examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.checkpoint import Checkpoint, load_checkpoint
+from compress.config import RunConfig
+from compress.data import Encoded, load_data, sample_rows
+from compress.errors import DataError
+from compress.plan import EncoderShape
+from compress.profile.target import Target, load_target
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from compress.progress import Progress
+    from compress.stages import Stages
+
+# Rows of a lone file that are kept from calibration, to validate on.
+_HELD_BACK = 0.2
+_HELD_BACK_ROWS = 2000
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a run works on.
+
+    Attributes:
+        checkpoint: dense model, tokenizer, task.
+        target: the device.
+        calibration: examples to calibrate on; empty without data.
+        evaluation: examples to validate on; empty where none are needed.
+    """
+
+    checkpoint: Checkpoint
+    target: Target
+    calibration: Encoded
+    evaluation: Encoded
+
+    @property
+    def shape(self) -> EncoderShape:
+        return self.checkpoint.encoder.shape
+
+    @property
+    def length(self) -> float:
+        """Mean tokens of a calibration example, at which MACs are counted; 128 without data."""
+        return self.calibration.mean_length or 128.0
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Inputs of the exported model, in the tokenizer's order."""
+        return tuple(self.calibration.features)
+
+
+def load_model(config: RunConfig) -> Loaded:
+    """Checkpoint and target; no data, but for one made-up example that tells the model's inputs."""
+    target = load_target(config.target)
+    checkpoint = load_checkpoint(config.model, config.task, config.seq_len)
+    return Loaded(checkpoint, target, _no_examples(checkpoint), _no_examples(checkpoint))
+
+
+def load(config: RunConfig, stages: Progress | Stages, *, evaluation: bool = True) -> Loaded:
+    """Read and check all inputs of a run.
+
+    Args:
+        config: resolved options.
+        stages: told what was guessed.
+        evaluation: whether evaluation data is needed.
+
+    Raises:
+        CompressError: of the kind that fits what is wrong.
+    """
+    bare = load_model(config)
+    checkpoint = bare.checkpoint
+    train = load_data(config.calibration_data, "train")
+    held: Dataset | None = None
+    if evaluation:
+        if config.eval_data is not None:
+            held = load_data(config.eval_data, "validation")
+        elif Path(config.calibration_data).expanduser().is_file():
+            train, held = _hold_back(train, config.seed)
+            stages.info(
+                f"{len(held)} rows of {config.calibration_data} are held back to validate on "
+                "(--eval-data names other data)"
+            )
+        else:
+            held = load_data(config.calibration_data, "validation")
+    calibration = _encode(config, checkpoint, train, config.samples, stages)
+    stages.info(f"{len(calibration)} calibration examples of {calibration.mean_length:.1f} tokens on average")
+    examples = bare.evaluation if held is None else _encode(config, checkpoint, held, None, None)
+    return Loaded(checkpoint, bare.target, calibration, examples)
+
+
+def _encode(
+    config: RunConfig, checkpoint: Checkpoint, rows: Dataset, samples: int | None, say: Progress | Stages | None
+) -> Encoded:
+    task, model_config = checkpoint.task, checkpoint.model.config
+    columns = task.columns(rows, model_config, config.text_column, config.label_column)
+    for guess in columns.guesses if say is not None else ():
+        say.info(guess)
+    return task.encode(
+        sample_rows(rows, samples, config.seed), checkpoint.tokenizer, columns, config.seq_len, model_config
+    )
+
+
+def _hold_back(rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
+    import numpy as np
+
+    count = min(_HELD_BACK_ROWS, int(_HELD_BACK * len(rows)))
+    if count < 1:
+        raise DataError(
+            f"{len(rows)} rows are too few to calibrate and to validate on; give evaluation data with --eval-data"
+        )
+    order = np.random.default_rng(seed).permutation(len(rows))
+    return rows.select(np.sort(order[count:])), rows.select(np.sort(order[:count]))
+
+
+def _no_examples(checkpoint: Checkpoint) -> Encoded:
+    """No examples, but the inputs that examples would have."""
+    tokenizer: Any = checkpoint.tokenizer
+    names = list(tokenizer("a"))
+    if getattr(checkpoint.model.config, "type_vocab_size", 0) < 2:
+        names = [name for name in names if name != "token_type_ids"]
+    return Encoded(features={name: [] for name in names}, labels=None, padding=dict.fromkeys(names, 0))

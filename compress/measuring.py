@@ -1,0 +1,213 @@
+"""The device of a run: the dense model loaded on it, structures timed on it, the artifact measured on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.config import RunConfig
+from compress.data import Encoded, fixed_batch
+from compress.export import graph
+from compress.export.onnx import ExportReport, check_parity, export_onnx
+from compress.export.runtime import Session, open_session
+from compress.export.validate import LatencyComparison, compare_latency, predict
+from compress.loading import Loaded
+from compress.plan import Plan, Widths
+from compress.profile.latency import Profile, recalibrate, take_profile
+from compress.profile.target import Target, describe_device
+from compress.validation import document, measured_verdict, metric_section
+
+if TYPE_CHECKING:
+    from compress.progress import Progress
+    from compress.stages import Stages
+
+# Sessions that only serve to be timed carry this many rows of the vocabulary: the rest costs memory, not time.
+TIMED_VOCABULARY = 2000
+PARITY_EXAMPLES = 64
+# Seconds of measuring, by effort.
+PROFILE_SECONDS = {"fast": 25.0, "standard": 45.0, "thorough": 120.0}
+CHECK_SECONDS = 4.0
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written ONNX file.
+
+    Attributes:
+        path: the file.
+        report: operators and size.
+        parity: largest absolute difference from PyTorch on real examples, padding included.
+    """
+
+    path: Path
+    report: ExportReport
+    parity: float
+
+    @classmethod
+    def check(cls, path: Path, model: Any, loaded: Loaded, report: ExportReport) -> Exported:
+        """Compare a file with the PyTorch model it should equal.
+
+        Raises:
+            ExportError: they differ.
+        """
+        examples = _some_examples(loaded)
+        session = open_session(path, loaded.target)
+        try:
+            parity = check_parity(session, model, examples.batches(8), loaded.checkpoint.task.forward)
+        finally:
+            session.close()
+        return cls(path, report, parity)
+
+
+def export_checked(model: Any, path: Path, loaded: Loaded) -> Exported:
+    """Export a model and compare the file with it."""
+    report = export_onnx(model, path, input_names=loaded.input_names)
+    return Exported.check(path, model, loaded, report)
+
+
+class Device:
+    """The target with the dense model on it."""
+
+    def __init__(self, config: RunConfig, target: Target, dense: Path, feed: dict[str, NDArray[np.int64]]) -> None:
+        self._target, self._dense, self._feed = target, dense, feed
+        self._config = config
+        self._session: Session | None = None
+        self._pattern: Any = None
+
+    @classmethod
+    def open(cls, config: RunConfig, loaded: Loaded, scratch: Path) -> Device:
+        """Export the dense model into ``scratch``."""
+        dense = scratch / "dense.onnx"
+        export_onnx(loaded.checkpoint.model, dense, input_names=loaded.input_names)
+        return cls(config, loaded.target, dense, deployment_feed(config, loaded))
+
+    @property
+    def dense(self) -> Session:
+        """The dense model's session."""
+        if self._session is None:
+            self._session = open_session(self._dense, self._target)
+        return self._session
+
+    def close(self) -> None:
+        """Free the sessions."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        self._pattern = None
+
+    def build(self, loaded: Loaded, widths: Widths) -> bytes:
+        """The exported file that a structure of these widths would have, but for its weights; good for timing."""
+        if self._pattern is None:
+            self._pattern = graph.trim_vocabulary(graph.read(self._dense), TIMED_VOCABULARY)
+        data: bytes = graph.narrow(self._pattern, loaded.checkpoint.encoder, widths).SerializeToString()
+        return data
+
+    @property
+    def timing_feed(self) -> dict[str, NDArray[np.int64]]:
+        """The deployment's batch, with token ids that ``build`` has rows for."""
+        return {k: v % TIMED_VOCABULARY if k == "input_ids" else v for k, v in self._feed.items()}
+
+    def used_budget(self, plan: Plan, loaded: Loaded) -> float:
+        """Measured latency of a planned structure as a fraction of the budget, beside the dense model."""
+        dense = open_session(self.build(loaded, plan.shape.dense), self._target)
+        candidate = open_session(self.build(loaded, plan.structure.widths), self._target)
+        try:
+            comparison = compare_latency(dense, candidate, self.timing_feed, seconds=CHECK_SECONDS)
+        finally:
+            dense.close()
+            candidate.close()
+        if plan.budget.kind == "speedup":
+            return plan.budget.value / comparison.speedup.value
+        return comparison.compressed.value / plan.budget.value
+
+    def recalibrated(self, profile: Profile, plan: Plan, used: float) -> Profile:
+        """The profile, corrected so that it predicts what ``used_budget`` measured for this plan."""
+        budget_ms = plan.budget.latency_ms(profile.table.dense_ms)
+        assert budget_ms is not None
+        return recalibrate(profile, plan.structure.widths, used * budget_ms)
+
+    def export(self, model: Any, path: Path, loaded: Loaded) -> Exported:
+        """Export the compressed model and compare the file with it."""
+        return export_checked(model, path, loaded)
+
+    def validate(self, plan: Plan, exported: Exported, loaded: Loaded) -> dict[str, Any]:
+        """Measure latency and metric of the exported file against the dense one; returns validation.json."""
+        compressed = open_session(exported.path, self._target)
+
+        def compare(seconds: float) -> LatencyComparison:
+            return compare_latency(self.dense, compressed, self._feed, seconds=seconds)
+
+        try:
+            comparison, verdict, reason = measured_verdict(plan, compare)
+            evaluation = loaded.evaluation
+            metric = metric_section(
+                loaded.checkpoint.task, evaluation, predict(self.dense, evaluation), predict(compressed, evaluation)
+            )
+        finally:
+            compressed.close()
+        return document(
+            plan=plan,
+            comparison=comparison,
+            verdict=verdict,
+            reason=reason,
+            metric=metric,
+            sizes=(graph.size_bytes(self._dense), exported.report.size_bytes),
+            length=loaded.length,
+            parity=exported.parity,
+            deployment={
+                "target": self._target.name,
+                "batch_size": self._config.batch_size,
+                "seq_len": self._config.seq_len,
+                "precision": self._config.precision,
+                "device": describe_device(self._target),
+            },
+        )
+
+
+def take_device_profile(config: RunConfig, loaded: Loaded, device: Device, progress: Progress | Stages) -> Profile:
+    """Measure the latency table on the device."""
+    profile = take_profile(
+        lambda widths: device.build(loaded, widths),
+        lambda data: open_session(data, loaded.target),
+        device.timing_feed,
+        shape=loaded.shape,
+        target=loaded.target,
+        batch_size=config.batch_size,
+        seq_len=config.seq_len,
+        seconds=PROFILE_SECONDS[config.effort],
+        seed=config.seed,
+    )
+    errors = sorted(abs(check.error) for check in profile.check)
+    progress.info(
+        f"dense {profile.table.dense_ms:.2f} ms, embeddings and head {profile.table.fixed_ms:.2f} ms; prediction off "
+        f"by {errors[len(errors) // 2]:.1%} (median of {len(errors)} random structures)"
+    )
+    return profile
+
+
+def deployment_feed(config: RunConfig, loaded: Loaded) -> dict[str, NDArray[np.int64]]:
+    """One batch of the deployment's shape: real examples where there are some, else made-up token ids."""
+    if len(loaded.calibration):
+        return fixed_batch(loaded.calibration, config.batch_size, config.seq_len)
+    return fixed_batch(_made_up(loaded, config.seq_len, 4), config.batch_size, config.seq_len)
+
+
+def _some_examples(loaded: Loaded) -> Encoded:
+    examples = loaded.evaluation if len(loaded.evaluation) else loaded.calibration
+    if not len(examples):
+        return _made_up(loaded, 16, 8)
+    return examples.select(range(min(PARITY_EXAMPLES, len(examples))))
+
+
+def _made_up(loaded: Loaded, length: int, count: int) -> Encoded:
+    ids = np.random.default_rng(0).integers(0, loaded.checkpoint.model.config.vocab_size, size=(count, length))
+    rows = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    return Encoded(
+        features={name: list(rows.get(name, np.zeros_like(ids))) for name in loaded.input_names},
+        labels=None,
+        padding=dict.fromkeys(loaded.input_names, 0),
+    )

@@ -1,0 +1,369 @@
+"""The stages of a run, in order: load, profile, calibrate, search, remove, reconstruct, export, validate.
+
+Each public function is one command of the command line. The work of a stage is done elsewhere; here is what follows
+what.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.artifact import staged
+from compress.config import RunConfig
+from compress.loading import Loaded, load, load_model
+from compress.manifest import read_manifest
+from compress.measuring import Device, take_device_profile
+from compress.plan import Plan
+from compress.planning import Rankings, describe_plan, limit_of
+from compress.planning import make_plan as search_plan
+from compress.progress import Progress, Silent
+from compress.stages import Stages
+
+if TYPE_CHECKING:
+    from compress.importance import Fisher
+    from compress.profile.latency import Profile
+    from compress.reconstruct import Reconstructed
+
+# Part of a latency budget that is planned for: what it leaves absorbs the error of the prediction and the width of the
+# interval. Where the planned structure measures otherwise the profile is corrected and the search repeated.
+SHARE = 0.975
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run ends with.
+
+    Attributes:
+        output: the artifact; None where none was written.
+        plan: what was kept.
+        validation: what ``validation.json`` holds.
+        verdict: pass, fail or inconclusive.
+        exit_code: of the verdict: 0, 1 or 2.
+        seconds: per stage.
+    """
+
+    output: Path | None
+    plan: Plan
+    validation: dict[str, Any]
+    verdict: str
+    exit_code: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
+    """Compress a model to its budget and write the artifact.
+
+    Args:
+        config: resolved options; data and exactly one budget are needed.
+        progress: told about stages as they begin; None says nothing.
+
+    Raises:
+        CompressError: see ``errors.py``; nothing is written then.
+    """
+    from compress.writing import write_artifact
+
+    stages = Stages(progress or Silent())
+    budget = config.budget
+    with staged(config.output) as output, tempfile.TemporaryDirectory(prefix="compress-") as scratch:
+        # Read and check everything the user gave before the first second of computing.
+        with stages.stage("load"):
+            loaded = load(config, stages)
+        # The dense model, exported as the compressed one will be: baseline and pattern of every structure to time.
+        with stages.stage("export dense"):
+            device = Device.open(config, loaded, Path(scratch))
+        try:
+            # How long heads and filters take on the target.
+            with stages.stage("profile"):
+                profile = _profile(config, loaded, device, stages)
+            limit_of(budget, loaded.shape, profile, loaded.length)
+            # Which heads and filters the loss cares for.
+            with stages.stage("calibrate"):
+                fisher = _fisher(config, loaded)
+            # Which of them to keep within the budget, checked on the device before anything expensive rests on it.
+            with stages.stage("search"):
+                plan, profile = _search_on_device(config, loaded, fisher, profile, device, stages)
+            # Take the rest out, and fit what is left to the dense model.
+            with stages.stage("reconstruct"):
+                model, repaired = prune(config, loaded, plan, stages)
+            # Write the files and measure them.
+            with stages.stage("export"):
+                exported = device.export(model, output / "model.onnx", loaded)
+            with stages.stage("validate"):
+                validation = device.validate(plan, exported, loaded)
+            stages.info(validation["reason"])
+            curve = trade_off(config, loaded, fisher, profile)
+            write_artifact(output, config, loaded, model, plan, profile, validation, repaired, exported, curve, stages)
+        finally:
+            device.close()
+    return _result(config.output, plan, validation, stages)
+
+
+def make_plan(config: RunConfig, *, progress: Progress | None = None) -> tuple[Plan, Profile | None]:
+    """Search only: no weights are changed or written.
+
+    A latency budget needs a profile: the one given, or one measured now. A MACs budget uses a given profile for its
+    prediction and measures none, so that equal inputs give equal plans.
+    """
+    stages = Stages(progress or Silent())
+    with stages.stage("load"):
+        loaded = load(config, stages, evaluation=False)
+    profile: Profile | None = None
+    if config.profile is not None or config.budget.kind != "macs":
+        profile = _profile_without_run(config, loaded, stages)
+    limit_of(config.budget, loaded.shape, profile, loaded.length)
+    with stages.stage("calibrate"):
+        fisher = _fisher(config, loaded)
+    with stages.stage("search"):
+        plan = _search(config, loaded, fisher, profile, SHARE)
+    return plan, profile
+
+
+def profile_model(config: RunConfig, *, progress: Progress | None = None) -> Profile:
+    """Measure the model's latency table on the target; data is optional, latency does not depend on it."""
+    stages = Stages(progress or Silent())
+    with stages.stage("load"):
+        loaded = load_model(config)
+    return _profile_without_run(config, loaded, stages)
+
+
+def export_plan(config: RunConfig, plan: Plan | None, *, progress: Progress | None = None) -> Path:
+    """Export the dense model, or a plan applied to it, reconstructed where data is given; measures nothing.
+
+    Returns:
+        The directory written.
+
+    Raises:
+        PlanError: the plan was made for another model.
+    """
+    from compress.writing import write_artifact
+
+    stages = Stages(progress or Silent())
+    with staged(config.output) as output:
+        with stages.stage("load"):
+            loaded = load(config, stages, evaluation=False) if config.data else load_model(config)
+            chosen = plan or _dense_plan(config, loaded)
+            chosen_for(loaded, chosen)
+        with stages.stage("reconstruct"):
+            model, repaired = prune(config, loaded, chosen, stages)
+        with stages.stage("export"):
+            from compress.measuring import export_checked
+
+            exported = export_checked(model, output / "model.onnx", loaded)
+        write_artifact(output, config, loaded, model, chosen, None, None, repaired, exported, [], stages)
+    return config.output
+
+
+def validate_artifact(
+    artifact: Path, overrides: Mapping[str, Any] | None = None, *, progress: Progress | None = None
+) -> RunResult:
+    """Measure an artifact again, here and now, and renew its validation.json.
+
+    Args:
+        artifact: directory that ``run`` or ``export`` wrote.
+        overrides: options that replace the artifact's own (``eval_data``, ``target``, ``batch_size``, ...).
+        progress: told about stages as they begin.
+    """
+    from compress.artifact import load as load_artifact
+    from compress.export.onnx import report_of
+    from compress.measuring import Exported
+    from compress.writing import renew_validation
+
+    stages = Stages(progress or Silent())
+    manifest = read_manifest(artifact)
+    plan = Plan.read(artifact)
+    config = RunConfig(**{**manifest["configuration"], "output": artifact, "profile": None, **(overrides or {})})
+    with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
+        with stages.stage("load"):
+            loaded = load(config, stages)
+            chosen_for(loaded, plan)
+            model = load_artifact(artifact)
+        with stages.stage("export dense"):
+            device = Device.open(config, loaded, Path(scratch))
+        try:
+            with stages.stage("validate"):
+                exported = Exported.check(artifact / "model.onnx", model, loaded, report_of(artifact / "model.onnx"))
+                validation = device.validate(plan, exported, loaded)
+        finally:
+            device.close()
+        renew_validation(artifact, manifest, validation)
+    return _result(artifact, plan, validation, stages)
+
+
+def why(artifact: Path) -> dict[str, Any]:
+    """Where an artifact's time goes by its profile, and what one millisecond more or less would have bought.
+
+    Returns:
+        ``sublayers`` (layer, kind, width, of, ms, share), ``fixed_ms``, ``total_ms``, ``one_more_ms``, ``one_less_ms``.
+    """
+    from compress.explaining import explain
+
+    return explain(artifact)
+
+
+def _profile(config: RunConfig, loaded: Loaded, device: Device, stages: Stages) -> Profile:
+    if config.profile is not None:
+        from compress.profile.latency import Profile
+
+        profile = Profile.read(config.profile)
+        profile.matches(loaded.shape, config.batch_size, config.seq_len, loaded.target)
+        return profile
+    return take_device_profile(config, loaded, device, stages)
+
+
+def _profile_without_run(config: RunConfig, loaded: Loaded, stages: Stages) -> Profile:
+    with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
+        if config.profile is not None:
+            from compress.profile.latency import Profile
+
+            profile = Profile.read(config.profile)
+            profile.matches(loaded.shape, config.batch_size, config.seq_len, loaded.target)
+            return profile
+        with stages.stage("export dense"):
+            device = Device.open(config, loaded, Path(scratch))
+        try:
+            with stages.stage("profile"):
+                return take_device_profile(config, loaded, device, stages)
+        finally:
+            device.close()
+
+
+def _fisher(config: RunConfig, loaded: Loaded) -> Fisher:
+    from compress.importance import fisher_information
+
+    return fisher_information(
+        loaded.checkpoint.encoder,
+        loaded.checkpoint.task,
+        loaded.calibration,
+        seed=config.seed,
+        label_free=config.label_free or None,
+        blocks=config.method == "kwon",
+    )
+
+
+def _search(config: RunConfig, loaded: Loaded, fisher: Fisher, profile: Profile | None, share: float) -> Plan:
+    return search_plan(
+        shape=loaded.shape,
+        budget=config.budget,
+        method=config.method,
+        fisher=fisher,
+        length=loaded.length,
+        profile=profile,
+        share=share,
+        seed=config.seed,
+    )
+
+
+def _search_on_device(
+    config: RunConfig, loaded: Loaded, fisher: Fisher, profile: Profile, device: Device, stages: Stages
+) -> tuple[Plan, Profile]:
+    """Search, time the planned structure, and search again with a corrected profile where the two disagree.
+
+    A profile that was given is taken as it is: equal inputs then give equal plans.
+    """
+    if config.budget.kind == "macs":
+        # The plan of a MACs budget rests on nothing measured; the profile is there for `compress why`.
+        return _search(config, loaded, fisher, profile if config.profile else None, 1.0), profile
+    if profile.table.dense_ms <= (config.budget.latency_ms(profile.table.dense_ms) or 0.0):
+        stages.info(f"the dense model already meets {config.budget}: nothing is pruned")
+        return _dense_plan(config, loaded, profile), profile
+    plan = _search(config, loaded, fisher, profile, SHARE)
+    for number in range(ROUNDS):
+        if config.profile is not None:
+            break
+        ratio = device.used_budget(plan, loaded)
+        stages.info(f"planned structure measured at {ratio:.1%} of the budget (round {number + 1})")
+        # Within a few percent below the limit: met with some room for the interval, and the budget is used.
+        if 0.955 <= ratio <= 0.99:
+            break
+        profile = device.recalibrated(profile, plan, ratio)
+        replanned = _search(config, loaded, fisher, profile, SHARE)
+        if replanned.structure == plan.structure:
+            break
+        plan = replanned
+    return plan, profile
+
+
+def _dense_plan(config: RunConfig, loaded: Loaded, profile: Profile | None = None) -> Plan:
+    from compress.plan import Budget, Structure
+
+    structure = Structure.dense(loaded.shape)
+    budget = config.budget_given or Budget("macs", 1.0)
+    return describe_plan(
+        loaded.shape, structure, budget, config.method, Rankings.none(), loaded.length, profile, 0.0, config.seed
+    )
+
+
+def prune(
+    config: RunConfig, loaded: Loaded, plan: Plan, stages: Stages
+) -> tuple[Any, list[Reconstructed]]:
+    """A copy of the dense model with the plan carried out and, where there is data, reconstructed."""
+    from compress.architectures import encoder_of
+    from compress.reconstruct import reconstruct
+    from compress.removal import remove
+
+    model = copy.deepcopy(loaded.checkpoint.model)
+    if plan.structure.widths == plan.shape.dense:
+        return model, []
+    remove(model, plan.structure)
+    if not len(loaded.calibration):
+        stages.info("no data: weights are not reconstructed")
+        return model, []
+    repaired = reconstruct(
+        loaded.checkpoint.encoder,
+        encoder_of(model),
+        loaded.checkpoint.task,
+        loaded.calibration,
+        method=config.method,
+        seed=config.seed,
+    )
+    if not repaired:
+        stages.info(f"only {len(loaded.calibration)} examples: too few to reconstruct weights from")
+    return model, repaired
+
+
+def trade_off(config: RunConfig, loaded: Loaded, fisher: Fisher, profile: Profile) -> list[dict[str, float]]:
+    """Importance kept at a row of latencies, for ``compress why``: from little above the least to the dense one."""
+    from compress.errors import BudgetUnreachable
+    from compress.plan import Budget
+
+    table = profile.table
+    points = []
+    for step in range(1, 41):
+        budget_ms = table.fixed_ms + (table.dense_ms - table.fixed_ms) * step / 40
+        try:
+            plan = search_plan(
+                shape=loaded.shape,
+                budget=Budget("latency_ms", budget_ms),
+                method="full",
+                fisher=fisher,
+                length=loaded.length,
+                profile=profile,
+                seed=config.seed,
+            )
+        except BudgetUnreachable:
+            continue
+        points.append(
+            {"latency_ms": budget_ms, "importance_kept": plan.importance_kept, "macs_fraction": plan.macs_fraction}
+        )
+    return points
+
+
+def chosen_for(loaded: Loaded, plan: Plan) -> None:
+    """Raise PlanError unless the plan was made for this model's shape."""
+    from compress.errors import PlanError
+
+    if plan.shape != loaded.shape:
+        raise PlanError(f"the plan was made for {plan.shape}, this model is {loaded.shape}; make a plan for it")
+
+
+def _result(output: Path, plan: Plan, validation: dict[str, Any], stages: Stages) -> RunResult:
+    from compress.validation import EXIT_CODES
+
+    verdict = validation["verdict"]
+    return RunResult(output, plan, validation, verdict, EXIT_CODES[verdict], dict(stages.seconds))

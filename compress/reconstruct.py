@@ -1,0 +1,308 @@
+"""Reconstruction of what is left after removal, sublayer by sublayer, from calibration data without labels.
+
+Ours (``full``): the whole output matrix and bias of every sublayer by ridge regression *towards the original weights*,
+with the dense model as teacher and inputs from the layers already reconstructed, so errors of earlier layers are
+corrected too (METHODS of ZipLM and of Kwon et al. meet here). The paper's (``kwon``, Kwon et al. 2022, section 4.3,
+"mask tuning"): one scale per unit, the same least squares restricted to W = W_kept diag(m).
+
+Mended against the code published with the paper: least squares are solved as such (there LSMR runs on the normal
+equations with damp = 1), every layer is tuned, attention of the first one too, on all its tokens, and a scale outside
+±10 leaves that one sublayer as it was instead of ending the tuning of all later ones.
+
+Everything is a closed form in float64 from Gram matrices streamed over batches, for training and held-out samples
+apart; an update is taken only if its held-out error falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compress.architectures import Encoder, EncoderLayer
+from compress.data import Encoded
+from compress.layerwise import KINDS, Kind, LayerCall, first_inputs, look, positions_read
+from compress.tasks import Task
+
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+# In the last layer, weight of the positions that the head does not read: fewer equations are better aimed, more are
+# better conditioned. Tried on held-out data.
+BYSTANDERS = (0.0, 0.01, 0.1)
+HELD_OUT = 0.2
+LARGEST_SCALE = 10.0
+LEAST_SAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """What became of one sublayer.
+
+    Attributes:
+        layer: number of the layer.
+        kind: attention or ffn.
+        width: columns of its output matrix; 0 for a removed sublayer, whose bias alone is fitted.
+        equations: training tokens behind the fit.
+        error_before, error_after: held-out squared error, as a fraction of the target's mean square.
+        ridge: chosen; None where the weights stayed as they were.
+    """
+
+    layer: int
+    kind: Kind
+    width: int
+    equations: int
+    error_before: float
+    error_after: float
+    ridge: float | None
+
+
+@dataclass
+class Gram:
+    """Sums over tokens for one regression: XᵀX, XᵀY, ΣY², with X̃ = [X, 1]; float64.
+
+    Attributes:
+        xx: [inputs + 1, inputs + 1].
+        xy: [inputs + 1, outputs].
+        yy: scalar.
+        tokens: number of tokens.
+    """
+
+    xx: Tensor
+    xy: Tensor
+    yy: float = 0.0
+    tokens: int = 0
+
+    @classmethod
+    def zeros(cls, inputs: int, outputs: int) -> Gram:
+        return cls(
+            torch.zeros(inputs + 1, inputs + 1, dtype=torch.float64),
+            torch.zeros(inputs + 1, outputs, dtype=torch.float64),
+        )
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Add tokens: x [tokens, inputs], y [tokens, outputs]."""
+        if not len(x):
+            return
+        ones = torch.ones(len(x), 1, dtype=x.dtype)
+        augmented = torch.cat([x, ones], dim=1)
+        # Products of one batch in the model's precision, sums over batches in float64.
+        self.xx += (augmented.T @ augmented).double()
+        self.xy += (augmented.T @ y).double()
+        self.yy += float(y.double().square().sum())
+        self.tokens += len(x)
+
+    def plus(self, other: Gram, weight: float = 1.0) -> Gram:
+        return Gram(
+            self.xx + weight * other.xx,
+            self.xy + weight * other.xy,
+            self.yy + weight * other.yy,
+            self.tokens + other.tokens,
+        )
+
+    def error(self, weights: Tensor) -> float:
+        """Squared error of Y ≈ X̃ W, relative to ΣY²; weights [inputs + 1, outputs]."""
+        total = (weights * (self.xx @ weights)).sum() - 2 * (weights * self.xy).sum() + self.yy
+        return max(0.0, float(total)) / max(self.yy, 1e-30)
+
+
+def solve_spd(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solve a symmetric positive definite system; where rounding has made it indefinite, jitter grows until it is not.
+
+    Raises:
+        ValueError: the matrix is not finite.
+    """
+    if not torch.isfinite(matrix).all():
+        raise ValueError("the normal equations are not finite")
+    jitter = 0.0
+    scale = float(matrix.diagonal().mean().clamp_min(1e-30))
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(matrix + jitter * torch.eye(len(matrix), dtype=matrix.dtype))
+        if not failed:
+            return torch.cholesky_solve(right, factor)
+        jitter = max(10 * jitter, 1e-12 * scale)
+
+
+def ridge_solution(gram: Gram, original: Tensor, ridge: float) -> Tensor:
+    """W = (X̃ᵀX̃ + λD)⁻¹ (X̃ᵀY + λD W₀): least squares drawn towards the original weights; the bias is free.
+
+    Args:
+        gram: sums over training tokens.
+        original: W₀ [inputs + 1, outputs], the bias in its last row.
+        ridge: λ, relative to D, the mean diagonal of XᵀX.
+    """
+    inputs = len(gram.xx) - 1
+    strength = torch.zeros(inputs + 1, dtype=torch.float64)
+    if inputs:
+        strength[:-1] = ridge * gram.xx.diagonal()[:-1].mean()
+    return solve_spd(gram.xx + torch.diag(strength), gram.xy + strength[:, None] * original)
+
+
+def scale_solution(gram: Gram, original: Tensor, unit_size: int) -> Tensor | None:
+    """The paper's mask tuning: W = diag(m) W₀ with one scale per unit, the bias as it is.
+
+    The normal equations for m follow from the same Gram matrices: M = Σ over a unit's rows of (XᵀX) ⊙ (W₀W₀ᵀ).
+    A scale of 1 is preferred where the data do not say otherwise.
+
+    Returns:
+        [inputs + 1, outputs]; None if a scale leaves ±10.
+    """
+    weights, bias = original[:-1], original[-1]
+    units = len(weights) // unit_size
+    normal = gram.xx[:-1, :-1] * (weights @ weights.T)
+    normal = normal.reshape(units, unit_size, units, unit_size).sum((1, 3))
+    target = gram.xy[:-1] - gram.xx[:-1, -1:] * bias
+    right = (weights * target).sum(1).reshape(units, unit_size).sum(1)
+    damp = 1e-6 * normal.diagonal().mean().clamp_min(1e-30)
+    scales = solve_spd(normal + damp * torch.eye(units, dtype=torch.float64), (right + damp)[:, None])[:, 0]
+    if not bool((scales.abs() <= LARGEST_SCALE).all()):
+        return None
+    return torch.cat([weights * scales.repeat_interleave(unit_size)[:, None], bias[None]])
+
+
+def _weights_of(module: nn.Module) -> Tensor:
+    """[inputs + 1, outputs] float64, the bias in the last row; a removed sublayer has the bias row only."""
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    outputs = len(bias) if weight is None else weight.shape[0]
+    row = torch.zeros(outputs) if bias is None else bias.detach()
+    rows = row[None] if weight is None else torch.cat([weight.detach().T, row[None]])
+    return rows.double()
+
+
+def _store(module: nn.Module, weights: Tensor) -> None:
+    """Write weights [inputs + 1, outputs] back; a missing bias is made."""
+    if getattr(module, "weight", None) is not None:
+        module.weight.data = weights[:-1].T.contiguous().to(module.weight.dtype)
+    bias = weights[-1].float().contiguous()
+    if getattr(module, "bias", None) is None:
+        module.bias = nn.Parameter(bias, requires_grad=False)
+    else:
+        module.bias.data = bias.to(module.bias.dtype)
+
+
+def reconstruct(
+    dense: Encoder,
+    student: Encoder,
+    task: Task,
+    data: Encoded,
+    *,
+    method: str = "full",
+    seed: int = 0,
+    batch_size: int = 32,
+    progress: Callable[[float], None] | None = None,
+) -> list[Reconstructed]:
+    """Fit every output matrix of the pruned model to the dense one, in place, first layer first.
+
+    Args:
+        dense: the teacher.
+        student: the same model with units removed; its W_o, W_2 and their biases change.
+        task: runs the models; labels are not used.
+        data: calibration examples.
+        method: ``full``: whole matrix and bias; ``kwon``: one scale per unit.
+        seed: of the split into training and held-out examples.
+        batch_size: examples in a forward pass.
+        progress: called with the fraction done.
+
+    Returns:
+        What became of every sublayer; empty when there are too few examples to hold any out (``LEAST_SAMPLES``).
+    """
+    if len(data) < LEAST_SAMPLES:
+        return []
+    held_out = np.zeros(len(data), dtype=bool)
+    held_out[np.random.default_rng(seed).permutation(len(data))[: max(1, int(HELD_OUT * len(data)))]] = True
+    read = positions_read(dense, task, data)
+    inputs = first_inputs(dense, task, data, batch_size)
+    calls = [call for call, _ in inputs]
+    taught = [hidden for _, hidden in inputs]
+    own = list(taught)
+    results = []
+    for number, (teacher, layer) in enumerate(zip(dense, student, strict=True)):
+        last = number == dense.shape.layers - 1
+        targets = [look(call, teacher, hidden, KINDS) for call, hidden in zip(calls, taught, strict=True)]
+        totals = {kind: [seen[kind].total for seen in targets] for kind in KINDS}
+        del targets
+        for kind in KINDS:
+            matters = read if last and method == "full" else None
+            grams = _accumulate(layer, kind, calls, own, totals[kind], held_out, matters)
+            unit_size = dense.shape.head_size if kind == "attention" else 1
+            results.append(_refit(layer, kind, number, grams, method, unit_size))
+        if not last:
+            with torch.no_grad():
+                taught = [call(teacher, hidden) for call, hidden in zip(calls, taught, strict=True)]
+                own = [call(layer, hidden) for call, hidden in zip(calls, own, strict=True)]
+        if progress:
+            progress((number + 1) / dense.shape.layers)
+    return results
+
+
+@dataclass
+class _Grams:
+    """Sums for training and held-out examples, over the positions that matter and over the bystanders."""
+
+    train: Gram
+    held: Gram
+    train_rest: Gram | None = None
+
+
+def _accumulate(
+    layer: EncoderLayer,
+    kind: Kind,
+    calls: list[LayerCall],
+    hidden: list[Tensor],
+    targets: list[Tensor],
+    held_out: np.ndarray,
+    read: Tensor | None,
+) -> _Grams:
+    module: nn.Module = layer.get(f"{kind}_output")
+    width = 0 if getattr(module, "weight", None) is None else module.weight.shape[1]
+    outputs = targets[0].shape[-1]
+    grams = _Grams(Gram.zeros(width, outputs), Gram.zeros(width, outputs))
+    if read is not None:
+        grams.train_rest = Gram.zeros(width, outputs)
+    for call, states, target in zip(calls, hidden, targets, strict=True):
+        seen = look(call, layer, states, (kind,))[kind]
+        # What should come out, so that with the student's own residual the sum is the teacher's.
+        y = target - (seen.total - seen.output)
+        x = seen.inputs[..., :width]
+        held = torch.from_numpy(held_out[call.indices])[:, None] & call.mask
+        train = ~torch.from_numpy(held_out[call.indices])[:, None] & call.mask
+        if read is not None and grams.train_rest is not None:
+            matters = torch.zeros_like(call.mask)
+            matters[:, read[read < matters.shape[1]]] = True
+            grams.train_rest.add(x[train & ~matters], y[train & ~matters])
+            held, train = held & matters, train & matters
+        grams.held.add(x[held], y[held])
+        grams.train.add(x[train], y[train])
+    return grams
+
+
+def _refit(layer: EncoderLayer, kind: Kind, number: int, grams: _Grams, method: str, unit_size: int) -> Reconstructed:
+    module: nn.Module = layer.get(f"{kind}_output")
+    original = _weights_of(module)
+    before = grams.held.error(original)
+    best_error, best, best_ridge = before, None, None
+    if method == "kwon":
+        if len(original) > 1:
+            fitted = scale_solution(grams.train, original, unit_size)
+            if fitted is not None and grams.held.error(fitted) < before:
+                best_error, best, best_ridge = grams.held.error(fitted), fitted, 0.0
+    else:
+        mixtures = BYSTANDERS if grams.train_rest is not None else (0.0,)
+        chosen = 0.0
+        for mixture in mixtures:
+            train = grams.train if grams.train_rest is None else grams.train.plus(grams.train_rest, mixture)
+            for ridge in RIDGES:
+                candidate = ridge_solution(train, original, ridge)
+                error = grams.held.error(candidate)
+                if error < best_error:
+                    best_error, best, best_ridge, chosen = error, candidate, ridge, mixture
+        if best_ridge is not None:
+            # The ridge is settled; the held-out examples are too good to leave out of the fit.
+            everything = grams.train.plus(grams.held)
+            if grams.train_rest is not None:
+                everything = everything.plus(grams.train_rest, chosen)
+            best = ridge_solution(everything, original, best_ridge)
+    if best is not None:
+        _store(module, best)
+    return Reconstructed(number, kind, len(original) - 1, grams.train.tokens, before, best_error, best_ridge)

@@ -1,0 +1,139 @@
+"""validation.json: what was measured on the exported file, and the verdict."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.data import Encoded
+from compress.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
+from compress.plan import Plan
+from compress.statistics import Interval, Verdict, mean_interval, verdict_at_least, verdict_at_most
+from compress.tasks import Task
+
+if TYPE_CHECKING:
+    from compress.export.validate import LatencyComparison
+
+EXIT_CODES: dict[str, int] = {"pass": EXIT_PASS, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}
+# A first measurement this long settles most verdicts; one that straddles the limit is measured longer.
+MEASURE_SECONDS = (6.0, 12.0, 24.0)
+
+
+def metric_section(
+    task: Task, data: Encoded, dense: NDArray[np.float64], compressed: NDArray[np.float64]
+) -> dict[str, Any]:
+    """The metric of both models with its interval, and the paired drop.
+
+    Without labels the metric is fidelity: how often the compressed model predicts what the dense one does.
+
+    Args:
+        task: gives the metric.
+        data: evaluation examples.
+        dense, compressed: outputs of the exported models, in the order of ``data``.
+    """
+    labelled = data.labels is not None
+    labels = data.labels if labelled else task.predictions(dense)
+    ours, theirs = task.scores(compressed, labels), task.scores(dense, labels)
+    drop = mean_interval(theirs - ours)
+    return {
+        "name": task.metric_name if labelled else "fidelity",
+        "dense": round(task.metric(dense, labels), 6),
+        "compressed": round(task.metric(compressed, labels), 6),
+        "ci95": [round(v, 6) for v in mean_interval(ours).as_list()],
+        "drop": {"value": round(drop.value, 6), "ci95": [round(v, 6) for v in drop.as_list()]},
+        "examples": len(data),
+    }
+
+
+def verdict_of(plan: Plan, comparison: LatencyComparison) -> tuple[Verdict, str]:
+    """Is the budget met? Returns the verdict and the reason in words."""
+    budget, widths = plan.budget, plan.structure.widths
+    if budget.kind == "macs":
+        kept = f"{plan.macs_fraction:.4f} of the MACs kept, budget {budget.value:g}"
+        return ("pass" if plan.macs_fraction <= budget.value + 1e-9 else "fail"), kept
+    if plan.latency_source == "estimated":
+        return "inconclusive", "the profile is estimated; run `compress validate` on the device"
+    if budget.kind == "speedup":
+        if budget.value <= 1 and widths == plan.shape.dense:
+            return "pass", "nothing had to be pruned: no speed-up was asked for"
+        verdict = verdict_at_least(comparison.speedup, budget.value)
+        return verdict, f"speed-up {_text(comparison.speedup)}, budget {budget.value:g}"
+    verdict = verdict_at_most(comparison.compressed, budget.value)
+    return verdict, f"latency {_text(comparison.compressed)} ms, budget {budget.value:g} ms"
+
+
+def _text(interval: Interval) -> str:
+    return f"{interval.value:.3f} (95 % interval {interval.low:.3f} to {interval.high:.3f})"
+
+
+def measured_verdict(
+    plan: Plan, compare: Callable[[float], LatencyComparison]
+) -> tuple[LatencyComparison, Verdict, str]:
+    """Measure, and measure longer while the interval straddles the limit.
+
+    Args:
+        plan: has the budget.
+        compare: measures dense against compressed for so many seconds.
+    """
+    for seconds in MEASURE_SECONDS:
+        comparison = compare(seconds)
+        verdict, reason = verdict_of(plan, comparison)
+        if verdict != "inconclusive" or plan.latency_source == "estimated":
+            break
+    return comparison, verdict, reason
+
+
+def document(
+    *,
+    plan: Plan,
+    comparison: LatencyComparison,
+    verdict: Verdict,
+    reason: str,
+    metric: Mapping[str, Any],
+    sizes: tuple[int, int],
+    length: float,
+    parity: float,
+    deployment: Mapping[str, Any],
+) -> dict[str, Any]:
+    """validation.json as plain JSON types.
+
+    Args:
+        sizes: bytes of the dense and the compressed ONNX file.
+        length: mean tokens of an example, at which MACs are counted.
+        parity: largest absolute difference between the exported file and PyTorch.
+        deployment: device, batch size, length, threads: where the latencies hold.
+    """
+    dense_ms = comparison.dense.value
+    budget_ms = plan.budget.latency_ms(dense_ms)
+    shape = plan.shape
+    return {
+        "latency_ms": {
+            "dense": round(dense_ms, 4),
+            "compressed": round(comparison.compressed.value, 4),
+            "budget": None if budget_ms is None else round(budget_ms, 4),
+            "predicted": None if plan.predicted_ms is None else round(plan.predicted_ms, 4),
+            "ci95": [round(v, 4) for v in comparison.compressed.as_list()],
+            "rounds": comparison.rounds,
+        },
+        "speedup": {
+            "value": round(comparison.speedup.value, 4),
+            "ci95": [round(v, 4) for v in comparison.speedup.as_list()],
+        },
+        "metric": dict(metric),
+        "size_bytes": {"dense": sizes[0], "compressed": sizes[1]},
+        "macs": {
+            "dense": round(shape.macs(shape.dense, length)),
+            "compressed": round(shape.macs(plan.structure.widths, length)),
+            "fraction": plan.macs_fraction,
+            "length": round(length, 4),
+        },
+        "parity": {"max_abs_diff": parity},
+        "verdict": verdict,
+        "reason": reason,
+        "deployment": dict(deployment),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,129 @@
+"""The files of an artifact around the model: plan, profile, validation, configuration, card, manifest."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress._version import __version__
+from compress.artifact import save_model
+from compress.config import RunConfig
+from compress.loading import Loaded
+from compress.manifest import write_manifest
+from compress.plan import Plan
+from compress.stages import Stages
+
+if TYPE_CHECKING:
+    from compress.measuring import Exported
+    from compress.profile.latency import Profile
+    from compress.reconstruct import Reconstructed
+
+TRADE_OFF = "tradeoff.json"
+
+
+def dump(document: Any) -> str:
+    """JSON as all files of an artifact have it."""
+    return json.dumps(document, indent=1, sort_keys=True) + "\n"
+
+
+def write_artifact(
+    directory: Path,
+    config: RunConfig,
+    loaded: Loaded,
+    model: Any,
+    plan: Plan,
+    profile: Profile | None,
+    validation: Mapping[str, Any] | None,
+    repaired: Sequence[Reconstructed],
+    exported: Exported,
+    trade_off: Sequence[Mapping[str, float]],
+    stages: Stages,
+) -> None:
+    """Write everything beside the ONNX file, the manifest last."""
+    save_model(model, directory)
+    # Both loaders look beside model.onnx: optimum for config.json, a tokenizer for its own files.
+    loaded.checkpoint.model.config.save_pretrained(directory)
+    loaded.checkpoint.tokenizer.save_pretrained(directory)
+    (directory / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+    if profile is not None:
+        (directory / "profile.json").write_text(profile.to_json(), encoding="utf-8")
+    if validation is not None:
+        (directory / "validation.json").write_text(dump(validation), encoding="utf-8")
+    if trade_off:
+        (directory / TRADE_OFF).write_text(dump(list(trade_off)), encoding="utf-8")
+    (directory / "README.md").write_text(card(config, plan, validation), encoding="utf-8")
+    write_manifest(
+        directory,
+        {
+            "configuration": config.model_dump(mode="json"),
+            "model": {"name": config.model, "sha256": loaded.checkpoint.fingerprint},
+            "data": {
+                "calibration": {"examples": len(loaded.calibration), "sha256": loaded.calibration.fingerprint()},
+                "evaluation": {"examples": len(loaded.evaluation), "sha256": loaded.evaluation.fingerprint()},
+            },
+            "seed": config.seed,
+            "export": asdict(exported.report),
+            "reconstruction": [asdict(r) for r in repaired],
+            "device": None if validation is None else validation["deployment"]["device"],
+            "seconds": stages.seconds,
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        },
+    )
+
+
+def renew_validation(directory: Path, manifest: Mapping[str, Any], validation: Mapping[str, Any]) -> None:
+    """Replace validation.json, and bring the manifest's hashes up to date."""
+    temporary = directory / ".validation.json.partial"
+    temporary.write_text(dump(validation), encoding="utf-8")
+    temporary.replace(directory / "validation.json")
+    facts = {k: v for k, v in manifest.items() if k not in ("format", "versions", "command", "files")}
+    write_manifest(directory, {**facts, "device": validation["deployment"]["device"]})
+
+
+def card(config: RunConfig, plan: Plan, validation: Mapping[str, Any] | None) -> str:
+    """The artifact's README.md: what it is, what was measured, how to use it."""
+    name = Path(config.model).name
+    lines = [
+        f"# {name}, compressed",
+        "",
+        f"Made by compress {__version__} from `{name}`: budget {plan.budget}, method `{plan.method}`, target "
+        f"`{config.target}`, batch {config.batch_size}, length {config.seq_len}.",
+        "",
+    ]
+    if validation is not None:
+        latency, metric, size = validation["latency_ms"], validation["metric"], validation["size_bytes"]
+        device = validation["deployment"]["device"]
+        lines += [
+            "| | dense | compressed |",
+            "|---|---|---|",
+            f"| latency, ms (median) | {latency['dense']:.2f} | {latency['compressed']:.2f} |",
+            f"| speed-up | 1 | {validation['speedup']['value']:.2f} |",
+            f"| {metric['name']}, {metric['examples']} examples | {metric['dense']:.4f} | {metric['compressed']:.4f} |",
+            f"| model.onnx, MB | {size['dense'] / 1e6:.1f} | {size['compressed'] / 1e6:.1f} |",
+            f"| encoder MACs | 1 | {plan.macs_fraction:.3f} |",
+            "",
+            f"Measured on {device.get('cpu', 'this device')}, {device.get('threads', '?')} threads, "
+            f"{validation['date'][:10]}, dense and compressed interleaved. Verdict: **{validation['verdict']}** "
+            f"({validation['reason']}).",
+            "",
+        ]
+    lines += [
+        "```python",
+        "import onnxruntime",
+        'session = onnxruntime.InferenceSession("model.onnx")',
+        "",
+        "import compress",
+        'model = compress.load(".")  # an ordinary transformers model, for PyTorch',
+        "```",
+        "",
+        "What was kept:",
+        "",
+        "```",
+        plan.explain(),
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
