@@ -3,9 +3,10 @@
 The exporter would write attention out as a dozen operators per layer, which ONNX Runtime's optimiser does not put
 together again (on transformers 5 graphs it fuses none). So the attention modules are exchanged, for the time of the
 export, for one that calls ``com.microsoft.MultiHeadAttention`` on the output of the query, key and value projections.
-That needs no reshapes, takes any number of heads, and reads the padding mask as the caller gives it. The exchange goes by
-the family's entry in ``architectures.py`` and not by the attention interface of transformers, which BERT and DistilBERT
-of transformers 4.57 do not call. It stands for plain scaled dot products; ``check_parity`` catches a model that has more.
+That needs no reshapes, takes any number of heads, and reads the padding mask as the caller gives it. The exchange goes
+by the family's entry in ``architectures.py`` and not by the attention interface of transformers, which BERT and
+DistilBERT of transformers 4.57 do not call. It stands for plain scaled dot products; ``check_parity`` catches a model
+that has more.
 """
 
 from __future__ import annotations

@@ -1,0 +1,226 @@
+"""The artifact directory: written whole or not at all, and loaded back as an ordinary transformers model.
+
+Laws (``tests/test_artifact.py``): ``load`` gives back what ``save_model`` got, bit for bit, whatever the structure;
+after a failed or interrupted run there is nothing at the output path, and nothing beside it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.errors import ArtifactError, ModelError, PlanError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PYTORCH = "pytorch"
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+# What an artifact of a small encoder takes; less than that is certain not to do.
+LEAST_FREE_BYTES = 64 * 2**20
+
+
+def save_model(model: Any, directory: str | Path) -> None:
+    """Write the PyTorch part of an artifact: ``pytorch/model.safetensors`` and ``pytorch/config.json``.
+
+    The configuration describes the dense model; the widths are the business of ``plan.json``.
+
+    Args:
+        model: a transformers model, dense or pruned. Floating-point weights are stored as float32.
+        directory: of the artifact; made when missing.
+
+    Raises:
+        ArtifactError: the files cannot be written.
+    """
+    import copy
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    folder = Path(directory) / PYTORCH
+    tensors: dict[str, Tensor] = {}
+    written: set[int] = set()
+    for name, value in model.state_dict().items():
+        tensor = value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype).contiguous()
+        # safetensors refuses tensors that share memory; tied weights are written once for each of their names.
+        tensors[name] = tensor.clone() if tensor.data_ptr() in written else tensor
+        written.add(tensor.data_ptr())
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
+        config.save_pretrained(folder)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(
+            f"cannot write the model to '{folder}': {error}; free some space or choose another --output"
+        ) from error
+
+
+def load(artifact: str | Path) -> Any:
+    """Load the PyTorch model of an artifact: an ordinary transformers model, pruned, in eval mode.
+
+    Args:
+        artifact: directory that ``compress run`` or ``compress export`` wrote.
+
+    Returns:
+        The model, float32, of the class that the original checkpoint had.
+
+    Raises:
+        ArtifactError: the directory is no artifact, or its files are damaged or do not fit together.
+        PlanError: its ``plan.json`` is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from compress.architectures import shape_of
+    from compress.plan import Plan
+    from compress.removal import narrow_to
+
+    root = Path(artifact)
+    files = (f"{PYTORCH}/{CONFIG}", f"{PYTORCH}/{WEIGHTS}", "plan.json")
+    missing = [name for name in files if not (root / name).is_file()]
+    if missing:
+        state = "has no " + ", no ".join(missing) if root.is_dir() else "is no directory"
+        raise ArtifactError(f"'{root}' {state}; give a directory that `compress run` wrote")
+    plan = Plan.read(root)
+    model = _dense_model(root / PYTORCH)
+    try:
+        shape = shape_of(model.config)
+        if shape != plan.shape:
+            raise ArtifactError(f"'{root}' is damaged: its plan is for {plan.shape}, its model is {shape}")
+        narrow_to(model, plan.structure.widths)
+        model.load_state_dict(load_file(str(root / PYTORCH / WEIGHTS)), strict=True)
+    except (OSError, SafetensorError, RuntimeError, ModelError, PlanError) as error:
+        # load_state_dict reports keys and shapes that do not fit as a RuntimeError.
+        raise ArtifactError(f"'{root}' is damaged: {error}; make it again with `compress run`") from None
+    return model.eval()
+
+
+def _dense_model(folder: Path) -> Any:
+    """A model of the class and configuration in a directory, its weights not loaded."""
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot read '{folder / CONFIG}': {error}; make the artifact again") from None
+    name = (config.architectures or ["nothing"])[0]
+    # The name comes from a file: only model classes that transformers itself has are made from it.
+    kind = getattr(transformers, name, None) if name.isidentifier() else None
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        raise ArtifactError(
+            f"'{folder / CONFIG}' names the model class '{name}', which transformers {transformers.__version__} lacks"
+        )
+    try:
+        return kind(config)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise ArtifactError(f"'{folder / CONFIG}' describes no {name}: {error}; make the artifact again") from None
+
+
+def check_output(output: str | Path, needed_bytes: int = LEAST_FREE_BYTES) -> None:
+    """Check before a long run that its artifact can be written.
+
+    Args:
+        output: directory that is to be made; it may exist if it is empty.
+        needed_bytes: free space asked for.
+
+    Raises:
+        ArtifactError: the path is taken or cannot be written to, or the disk is too full.
+    """
+    with staged(output, needed_bytes) as directory:
+        directory.rmdir()
+
+
+@contextmanager
+def staged(output: str | Path, needed_bytes: int = LEAST_FREE_BYTES) -> Iterator[Path]:
+    """A directory to write an artifact into, which becomes ``output`` when the block ends well.
+
+    Until then it is a hidden sibling, ``.NAME.partial-XXXX``. On any failure, Ctrl-C included, it is removed, and so
+    are parent directories made for it. A block that removes the directory itself leaves no output.
+
+    Args:
+        output: the artifact's path; it may exist if it is empty. Missing parents are made.
+        needed_bytes: free space asked for.
+
+    Yields:
+        The directory to write into.
+
+    Raises:
+        ArtifactError: the path is taken or cannot be written to, the disk is too full, or became so in the block.
+    """
+    path = Path(output)
+    made: list[Path] = []
+    partial: Path | None = None
+    try:
+        try:
+            _check_vacant(path)
+            # Where a link leads to an empty directory, the link stays and the directory is replaced.
+            final = Path(os.path.realpath(path))
+            _make_parents(final.parent, made)
+            partial = final.with_name(f".{final.name}.partial-{secrets.token_hex(4)}")
+            partial.mkdir()
+            free = shutil.disk_usage(partial).free
+        except OSError as error:
+            raise ArtifactError(f"cannot write '{path}': {_reason(error)}; choose another --output") from error
+        if free < needed_bytes:
+            raise ArtifactError(
+                f"there are {free / 2**20:.0f} MB free for '{path}', it needs at least {needed_bytes / 2**20:.0f} MB; "
+                "free some space, or choose another --output"
+            )
+        try:
+            yield partial
+            if partial.exists():
+                _check_vacant(path)
+                os.replace(partial, final)
+                made.clear()
+        except OSError as error:
+            if not _concerns(error, partial):
+                raise
+            raise ArtifactError(f"cannot write '{path}': {_reason(error)}; choose another --output") from error
+    finally:
+        # A second Ctrl-C may cut this short; what is left then is hidden, and no artifact.
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+        for directory in reversed(made):
+            if directory.is_dir() and not any(directory.iterdir()):
+                directory.rmdir()
+
+
+def _check_vacant(path: Path) -> None:
+    if path.is_dir():
+        first = next(path.iterdir(), None)
+        if first is not None:
+            raise ArtifactError(
+                f"output directory '{path}' is not empty (it has '{first.name}'); remove it, or choose another --output"
+            )
+    elif path.exists() or path.is_symlink():
+        raise ArtifactError(f"output '{path}' exists and is no directory; remove it, or choose another --output")
+
+
+def _make_parents(directory: Path, made: list[Path]) -> None:
+    """Make a directory and its missing parents; those made are added to ``made``, outermost first."""
+    for parent in [parent for parent in (directory, *directory.parents) if not parent.exists()][::-1]:
+        parent.mkdir()
+        made.append(parent)
+
+
+def _reason(error: OSError) -> str:
+    known = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+    return known.get(error.errno or 0) or error.strerror or str(error)
+
+
+def _concerns(error: OSError, partial: Path) -> bool:
+    """Whether an error is about what is written and not, say, about a file that is read."""
+    if error.filename is None:
+        # A write to an open file names no file; one that fails like this is a write.
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return Path(os.path.realpath(os.fsdecode(error.filename))).is_relative_to(partial)

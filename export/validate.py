@@ -1,0 +1,123 @@
+"""Measuring exported files: what they answer, how long they take, and which of several forms is the fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.errors import DataError
+from compress.profile.measure import measure
+from compress.statistics import Interval, median_interval, ratio_interval
+
+if TYPE_CHECKING:
+    from compress.data import Encoded
+    from compress.export.runtime import Session
+
+# Below this a bootstrap interval of a median says little.
+LEAST_ROUNDS = 15
+MOST_ROUNDS = 2000
+_WARMUP = 3
+
+Feed = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class LatencyComparison:
+    """Two sessions timed against each other.
+
+    Attributes:
+        dense: median milliseconds of one call of the dense model, with its 95 % interval.
+        compressed: the same of the compressed model.
+        speedup: ratio of the two medians, dense over compressed; its interval resamples rounds, both sides together.
+        rounds: calls of each that were timed.
+    """
+
+    dense: Interval
+    compressed: Interval
+    speedup: Interval
+    rounds: int
+
+
+def predict(session: Session, encoded: Encoded, batch_size: int = 32) -> NDArray[Any]:
+    """Outputs of an exported model on a data set.
+
+    Args:
+        session: the model.
+        encoded: n tokenised examples; they are padded to the longest of their batch.
+        batch_size: examples per call.
+
+    Returns:
+        [n, ...], in the order of the examples.
+
+    Raises:
+        DataError: there are no examples.
+    """
+    if len(encoded) == 0:
+        raise DataError("there are no examples to run the model on; give data with at least one")
+    outputs: NDArray[Any] | None = None
+    for batch in encoded.batches(batch_size):
+        answer = session.run({name: tensor.numpy() for name, tensor in batch.inputs.items()})
+        if outputs is None:
+            outputs = np.empty((len(encoded), *answer.shape[1:]), dtype=answer.dtype)
+        outputs[batch.indices] = answer
+    assert outputs is not None
+    return outputs
+
+
+def compare_latency(
+    dense: Session, compressed: Session, feed: Feed, seconds: float = 6.0, seed: int = 0
+) -> LatencyComparison:
+    """Time two sessions against each other on one batch, interleaved call by call.
+
+    Args:
+        dense: the baseline, exported as the other one is.
+        compressed: the model in question.
+        feed: one batch of the deployment's size and length.
+        seconds: time to spend, about; never fewer than 15 rounds.
+        seed: of the order of the calls and of the bootstrap.
+    """
+    times = _timed((dense, compressed), feed, seconds, seed)
+    return LatencyComparison(
+        dense=median_interval(times[:, 0], seed),
+        compressed=median_interval(times[:, 1], seed),
+        speedup=ratio_interval(times[:, 0], times[:, 1], seed),
+        rounds=len(times),
+    )
+
+
+def choose(variants: Mapping[str, Session], feed: Feed, seconds: float = 3.0, seed: int = 0) -> str:
+    """The name of the fastest of several forms of one model.
+
+    The first is the default: another form wins only if it is faster beyond doubt (the 95 % interval of its time over
+    the default's is below 1), and of those the one with the least median.
+
+    Args:
+        variants: sessions by name, the default first.
+        feed: one batch of the deployment's size and length.
+        seconds: time to spend, about.
+        seed: of the order of the calls and of the bootstrap.
+    """
+    names = list(variants)
+    times = _timed(tuple(variants.values()), feed, seconds, seed)
+    ratios = {name: ratio_interval(times[:, i], times[:, 0], seed) for i, name in enumerate(names) if i > 0}
+    faster = {name: ratio.value for name, ratio in ratios.items() if ratio.high < 1.0}
+    return min(faster, key=lambda name: faster[name], default=names[0])
+
+
+def _timed(sessions: tuple[Session, ...], feed: Feed, seconds: float, seed: int) -> NDArray[np.float64]:
+    """Milliseconds of interleaved calls, [rounds, sessions], for about as long as asked."""
+    for session in sessions:
+        # The first call allocates; it would spoil the estimate of how many rounds fit.
+        session.run(feed)
+    start = perf_counter()
+    for session in sessions:
+        session.run(feed)
+    one_round = perf_counter() - start
+    rounds = int(np.clip(seconds / one_round - _WARMUP, LEAST_ROUNDS, MOST_ROUNDS))
+    calls = [lambda session=session: session.run(feed) for session in sessions]
+    return measure(calls, rounds=rounds, warmup=_WARMUP, seed=seed)
