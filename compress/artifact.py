@@ -108,10 +108,11 @@ def load(artifact: str | Path) -> Any:
 def _dense_model(folder: Path) -> Any:
     """A model of the class and configuration in a directory, its weights not loaded."""
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
 
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, StrictDataclassError) as error:
         raise ArtifactError(f"cannot read '{folder / CONFIG}': {error}; make the artifact again") from None
     name = (config.architectures or ["nothing"])[0]
     # The name comes from a file: only model classes that transformers itself has are made from it.

@@ -18,7 +18,7 @@ import click
 
 from compress._version import __version__
 from compress.errors import EXIT_ERROR, EXIT_PASS, CompressError, ConfigError, did_you_mean
-from compress.options import CONFIG_FILE, EFFORTS, HELP, METHODS, PRECISIONS, flag
+from compress.options import CONFIG_FILE, DEFAULTS, EFFORTS, HELP, METHODS, PRECISIONS, flag
 
 if TYPE_CHECKING:
     from compress.config import Resolved
@@ -57,8 +57,8 @@ def main(args: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if args is None else args)
     debug, as_json = "--debug" in given, "--json" in given
     try:
-        code = cli.main(given, prog_name="compress", standalone_mode=False)
-        return code if isinstance(code, int) else EXIT_PASS
+        result = cli.main(given, prog_name="compress", standalone_mode=False)
+        return result if isinstance(result, int) else EXIT_PASS
     except click.Abort:
         message, code = "interrupted; nothing was written", EXIT_INTERRUPTED
     except click.ClickException as error:
@@ -116,7 +116,8 @@ def _working(*, quiet: bool = False) -> Iterator[Progress]:
 
 def _shown(name: str, **attributes: Any) -> Callable[[Command], Command]:
     """The click option of a ``RunConfig`` field."""
-    return click.option(flag(name), name, help=HELP[name], **attributes)
+    text = HELP[name] + (f"  [default: {DEFAULTS[name]}]" if name in DEFAULTS else "")
+    return click.option(flag(name), name, help=text, **attributes)
 
 
 _MODEL = [click.argument("model", required=False)]
@@ -186,7 +187,7 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.command(short_help="Compress a model to a budget.")
 @_with(_MODEL, _DATA, _BUDGET, _DEPLOYMENT, _SEARCH, _EFFORT, _SEED, _OUTPUT, _CONFIG)
 @click.option("--dry-run", is_flag=True, help="Show every option, its value and where it came from; do nothing.")
 def run(config_file: str | None, dry_run: bool, as_json: bool, **values: Any) -> int:
@@ -214,7 +215,7 @@ def run(config_file: str | None, dry_run: bool, as_json: bool, **values: Any) ->
     return int(result.exit_code)
 
 
-@cli.command()
+@cli.command(short_help="Write a commented compress.toml.")
 @_with(_MODEL, _DATA, _BUDGET, _DEPLOYMENT, _SEARCH, _EFFORT, _SEED)
 @click.option("--config", "config_file", metavar="FILE", default=CONFIG_FILE, help="File to write.", show_default=True)
 def init(config_file: str, as_json: bool, **values: Any) -> None:
@@ -224,7 +225,7 @@ def init(config_file: str, as_json: bool, **values: Any) -> None:
     Example:
       compress init path/to/model --data train.csv --speedup 2
     """
-    from compress.config import commented_toml, resolve
+    from compress.config import commented_toml, resolve, seen_from
 
     path = Path(config_file)
     given = {name: value for name, value in values.items() if value is not None}
@@ -232,7 +233,7 @@ def init(config_file: str, as_json: bool, **values: Any) -> None:
     resolve({"model": "model", **given})
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(commented_toml(given))
+            file.write(commented_toml(seen_from(path.parent, given)))
     except FileExistsError:
         raise ConfigError(f"'{path}' exists; edit it, remove it, or choose another name with --config") from None
     except FileNotFoundError:
@@ -240,7 +241,7 @@ def init(config_file: str, as_json: bool, **values: Any) -> None:
     _print_json({"config_file": str(path)}) if as_json else click.echo(f"wrote {path}; next: compress run --dry-run")
 
 
-@cli.command()
+@cli.command(short_help="Measure heads and filters on the target.")
 @_with(_MODEL, _DATA, _DEPLOYMENT, _EFFORT, _SEED, _CONFIG)
 @click.option("--output", "output_file", metavar="FILE", help="Profile to write.  [default: profile-<target>.json]")
 @click.option("--plot", metavar="FILE", help="Draw it too: .png or .svg (needs the extra `plot`).")
@@ -276,7 +277,7 @@ def profile(config_file: str | None, output_file: str | None, plot: str | None, 
     click.echo(f"profile: {path}" + (f"   plot: {plot}" if plot else ""))
 
 
-@cli.command()
+@cli.command(short_help="Search only; write no weights.")
 @_with(_MODEL, _DATA, _BUDGET, _DEPLOYMENT, _SEARCH, _EFFORT, _SEED, _CONFIG)
 @click.option("--output", "output_file", metavar="FILE", help="Write the plan here as JSON, for `compress export`.")
 def plan(config_file: str | None, output_file: str | None, as_json: bool, **values: Any) -> None:
@@ -305,7 +306,7 @@ def plan(config_file: str | None, output_file: str | None, as_json: bool, **valu
         click.echo(f"plan: {output_file}")
 
 
-@cli.command()
+@cli.command(short_help="Export a model, dense or with a plan applied.")
 @_with(_MODEL, _DATA, _DEPLOYMENT, _SEED, _OUTPUT, _CONFIG)
 @click.option("--plan", "plan_file", metavar="FILE", help="Plan to apply; without it, the dense model is exported.")
 def export(config_file: str | None, plan_file: str | None, as_json: bool, **values: Any) -> None:
@@ -326,7 +327,7 @@ def export(config_file: str | None, plan_file: str | None, as_json: bool, **valu
     _print_json({"output": str(output)}) if as_json else click.echo(f"artifact: {output}")
 
 
-@cli.command()
+@cli.command(short_help="Measure an artifact again.")
 @click.argument("artifact", metavar="OUT")
 @_with(_DATA[:4], _DEPLOYMENT[:3])
 def validate(artifact: str, as_json: bool, **values: Any) -> int:
@@ -347,7 +348,7 @@ def validate(artifact: str, as_json: bool, **values: Any) -> int:
     return int(result.exit_code)
 
 
-@cli.command()
+@cli.command(short_help="Where an artifact's time goes.")
 @click.argument("artifact", metavar="OUT")
 @_with()
 def why(artifact: str, as_json: bool) -> None:
@@ -366,7 +367,7 @@ def why(artifact: str, as_json: bool) -> None:
     _print_json(reasons) if as_json else render.why(reasons)
 
 
-@cli.command()
+@cli.command(short_help="List the devices there are.")
 @_with()
 def targets(as_json: bool) -> None:
     """List the devices that `--target` knows.
@@ -382,7 +383,7 @@ def targets(as_json: bool) -> None:
     _print_json([target.model_dump(mode="json") for target in known]) if as_json else render.targets(known)
 
 
-@cli.command()
+@cli.command(short_help="Compress a real model, made here.")
 @_with(_OUTPUT)
 @_shown("speedup", type=float, metavar="X", default=2.0, show_default=True)
 def demo(output: str | None, speedup: float, as_json: bool) -> int:

@@ -228,11 +228,24 @@ def resolve(
         absent = not any(kind in merged for kind in BUDGETS) if name == "budget" else name not in merged
         if absent:
             raise ConfigError(_MISSING[name])
+    return Resolved(config=make_config(merged, origins), origins=origins, config_file=config_file, gate=gate)
+
+
+def make_config(values: Mapping[str, Any], origins: Mapping[str, Origin] | None = None) -> RunConfig:
+    """A configuration from values alone, without a file: what is absent has its default.
+
+    Args:
+        values: as in ``RunConfig``; more than one budget is an error.
+        origins: where they came from, for messages.
+
+    Raises:
+        ConfigError: an unknown name or a wrong value.
+    """
+    _one_budget({name: value for name, value in values.items() if value is not None})
     try:
-        config = RunConfig(**merged)
+        return RunConfig(**values)
     except ValidationError as error:
-        raise ConfigError(_explain(error, origins)) from None
-    return Resolved(config=config, origins=origins, config_file=config_file, gate=gate)
+        raise ConfigError(_explain(error, origins or {})) from None
 
 
 def read_config_file(path: Path) -> tuple[dict[str, Any], GateLimits]:
@@ -285,13 +298,23 @@ def commented_toml(values: Mapping[str, Any]) -> str:
             lines.append(f"# {name} = {_toml_value(shown)}")
         lines.append("")
     lines += [
-        "# Limits that a release has to keep, read by `compress gate`.",
+        "# Limits that a release has to keep; reserved for `compress gate`, which this version does not have yet.",
         "# [gate]",
         "# max_size_mb = 50",
         "# max_latency_ms = 5.0",
         "# max_accuracy_drop = 0.01",
     ]
     return "\n".join(lines) + "\n"
+
+
+def seen_from(directory: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options given in the current directory as a file in ``directory`` has to have them: existing paths adapted."""
+
+    def adapted(name: str, value: Any) -> Any:
+        local = name in _PLACES and not os.path.isabs(value) and (name == "output" or os.path.exists(value))
+        return os.path.relpath(value, directory) if local and directory.resolve() != Path.cwd() else value
+
+    return {name: adapted(name, value) for name, value in values.items()}
 
 
 _MISSING = {
@@ -357,6 +380,8 @@ def _explain(
     """A validation error as a sentence: which option, what was wrong, the value, where it came from."""
     parts = []
     for problem in error.errors(include_url=False):
+        if problem["type"] == "default_factory_not_called":
+            continue  # a consequence of another problem in the list
         name = str(problem["loc"][0]) if problem["loc"] else "value"
         if problem["type"] == "extra_forbidden":
             parts.append(f"unknown option '{name}'.{did_you_mean(name, known if known is not None else list(HELP))}")

@@ -57,7 +57,9 @@ class Exported:
         examples = _some_examples(loaded)
         session = open_session(path, loaded.target)
         try:
-            parity = check_parity(session, model, examples.batches(8), loaded.checkpoint.task.forward)
+            parity = check_parity(
+                session, model, (batch.inputs for batch in examples.batches(8)), loaded.checkpoint.task.forward
+            )
         finally:
             session.close()
         return cls(path, report, parity)
@@ -101,8 +103,10 @@ class Device:
 
     def build(self, loaded: Loaded, widths: Widths) -> bytes:
         """The exported file that a structure of these widths would have, but for its weights; good for timing."""
+        import onnx
+
         if self._pattern is None:
-            self._pattern = graph.trim_vocabulary(graph.read(self._dense), TIMED_VOCABULARY)
+            self._pattern = graph.trim_vocabulary(onnx.load(str(self._dense)), TIMED_VOCABULARY)
         data: bytes = graph.narrow(self._pattern, loaded.checkpoint.encoder, widths).SerializeToString()
         return data
 

@@ -30,7 +30,18 @@ HELP: dict[str, str] = {
     "effort": "How long to measure and search: fast, standard or thorough.",
     "search_seconds": "Stop the search after this many seconds with the best plan so far; without it, no limit.",
     "seed": "Seed of every random choice.",
-    "output": "Directory to write the artifact to; must not exist, or be empty.",
+    "output": "Directory for the artifact, new or empty; without it, artifacts/<model>-<target>-<budget>.",
+}
+
+# What holds without the option, where that is one value; RunConfig has the same (tested).
+DEFAULTS: dict[str, str | int] = {
+    "target": "cpu",
+    "batch_size": 1,
+    "seq_len": 128,
+    "method": "full",
+    "samples": 2048,
+    "effort": "standard",
+    "seed": 0,
 }
 
 BUDGETS = ("latency_ms", "speedup", "macs")

@@ -181,6 +181,7 @@ def _store(module: nn.Module, weights: Tensor) -> None:
         module.bias.data = bias.to(module.bias.dtype)
 
 
+@torch.no_grad()
 def reconstruct(
     dense: Encoder,
     student: Encoder,

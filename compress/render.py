@@ -41,6 +41,16 @@ def _table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str
     return table
 
 
+def _show(console: Console, table: Table) -> None:
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as capture:
+        console.print(table)
+    # rich fills cells up to their column's width: noise in a file.
+    console.file.write("\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n")
+
+
 def _say(console: Console, text: str = "", style: str | None = None) -> None:
     console.print(text, markup=False, style=style)
 
@@ -61,7 +71,7 @@ def configuration(resolved: Resolved) -> None:
         (name, _ABSENT if value is None else escape(str(value)), escape(origin))
         for name, value, origin in resolved.rows()
     ]
-    console.print(_table(console, ("option", "value", "from"), rows, left=3))
+    _show(console, _table(console, ("option", "value", "from"), rows, left=3))
 
 
 def result_document(result: RunResult) -> dict[str, Any]:
@@ -83,7 +93,7 @@ def result(result: RunResult, config: RunConfig | None = None) -> None:
     console = _console()
     rows = list(summary_rows(result.validation, result.plan))
     if rows:
-        console.print(_table(console, ("", "dense", "compressed", "budget", "95 % interval"), rows))
+        _show(console, _table(console, ("", "dense", "compressed", "budget", "95 % interval"), rows))
     _layers(console, result.plan.shape, result.plan.structure.widths)
     if result.plan.latency_source == "estimated":
         _say(console, "Latencies rest on an estimated profile: run `compress validate` on the device.", "yellow")
@@ -154,7 +164,7 @@ def _layers(console: Console, shape: EncoderShape, widths: Widths) -> None:
         )
         for number, (heads, filters) in enumerate(zip(widths.heads, widths.filters, strict=True))
     ]
-    console.print(_table(console, ("layer", "heads", "filters"), rows, left=3))
+    _show(console, _table(console, ("layer", "heads", "filters"), rows, left=3))
 
 
 def _kept(kept: int, of: int) -> str:
@@ -181,7 +191,7 @@ def why(reasons: Mapping[str, Any]) -> None:
     share = fixed / total if total else 0.0
     rows.append(("", "embeddings, head", "", f"{fixed:.3f}", _percent(share), bar(share, 1, ascii_only=ascii_only)))
     rows.append(("", "all", "", f"{total:.3f}", _percent(1.0), ""))
-    console.print(_table(console, ("layer", "part", "kept", "ms", "share", ""), rows, left=2))
+    _show(console, _table(console, ("layer", "part", "kept", "ms", "share", ""), rows, left=2))
     for name, title in (("one_more_ms", "One more ms would buy:"), ("one_less_ms", "One less ms would cost:")):
         lines = reasons.get(name) or []
         if lines:
@@ -204,7 +214,9 @@ def targets(known: Sequence[Target]) -> None:
         )
         for target in known
     ]
-    console.print(_table(console, ("target", "device", "runtime", "precision", "threads", "description"), rows, left=6))
+    _show(
+        console, _table(console, ("target", "device", "runtime", "precision", "threads", "description"), rows, left=6)
+    )
 
 
 def _number(value: float | None, template: str) -> str:

@@ -1,0 +1,148 @@
+"""Reconstruction: closed forms against direct least squares, never worse on held-out data, odd inputs survived."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from compress.architectures import encoder_of
+from compress.layerwise import KINDS, first_inputs, look, positions_read
+from compress.plan import Structure
+from compress.reconstruct import Gram, reconstruct, ridge_solution, scale_solution, solve_spd
+from compress.removal import remove
+from compress.tasks import TASKS
+from tests.conftest import random_model
+from tests.test_importance import examples
+
+TASK = TASKS["text-classification"]
+STRUCTURE = Structure(
+    heads=((0, 2, 3), (), (1,)), filters=(tuple(range(0, 20, 2)), (3, 4, 5, 6, 7), ())
+)
+
+
+def gram_of(x: torch.Tensor, y: torch.Tensor) -> Gram:
+    gram = Gram.zeros(x.shape[1], y.shape[1])
+    for part in zip(x.split(7), y.split(7), strict=True):
+        gram.add(*part)
+    return gram
+
+
+def data_of(seed: int, tokens: int = 60, inputs: int = 6, outputs: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(tokens, inputs, generator=generator), torch.randn(tokens, outputs, generator=generator)
+
+
+def test_streamed_sums_give_the_error_of_the_regression() -> None:
+    x, y = data_of(0)
+    weights = torch.randn(7, 4, dtype=torch.float64)
+    direct = (y - torch.cat([x, torch.ones(60, 1)], 1).double() @ weights).square().sum() / y.double().square().sum()
+    assert gram_of(x, y).error(weights) == pytest.approx(float(direct), rel=1e-5)
+
+
+def test_no_ridge_is_least_squares_and_a_large_one_keeps_the_weights() -> None:
+    x, y = data_of(1)
+    original = torch.randn(7, 4, dtype=torch.float64)
+    augmented = torch.cat([x, torch.ones(60, 1)], 1).double()
+    direct = torch.linalg.lstsq(augmented, y.double()).solution
+    torch.testing.assert_close(ridge_solution(gram_of(x, y), original, 0.0), direct, rtol=1e-4, atol=1e-5)
+    held = ridge_solution(gram_of(x, y), original, 1e9)
+    torch.testing.assert_close(held[:-1], original[:-1], rtol=1e-5, atol=1e-5)
+
+
+def test_scales_are_least_squares_over_one_number_per_unit() -> None:
+    x, _ = data_of(2)
+    original = torch.randn(7, 4, dtype=torch.float64)
+    truth = torch.tensor([1.5, 0.5, -2.0], dtype=torch.float64)
+    scaled = torch.cat([original[:-1] * truth.repeat_interleave(2)[:, None], original[-1:]])
+    y = (torch.cat([x, torch.ones(60, 1)], 1).double() @ scaled).float()
+    torch.testing.assert_close(scale_solution(gram_of(x, y), original, 2), scaled, rtol=1e-3, atol=1e-3)
+
+
+def test_a_scale_out_of_bounds_is_refused() -> None:
+    x, _ = data_of(3)
+    original = torch.randn(7, 4, dtype=torch.float64)
+    y = (50 * (x.double() @ original[:-1]) + original[-1]).float()
+    assert scale_solution(gram_of(x, y), original, 1) is None
+
+
+def test_a_singular_system_is_solved_all_the_same() -> None:
+    x = torch.ones(3, 2, dtype=torch.float64)
+    solution = solve_spd(x.T @ x, x.T @ torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64))
+    assert torch.isfinite(solution).all()
+    with pytest.raises(ValueError, match="not finite"):
+        solve_spd(torch.full((2, 2), torch.nan), torch.zeros(2, 1))
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("method", ["full", "kwon"])
+def test_held_out_error_never_rises_and_the_output_comes_closer(family: str, method: str) -> None:
+    dense = random_model(family)
+    pruned = copy.deepcopy(dense)
+    remove(pruned, STRUCTURE)
+    data = examples(count=120, labels=False)
+    before = _distance(dense, pruned, data)
+    report = reconstruct(encoder_of(dense), encoder_of(pruned), TASK, data, method=method)
+    assert [(r.layer, r.kind) for r in report] == [(n, k) for n in range(3) for k in KINDS]
+    assert all(r.error_after <= r.error_before for r in report)
+    assert _distance(dense, pruned, data) < before
+
+
+def test_an_unpruned_model_stays_what_it_is() -> None:
+    dense = random_model("bert")
+    same = copy.deepcopy(dense)
+    reconstruct(encoder_of(dense), encoder_of(same), TASK, examples(count=40))
+    assert _distance(dense, same, examples(count=40)) < 1e-8
+
+
+def test_too_few_examples_change_nothing() -> None:
+    dense = random_model("bert")
+    pruned = copy.deepcopy(dense)
+    remove(pruned, STRUCTURE)
+    before = copy.deepcopy(pruned.state_dict())
+    assert reconstruct(encoder_of(dense), encoder_of(pruned), TASK, examples(count=5)) == []
+    assert all(torch.equal(v, before[k]) for k, v in pruned.state_dict().items())
+
+
+def test_equal_inputs_give_equal_weights() -> None:
+    dense = random_model("bert")
+    results = []
+    for _ in range(2):
+        pruned = copy.deepcopy(dense)
+        remove(pruned, STRUCTURE)
+        reconstruct(encoder_of(dense), encoder_of(pruned), TASK, examples(count=60), seed=1)
+        results.append(pruned.state_dict())
+    assert all(torch.equal(results[0][k], results[1][k]) for k in results[0])
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_layer_by_layer_is_the_model(family: str) -> None:
+    """Calling the layers one after the other gives the hidden states of one forward pass."""
+    model = random_model(family)
+    encoder, data = encoder_of(model), examples(count=6)
+    for (call, hidden), batch in zip(first_inputs(encoder, TASK, data, 4), data.batches(4), strict=True):
+        with torch.no_grad():
+            expected = model(**batch.inputs, output_hidden_states=True).hidden_states
+            for number, layer in enumerate(encoder):
+                torch.testing.assert_close(hidden, expected[number])
+                seen = look(call, layer, hidden, KINDS)
+                for kind in KINDS:
+                    out = layer.get(f"{kind}_output")(seen[kind].inputs)
+                    torch.testing.assert_close(out, seen[kind].output)
+                hidden = call(layer, hidden)
+            torch.testing.assert_close(hidden, expected[-1])
+
+
+def test_a_classification_head_reads_the_first_position_alone() -> None:
+    found = positions_read(encoder_of(random_model("bert")), TASK, examples(count=8))
+    assert found is not None and found.tolist() == [0]
+
+
+def _distance(dense, pruned, data) -> float:
+    total = []
+    with torch.no_grad():
+        for batch in data.batches(16):
+            total.append((dense(**batch.inputs).logits - pruned(**batch.inputs).logits).square().sum(-1).numpy())
+    return float(np.concatenate(total).mean())
