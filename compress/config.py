@@ -338,9 +338,12 @@ def _one_budget(values: Mapping[str, Any], file: Path | None = None) -> None:
 
 
 def _target_precision(target: object) -> str:
+    if not isinstance(target, (str, os.PathLike)) or not str(target):
+        return "fp32"  # the target itself is wrong, which RunConfig says
+
     from compress.profile.target import load_target
 
-    return str(load_target(os.fspath(target) if isinstance(target, (str, os.PathLike)) else str(target)).precision)
+    return load_target(os.fspath(target)).precision
 
 
 def _place(name: str, value: Any, base: Path) -> Any:
