@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.architectures import Encoder, encoder_of, family_of, shape_of
 from compress.errors import ModelError
-from compress.hub import hub_reachable, looks_local
+from compress.hub import existing, hub_reachable, looks_local
 from compress.readers import first_line
 from compress.tasks import Task, task_of
 
@@ -30,6 +30,11 @@ _TOKENIZER_FILES = (
 )
 # Any of these is a vocabulary; without one transformers makes up an empty tokenizer instead of failing.
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+
+# What transformers raises for weights and configurations that contradict each other; it has no class of its own.
+_LOADING_ERRORS = (
+    *(OSError, ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, AssertionError, ImportError),
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,8 @@ def load_checkpoint(model: str, task: str | None = None, seq_len: int | None = N
     tokenizer = _load_tokenizer(directory, config, model)
     network = _load_model(directory, config, chosen, model)
     return Checkpoint(
-        name=Path(directory if Path(model).is_dir() else model).resolve().name,
+        # A directory in the hub's cache is named after a commit.
+        name=directory.name if existing(model) else model.rsplit("/", 1)[-1],
         model=network,
         tokenizer=tokenizer,
         encoder=encoder_of(network),
@@ -88,10 +94,13 @@ def load_checkpoint(model: str, task: str | None = None, seq_len: int | None = N
 
 
 def _local_directory(model: str) -> Path:
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path.resolve()
-    if path.exists():
+    try:
+        path = existing(model)
+        if path is not None and path.is_dir():
+            return path.resolve()
+    except OSError as error:
+        raise ModelError(f"model '{model}' cannot be read: {first_line(error)}") from None
+    if path is not None:
         raise ModelError(f"model '{model}' is a file; give the directory that holds config.json and {WEIGHTS}")
     if looks_local(model):
         raise ModelError(f"model '{model}' does not exist; give a directory with a checkpoint, or a name on the hub")
@@ -142,6 +151,8 @@ def _read_config(directory: Path, model: str) -> Any:
     # What a wrong value raises differs between releases of transformers, and not all of it has a common base.
     except Exception as error:
         raise ModelError(f"'{file}' is no valid {family} configuration: {_one_line(error)}") from None
+    if getattr(config, "quantization_config", None):
+        raise ModelError(f"model '{model}' is quantized already; give the checkpoint it was quantized from")
     return config
 
 
@@ -189,7 +200,9 @@ def _check_safetensors(file: Path) -> None:
             raise ModelError(f"'{file}' is a Git LFS pointer, not the weights; fetch them with `git lfs pull`")
         with safe_open(str(file), framework="numpy"):
             pass
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
+        raise ModelError(f"weights '{file}' cannot be read: {first_line(error)}") from None
+    except SafetensorError as error:
         raise ModelError(f"weights '{file}' are damaged or cut off: {first_line(error)}; copy them again") from None
 
 
@@ -247,16 +260,7 @@ def _load_model(directory: Path, config: Any, task: Task, model: str) -> PreTrai
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        AssertionError,
-        SafetensorError,
-    ) as error:
+    except (*_LOADING_ERRORS, SafetensorError) as error:
         raise ModelError(f"model '{model}' cannot be loaded: {_one_line(error)}") from None
     _check_complete(network, report, task, model)
     for name, tensor in network.state_dict().items():

@@ -8,6 +8,7 @@ becomes nothing) and report damage without saying where. ``load_dataset`` serves
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import DataError
-from compress.hub import hub_reachable, looks_local
+from compress.hub import existing, hub_reachable, looks_local
 from compress.readers import SUFFIXES, first_line, read_table
 
 if TYPE_CHECKING:
@@ -200,26 +201,24 @@ def load_data(source: str, split: Split) -> Dataset:
     Raises:
         DataError: nothing there, not readable, damaged, or no rows.
     """
-    path = Path(source).expanduser()
     try:
-        if path.is_dir():
-            return _as_dataset(_find_split(path, split))
-        if path.exists():
-            return _as_dataset([path])
+        path = existing(source)
+        if path is not None:
+            return _as_dataset(_find_split(path, split) if path.is_dir() else [path])
     except OSError as error:
-        raise DataError(f"cannot read data '{source}': {error}") from None
+        raise DataError(f"cannot read data '{source}': {first_line(error)}") from None
     if looks_local(source):
         raise DataError(
-            f"data '{source}' does not exist{_where(path)}; give a csv, tsv, jsonl or parquet file, a directory with "
+            f"data '{source}' does not exist{_where(source)}; give a csv, tsv, jsonl or parquet file, a directory with "
             "train and validation files, or the name of a data set on the hub"
         )
     return _from_hub(source, split)
 
 
-def _where(path: Path) -> str:
+def _where(source: str) -> str:
     """A hint on the deepest directory of a missing path that is there."""
-    parent = next((p for p in path.parents if p.exists()), None)
-    if parent is None or not parent.is_dir():
+    parent = next((p for p in Path(source).parents if p.is_dir()), None)
+    if parent is None or not os.access(parent, os.R_OK):
         return ""
     found = sorted(p.name for p in parent.iterdir() if p.suffix in SUFFIXES)[:8]
     return f" ('{parent}' has {', '.join(found)})" if found else f" ('{parent}' does)"

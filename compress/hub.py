@@ -8,6 +8,20 @@ from pathlib import Path
 from compress.readers import SUFFIXES
 
 
+def existing(source: str) -> Path | None:
+    """The path a name stands for; None where nothing is there.
+
+    Raises:
+        OSError: the place may not be looked at, or no file system takes such a name.
+    """
+    try:
+        path = Path(source).expanduser()
+    except RuntimeError:  # The home directory of an unknown user.
+        return None
+    # An empty name would be the current directory.
+    return path if source.strip() and path.exists() else None
+
+
 def looks_local(source: str) -> bool:
     """Whether a name that is not there can only be meant as a path: then no hub is asked for it."""
     if source.startswith((".", "/", "~")) or "\\" in source or source.endswith(("/", *SUFFIXES)):

@@ -251,15 +251,23 @@ def task_of(config: Any, name: str | None = None) -> Task:
         # Without "architectures" the weights decide: a head that is not among them is found when they are loaded.
         if heads and task not in fitting:
             raise ModelError(f"task {name} does not fit this checkpoint: its head is {_head(heads)}; {_needed(task)}")
-    elif fitting:
-        task = fitting[0]
-    else:
-        raise ModelError(
-            f"cannot tell the task of this checkpoint: its head is {_head(heads)}. Supported tasks: "
-            f"{', '.join(TASKS)}; {' or '.join(_needed(task) for task in TASKS.values())}"
-        )
-    task.check_config(config)
-    return task
+        task.check_config(config)
+        return task
+    refusals = []
+    for task in fitting:
+        try:
+            task.check_config(config)
+        except ModelError as error:
+            # Classifiers and regressors have heads of one class: the next task may be the one.
+            refusals.append(str(error))
+        else:
+            return task
+    if refusals:
+        raise ModelError("; ".join(refusals))
+    raise ModelError(
+        f"cannot tell the task of this checkpoint: its head is {_head(heads)}. Supported tasks: "
+        f"{', '.join(TASKS)}; {' or '.join(_needed(task) for task in TASKS.values())}"
+    )
 
 
 def _head(heads: tuple[str, ...]) -> str:

@@ -102,7 +102,7 @@ def test_shards_load_like_one_file(broken: Path) -> None:
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, sharded.model.state_dict()[name])
     next(broken.glob("model-*.safetensors")).unlink()
-    assert "damaged or cut off" in refusal(broken)
+    assert "cannot be read" in refusal(broken)
 
 
 def test_relative_path_and_home(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,10 @@ def test_real_checkpoint(minilm: Path, no_network: None) -> None:
     assert checkpoint.model.config.id2label == {0: "negative", 1: "positive"}
 
 
-@pytest.mark.parametrize("name", ["./nothing", "/nowhere/at/all", "~/nothing", "a/b/c", "models\\mine", "mine/"])
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", "./nothing", "/nowhere", "~/nothing", "~nobody-of-that-name/x", "a/b/c", "models\\mine", "mine/", "a\0b"],
+)
 def test_path_that_does_not_exist(name: str, no_network: None) -> None:
     message = refusal(name)
     assert f"'{name}' does not exist" in message
@@ -129,6 +132,10 @@ def test_path_beside_an_existing_directory(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "models").mkdir()
     monkeypatch.chdir(tmp_path)
     assert "does not exist" in refusal("models/mine")
+
+
+def test_name_longer_than_any_file(no_network: None) -> None:
+    assert "cannot be read: [Errno 36]" in refusal("x" * 300)
 
 
 def test_file_instead_of_directory(tiny_bert: Path) -> None:
@@ -240,7 +247,12 @@ def test_index_that_leads_out_of_the_directory(broken: Path, tmp_path: Path) -> 
     (broken / "model.safetensors").rename(tmp_path / "outside.safetensors")
     names = {"weight_map": {"classifier.bias": "../outside.safetensors"}}
     (broken / "model.safetensors.index.json").write_text(json.dumps(names))
-    assert "outside.safetensors" in refusal(broken)
+    assert f"'{broken / 'outside.safetensors'}' cannot be read" in refusal(broken)
+
+
+def test_weights_quantized_already(broken: Path) -> None:
+    edit_config(broken, quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
+    assert "quantized" in refusal(broken)
 
 
 @pytest.mark.parametrize("seq_len", [41, 10_000])
@@ -284,6 +296,51 @@ def test_head_with_one_output(make_checkpoint: MakeCheckpoint) -> None:
 def test_unknown_task(tiny_bert: Path) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'text-classification'"):
         load_checkpoint(str(tiny_bert), task="text-clasification")
+
+
+class Hub:
+    """A hub that has one checkpoint; what the real one would answer, without a network."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, reachable: bool = True) -> None:
+        import huggingface_hub
+
+        self.directory = directory
+        self.fetched: list[str] = []
+        monkeypatch.setattr("compress.checkpoint.hub_reachable", lambda: reachable)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", self.hf_hub_download)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.snapshot_download)
+
+    def hf_hub_download(self, name: str, file: str, local_files_only: bool) -> str:
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        if local_files_only:
+            raise LocalEntryNotFoundError("not in the cache\nmore advice")
+        self.fetched.append(file)
+        return str(self.directory / file)
+
+    def snapshot_download(self, name: str, allow_patterns: list[str], local_files_only: bool) -> str:
+        self.fetched.extend(allow_patterns)
+        return str(self.directory)
+
+
+def test_checkpoint_of_the_hub(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(tiny_bert, monkeypatch)
+    checkpoint = load_checkpoint("someone/sentiment")
+    assert (checkpoint.name, checkpoint.directory) == ("sentiment", tiny_bert)
+    # No pickle, no code, no other framework's weights are fetched.
+    assert all(name.endswith((".json", ".txt", ".safetensors", ".model")) for name in hub.fetched)
+
+
+def test_unsupported_family_of_the_hub_is_not_downloaded(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit_config(broken, model_type="llama")
+    hub = Hub(broken, monkeypatch)
+    assert "'llama' is not supported" in refusal("someone/chat")
+    assert hub.fetched == ["config.json"]
+
+
+def test_hub_out_of_reach_leaves_the_cache(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Hub(tiny_bert, monkeypatch, reachable=False)
+    assert "not on this machine and the hub cannot be reached" in refusal("someone/sentiment")
 
 
 def ask_hub(code: str, **environment: str) -> str:

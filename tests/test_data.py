@@ -76,10 +76,53 @@ def test_empty_directory(tmp_path: Path) -> None:
     assert "no data files" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("source", ["./nothing.csv", "/nowhere/at/all", "nothing.csv", "a/b/c", "~/x", "dir\\x", "a b"])
+@pytest.mark.parametrize(
+    "source",
+    ["", "./nothing.csv", "/nowhere/at", "nothing.csv", "a/b/c", "~/x", "~nobody-here/x", "dir\\x", "a b", "a\0b"],
+)
 def test_missing_file_asks_no_hub(source: str, no_network: None) -> None:
     message = refusal(source)
     assert f"'{source}' does not exist" in message and "csv" in message
+
+
+def test_name_longer_than_any_file(no_network: None) -> None:
+    assert "cannot read data" in refusal("x" * 300)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """A hub with one data set of the splits train and test; the list of what was asked for."""
+    import datasets
+
+    asked: list[tuple[Any, ...]] = []
+
+    def names(*args: Any) -> list[str]:
+        asked.append(args)
+        if args[0] != "someone/reviews":
+            raise datasets.exceptions.DatasetNotFoundError(f"no data set '{args[0]}'\nmore advice")
+        return ["train", "test"]
+
+    def load(*args: Any, split: str) -> Any:
+        asked.append((*args, split))
+        return datasets.Dataset.from_list(rows).select(range(len(rows) if split == "train" else 0))
+
+    monkeypatch.setattr("compress.data.hub_reachable", lambda: True)
+    monkeypatch.setattr(datasets, "get_dataset_split_names", names)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    return asked
+
+
+def test_data_set_of_the_hub(hub: list[tuple[Any, ...]], rows: list[dict[str, Any]]) -> None:
+    assert len(load_data("someone/reviews:short", "train")) == len(rows)
+    assert hub == [("someone/reviews", "short"), ("someone/reviews", "short", "train")]
+    assert "the test split of hub data set 'someone/reviews' has no rows" in refusal("someone/reviews", "validation")
+    message = refusal("someone/revues")
+    assert "no data set 'someone/revues'" in message and "meant as a path" in message
+
+
+def test_data_set_of_the_hub_without_the_split(hub: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.get_dataset_split_names", lambda *args: ["train", "extra"])
+    assert "has no validation split; it has train, extra" in refusal("someone/reviews", "validation")
 
 
 def test_missing_file_names_its_neighbours(tmp_path: Path, data_csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import MakeCheckpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from compress.checkpoint import Checkpoint, load_checkpoint
 from compress.columns import Columns
 from compress.data import Encoded, load_data, sample_rows
 from compress.errors import ConfigError, DataError, ModelError
-from compress.tasks import TASKS, task_of
+from compress.tasks import TASKS, TextClassification, task_of
 
 TASK = TASKS["text-classification"]
 
@@ -264,6 +265,24 @@ def test_named_task_that_does_not_fit() -> None:
         task_of(config(architectures=["BertForQuestionAnswering"]), "text-classification")
     with pytest.raises(ConfigError, match=r"unknown task 'classification'\..* Tasks: text-classification"):
         task_of(config(), "classification")
+
+
+def test_new_task_is_one_class(make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    class TextRegression(TextClassification):
+        name = "text-regression"
+        metric_name = "negative squared error"
+
+        def check_config(self, config: Any) -> None:
+            if config.num_labels != 1:
+                raise ModelError("text-regression needs one output")
+
+        def loss(self, logits: Any, labels: Any) -> Any:
+            return (logits.squeeze(-1) - labels) ** 2
+
+    monkeypatch.setitem(TASKS, TextRegression.name, TextRegression())
+    regressor = make_checkpoint("bert", id2label={0: "score"}, label2id={"score": 0})
+    assert load_checkpoint(str(regressor)).task.name == "text-regression"
+    assert load_checkpoint(str(make_checkpoint("bert"))).task is TASK
 
 
 @pytest.mark.slow
