@@ -122,6 +122,14 @@ class _Cut:
             )
         return numpy_helper.to_array(self.dense[name])
 
+    def check_dense(self, linear: str, outputs: int) -> None:
+        found = self.weights(f"{linear}.bias").shape[0]
+        if found != outputs:
+            raise ExportError(
+                f"'{linear}' has {found} outputs in the graph and {outputs} in the dense model; "
+                "only dense graphs written by export_onnx can be narrowed"
+            )
+
     def put(self, name: str, values: NDArray[np.float32]) -> None:
         self.changed[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
 
@@ -176,6 +184,9 @@ def narrow(model: ModelProto, encoder: Encoder, widths: Widths) -> ModelProto:
     ).check(encoder.shape)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     cut = _Cut(_copies(model.graph.node), tensors)
+    for layer in encoder:
+        cut.check_dense(layer.name("query"), encoder.shape.hidden_size)
+        cut.check_dense(layer.name("ffn_input"), encoder.shape.filters)
     for layer, heads, filters in zip(encoder, widths.heads, widths.filters, strict=True):
         _narrow_attention(cut, layer, heads, encoder)
         _narrow_ffn(cut, layer, filters, encoder)
@@ -225,7 +236,7 @@ def fusions(model: ModelProto) -> dict[str, int]:
     return dict(sorted(Counter(node.op_type for node in model.graph.node if node.domain == FUSED_DOMAIN).items()))
 
 
-def fuse_offline(model: ModelProto, encoder: Encoder) -> ModelProto:
+def fuse_offline(model: ModelProto) -> ModelProto:
     """Pass a graph through ONNX Runtime's offline transformer optimizer, the alternative to fusion at load.
 
     It fuses SkipLayerNormalization and BiasGelu. That is the slower graph on the CPUs measured so far: compare with
@@ -244,8 +255,9 @@ def fuse_offline(model: ModelProto, encoder: Encoder) -> ModelProto:
     copy.CopyFrom(model)
     # It warns about any producer that it does not know.
     copy.producer_name = "pytorch"
-    # Sizes are 0, "read them from the graph": the number of heads differs from layer to layer.
-    fused = optimizer.optimize_model(copy, model_type=encoder.shape.model_type, num_heads=0, hidden_size=0, opt_level=0)
+    # To it, "bert" is any encoder with norms after the sums. Sizes are 0, "read them from the graph": the number of
+    # heads differs from layer to layer.
+    fused = optimizer.optimize_model(copy, model_type="bert", num_heads=0, hidden_size=0, opt_level=0)
     result: ModelProto = fused.model
     return result
 

@@ -151,7 +151,8 @@ def export_onnx(
     """Write a model, dense or pruned, as an ONNX file and check it.
 
     Batch and length are dynamic. Weights lie in the file itself up to 2 GB, beside it (``<name>.data``) above.
-    Parameters keep their PyTorch names; matrices of linear layers are stored transposed, [in, out].
+    Parameters keep their PyTorch names, but for the biases of emptied sublayers; matrices of linear layers are stored
+    transposed, [in, out].
 
     Args:
         model: transformers model of a supported family, float32. It is the same again when this returns.
