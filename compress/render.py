@@ -102,6 +102,8 @@ def result(result: RunResult, config: RunConfig | None = None) -> None:
         _say(console, f"seconds: {stages}; {sum(result.seconds.values()):.1f} in all", "dim")
     if result.output is not None:
         _say(console, f"artifact: {result.output}")
+    if result.validation.get("reason"):
+        _say(console, str(result.validation["reason"]))
     where = f" on {config.target}, budget {config.budget}" if config is not None else ""
     _say(console, f"verdict: {result.verdict}{where}", _VERDICT_STYLE.get(result.verdict))
 

@@ -41,6 +41,7 @@ VALIDATION: dict[str, Any] = {
     "size_bytes": {"dense": 90_000_000, "compressed": 60_000_000},
     "macs": {"dense": 100.0, "compressed": 50.0},
     "parity": {"max_abs_diff": 1e-6},
+    "reason": "speed-up 2.08, budget 2",
     "verdict": "pass",
 }
 RUN = ["run", "model", "--data", "train.csv", "--speedup", "2"]
@@ -130,7 +131,7 @@ def test_run_prints_the_summary(pipeline: FakePipeline, capsys: pytest.CaptureFi
     for text in ("10.00", "4.80", "5.00", "4.70 to 4.95", "2.08x", "0.8900", "60.0", "50.0 %", "2/4", "20/20"):
         assert text in out
     assert "0/4 removed" in out
-    assert "artifact: out" in out
+    assert "artifact: out" in out and "speed-up 2.08, budget 2" in out
     assert out.splitlines()[-1] == "verdict: pass on cpu, budget 2x"
     assert "\x1b" not in out and "chatter" not in out  # no colours, and nothing that a library printed
     assert "chatter on stdout" in err and "search" in err and "working" in err
