@@ -145,7 +145,6 @@ _SEARCH = [
     _shown("samples", type=int, metavar="N"),
     _shown("label_free", is_flag=True, default=None),
     _shown("profile", metavar="FILE"),
-    _shown("search_seconds", type=float, metavar="S"),
 ]
 _EFFORT = [_shown("effort", type=click.Choice(EFFORTS))]
 _SEED = [_shown("seed", type=int, metavar="N")]

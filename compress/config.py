@@ -65,7 +65,6 @@ class RunConfig(BaseModel):
         eval_data: None means the validation part of ``data``.
         task: None means guessed from the checkpoint.
         latency_ms, speedup, macs: the budget; at most one is given, none only where a stage needs none.
-        search_seconds: None means no limit.
         profile: None means the target is measured.
         output: where the artifact goes; ``artifacts/<model>-<target>-<budget>`` unless given.
     """
@@ -91,7 +90,6 @@ class RunConfig(BaseModel):
     label_column: str | None = None
     profile: Annotated[Path | None, Field(strict=False)] = None
     effort: Literal["fast", "standard", "thorough"] = "standard"
-    search_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0, lt=2**32)
     output: Annotated[Path, Field(strict=False, default_factory=_default_output)]
 
@@ -292,8 +290,14 @@ def commented_toml(values: Mapping[str, Any]) -> str:
             lines.append(f"{name} = {_toml_value(values[name])}")
         else:
             default = None if info.default_factory is not None else info.default
-            examples = {"model": "path/to/model", "data": "path/to/train.csv", "latency_ms": 5.0, "speedup": 2.0}
-            fallback = examples.get(name, {"macs": 0.5, "search_seconds": 10.0}.get(name, "..."))
+            examples = {
+                "model": "path/to/model",
+                "data": "path/to/train.csv",
+                "latency_ms": 5.0,
+                "speedup": 2.0,
+                "macs": 0.5,
+            }
+            fallback = examples.get(name, "...")
             shown = fallback if default is None or info.is_required() else default
             lines.append(f"# {name} = {_toml_value(shown)}")
         lines.append("")

@@ -28,7 +28,6 @@ HELP: dict[str, str] = {
     "label_column": "Column with the labels.",
     "profile": "Profile made by `compress profile`, to use instead of measuring.",
     "effort": "How long to measure and search: fast, standard or thorough.",
-    "search_seconds": "Stop the search after this many seconds with the best plan so far; without it, no limit.",
     "seed": "Seed of every random choice.",
     "output": "Directory for the artifact, new or empty; without it, artifacts/<model>-<target>-<budget>.",
 }
