@@ -6,6 +6,7 @@ which ``export_onnx`` makes those of the PyTorch model (``<layer>.weight`` [in, 
 
 from __future__ import annotations
 
+from ast import literal_eval
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,52 +51,69 @@ def _rebuilt(model: ModelProto, nodes: Sequence[NodeProto], initializers: Sequen
         model.graph.output,
         [tensor for tensor in initializers if tensor.name in used],
     )
-    for node in graph.node:
+    for part in (*graph.node, *graph.initializer):
         # The exporter writes source lines and stack traces with the paths of the machine it ran on.
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
     domains = {node.domain for node in graph.node} | {""}
-    rebuilt = helper.make_model(
+    return helper.make_model(
         graph,
         opset_imports=[opset for opset in model.opset_import if opset.domain in domains],
         ir_version=model.ir_version,
         producer_name="compress",
     )
-    return rebuilt
 
 
 def tidy(model: ModelProto, parameter_prefix: str = "") -> ModelProto:
     """Clean up after the exporter: parameters under their PyTorch names, no dead nodes, no traces of the machine.
 
+    The exporter stores equal tensors once, so that the biases of a fresh model, all zeros, become one; and it calls the
+    transposed matrices of linear layers val_17. Here every linear layer gets a weight and a bias of its own again.
+
     Args:
         model: as the exporter gives it.
         parameter_prefix: what the exporter put before every parameter's name; it is cut off.
     """
-    nodes = _copies(model.graph.node)
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    names = {name: name.removeprefix(parameter_prefix) for name in tensors}
-    uses = Counter(name for node in nodes for name in node.input)
-    products = {name: node for node in nodes for name in node.output}
-    for node in nodes:
-        # The exporter transposes the matrices of linear layers and calls them val_17; biases keep their names.
-        bias = next((name for name in node.input if name in tensors and name.endswith(".bias")), None)
-        product = next((products[name] for name in node.input if name in products), None)
-        if node.op_type != "Add" or bias is None or product is None or product.op_type != "MatMul":
+    linears = {output: path for node in model.graph.node if (path := _linear_of(node)) for output in node.output}
+    tidied = _rebuilt(model, model.graph.node, model.graph.initializer)
+    graph = tidied.graph
+    tensors: dict[str, TensorProto] = {}
+    for tensor in graph.initializer:
+        tensor.name = tensor.name.removeprefix(parameter_prefix)
+        tensors[tensor.name] = tensor
+    for node in graph.node:
+        node.input[:] = [name.removeprefix(parameter_prefix) for name in node.input]
+    uses = Counter(name for node in graph.node for name in node.input)
+    for node in graph.node:
+        path = linears.get(node.output[0])
+        role = {"MatMul": "weight", "Add": "bias"}.get(node.op_type)
+        if path is None or role is None:
             continue
-        matrix = product.input[1]
-        if matrix in tensors and uses[matrix] == 1:
-            names[matrix] = names[bias].removesuffix("bias") + "weight"
-    for node in nodes:
-        node.input[:] = [names.get(name, name) for name in node.input]
-    renamed = []
-    for tensor in model.graph.initializer:
-        copy = TensorProto()
-        copy.CopyFrom(tensor)
-        copy.name = names[tensor.name]
-        copy.ClearField("doc_string")
-        copy.ClearField("metadata_props")
-        renamed.append(copy)
-    return _rebuilt(model, nodes, renamed)
+        own = f"{path.removeprefix(parameter_prefix)}.{role}"
+        for position, name in enumerate(node.input):
+            if name in tensors and name != own:
+                if own not in tensors:
+                    tensors[own] = tensors[name] if uses[name] == 1 else graph.initializer.add()
+                    tensors[own].CopyFrom(tensors[name])
+                    tensors[own].name = own
+                node.input[position] = own
+    used = {name for node in graph.node for name in node.input}
+    for position in reversed(range(len(graph.initializer))):
+        if graph.initializer[position].name not in used:
+            del graph.initializer[position]
+    return tidied
+
+
+def _linear_of(node: NodeProto) -> str | None:
+    """Path of the linear layer that a node comes from, as the exporter noted it; None for other nodes."""
+    notes = {entry.key: entry.value for entry in node.metadata_props}
+    try:
+        classes = literal_eval(notes["pkg.torch.onnx.class_hierarchy"])
+        paths = literal_eval(notes["pkg.torch.onnx.name_scopes"])
+        # The last of each is the operator itself.
+        return str(paths[-2]) if classes[-2].endswith(".Linear") else None
+    except (LookupError, ValueError, SyntaxError):
+        return None
 
 
 def _copies(nodes: Sequence[NodeProto]) -> list[NodeProto]:

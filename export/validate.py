@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 LEAST_ROUNDS = 15
 MOST_ROUNDS = 2000
 _WARMUP = 3
+# Untimed calls before every timed one: the other session has just emptied the caches.
+_PRIME = 1
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -111,13 +114,13 @@ def choose(variants: Mapping[str, Session], feed: Feed, seconds: float = 3.0, se
 
 def _timed(sessions: tuple[Session, ...], feed: Feed, seconds: float, seed: int) -> NDArray[np.float64]:
     """Milliseconds of interleaved calls, [rounds, sessions], for about as long as asked."""
-    for session in sessions:
-        # The first call allocates; it would spoil the estimate of how many rounds fit.
-        session.run(feed)
-    start = perf_counter()
-    for session in sessions:
-        session.run(feed)
-    one_round = perf_counter() - start
-    rounds = int(np.clip(seconds / one_round - _WARMUP, LEAST_ROUNDS, MOST_ROUNDS))
-    calls = [lambda session=session: session.run(feed) for session in sessions]
-    return measure(calls, rounds=rounds, warmup=_WARMUP, seed=seed)
+    calls = [partial(session.run, feed) for session in sessions]
+    one_round = np.inf
+    # The first call of a session allocates, and any may meet a pause: the least of a few tells how many rounds fit.
+    for _ in range(3):
+        start = perf_counter()
+        for call in calls:
+            call()
+        one_round = min(one_round, perf_counter() - start)
+    rounds = int(np.clip(seconds / (one_round * (1 + _PRIME)) - _WARMUP, LEAST_ROUNDS, MOST_ROUNDS))
+    return measure(calls, rounds=rounds, warmup=_WARMUP, seed=seed, prime=_PRIME)

@@ -111,6 +111,33 @@ def test_narrow_gives_the_graph_of_remove_and_export(
     )
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameters_that_are_equal_stay_apart(family: str, tmp_path: Path) -> None:
+    # A fresh model has biases of zeros only; the exporter stores equal tensors once.
+    model = random_model(family)
+    encoder = encoder_of(model)
+    first = encoder.layers[0]
+    for layer in encoder:
+        for role in ("query", "key", "value", "attention_output", "ffn_input", "ffn_output"):
+            torch.nn.init.zeros_(layer.get(role).bias)
+            layer.get(role).weight.data.copy_(first.get(role).weight.data)
+    export_onnx(model, tmp_path / "model.onnx", input_names=list(padded_inputs(family)))
+    proto = onnx.load(str(tmp_path / "model.onnx"))
+    names = [tensor.name for tensor in proto.graph.initializer]
+    assert len(set(names)) == len(names)
+    for layer in encoder:
+        assert {f"{layer.name('key')}.weight", f"{layer.name('key')}.bias", f"{layer.name('ffn_output')}.bias"} <= set(
+            names
+        )
+    widths = Widths((2, 0, 3), (0, 7, 5))
+    narrowed = graph.narrow(proto, encoder, widths)
+    remove(model, first_units(widths))
+    inputs = padded_inputs(family)
+    with torch.no_grad():
+        expected = model(**inputs).logits.numpy()
+    np.testing.assert_allclose(_run(narrowed, inputs), expected, atol=1e-5, rtol=0)
+
+
 @given(case=CASES)
 @settings(max_examples=20)
 def test_narrow_leaves_no_empty_or_unused_weight(dense: dict[str, Dense], case: tuple[str, Widths]) -> None:
