@@ -130,7 +130,7 @@ def fine_tuned(progress: Progress, recipe: Recipe | None = None) -> Path:
     source = encoder_directory()
     ingredients = {**asdict(recipe), "encoder": WEIGHTS_SHA256, "data": _sha256(DATA / "train.csv"), "format": 1}
     key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:16]
-    checkpoint = cache_root() / f"minilm-sentiment-{key}"
+    checkpoint = cache_root() / key / "minilm-sentiment"
     if checkpoint.exists():
         damaged = _damaged(checkpoint)
         if damaged is None:
