@@ -89,7 +89,7 @@ FAMILIES: dict[str, Architecture] = {
 
 
 def _get(root: nn.Module, path: str) -> nn.Module:
-    return cast("nn.Module", reduce(getattr, path.split("."), root))
+    return reduce(getattr, path.split("."), root)
 
 
 @dataclass(frozen=True)

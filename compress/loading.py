@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compress.checkpoint import Checkpoint, load_checkpoint
 from compress.config import RunConfig
@@ -12,6 +12,7 @@ from compress.data import Encoded, load_data, sample_rows
 from compress.errors import DataError
 from compress.plan import EncoderShape
 from compress.profile.target import Target, load_target
+from compress.columns import Columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -95,12 +96,13 @@ def load(config: RunConfig, stages: Progress | Stages, *, evaluation: bool = Tru
 
 
 def _encode(
-    config: RunConfig, checkpoint: Checkpoint, rows: Dataset, samples: int | None, say: Progress | Stages | None
+    config: RunConfig, checkpoint: Checkpoint, rows: Dataset, samples: int | None, stages: Progress | Stages | None
 ) -> Encoded:
     task, model_config = checkpoint.task, checkpoint.model.config
     columns = task.columns(rows, model_config, config.text_column, config.label_column)
-    for guess in columns.guesses if say is not None else ():
-        say.info(guess)
+    if stages is not None:
+        for guess in columns.guesses:
+            stages.info(guess)
     return task.encode(
         sample_rows(rows, samples, config.seed), checkpoint.tokenizer, columns, config.seq_len, model_config
     )
@@ -120,8 +122,8 @@ def _hold_back(rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
 
 def _no_examples(checkpoint: Checkpoint) -> Encoded:
     """No examples, but the inputs that examples would have."""
-    tokenizer: Any = checkpoint.tokenizer
-    names = list(tokenizer("a"))
-    if getattr(checkpoint.model.config, "type_vocab_size", 0) < 2:
-        names = [name for name in names if name != "token_type_ids"]
-    return Encoded(features={name: [] for name in names}, labels=None, padding=dict.fromkeys(names, 0))
+    from datasets import Dataset
+
+    one = Dataset.from_dict({"text": ["a"]})
+    config = checkpoint.model.config
+    return checkpoint.task.encode(one, checkpoint.tokenizer, Columns(("text",), None), 8, config).select([])

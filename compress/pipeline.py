@@ -299,9 +299,7 @@ def _dense_plan(config: RunConfig, loaded: Loaded, profile: Profile | None = Non
     )
 
 
-def prune(
-    config: RunConfig, loaded: Loaded, plan: Plan, stages: Stages
-) -> tuple[Any, list[Reconstructed]]:
+def prune(config: RunConfig, loaded: Loaded, plan: Plan, stages: Stages) -> tuple[Any, list[Reconstructed]]:
     """A copy of the dense model with the plan carried out and, where there is data, reconstructed."""
     from compress.architectures import encoder_of
     from compress.reconstruct import reconstruct

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -163,22 +164,25 @@ def scale_solution(gram: Gram, original: Tensor, unit_size: int) -> Tensor | Non
 
 def _weights_of(module: nn.Module) -> Tensor:
     """[inputs + 1, outputs] float64, the bias in the last row; a removed sublayer has the bias row only."""
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    outputs = len(bias) if weight is None else weight.shape[0]
-    row = torch.zeros(outputs) if bias is None else bias.detach()
-    rows = row[None] if weight is None else torch.cat([weight.detach().T, row[None]])
-    return rows.double()
+    weight, bias = _weight(module), cast("Tensor | None", getattr(module, "bias", None))
+    if weight is None:
+        assert bias is not None
+        return bias.detach()[None].double()
+    row = torch.zeros(len(weight)) if bias is None else bias.detach()
+    return torch.cat([weight.T, row[None]]).double()
+
+
+def _weight(module: nn.Module) -> Tensor | None:
+    """The module's matrix [outputs, inputs]; None for a removed sublayer."""
+    weight = cast("Tensor | None", getattr(module, "weight", None))
+    return None if weight is None else weight.detach()
 
 
 def _store(module: nn.Module, weights: Tensor) -> None:
     """Write weights [inputs + 1, outputs] back; a missing bias is made."""
-    if getattr(module, "weight", None) is not None:
-        module.weight.data = weights[:-1].T.contiguous().to(module.weight.dtype)
-    bias = weights[-1].float().contiguous()
-    if getattr(module, "bias", None) is None:
-        module.bias = nn.Parameter(bias, requires_grad=False)
-    else:
-        module.bias.data = bias.to(module.bias.dtype)
+    if _weight(module) is not None:
+        module.weight = nn.Parameter(weights[:-1].T.float().contiguous(), requires_grad=False)
+    module.bias = nn.Parameter(weights[-1].float().contiguous(), requires_grad=False)
 
 
 @torch.no_grad()
@@ -256,7 +260,8 @@ def _accumulate(
     read: Tensor | None,
 ) -> _Grams:
     module: nn.Module = layer.get(f"{kind}_output")
-    width = 0 if getattr(module, "weight", None) is None else module.weight.shape[1]
+    weight = _weight(module)
+    width = 0 if weight is None else weight.shape[1]
     outputs = targets[0].shape[-1]
     grams = _Grams(Gram.zeros(width, outputs), Gram.zeros(width, outputs))
     if read is not None:

@@ -94,9 +94,7 @@ def _allocation(sublayers: Sequence[Sublayer], levels: Sequence[int], fixed: flo
     return Allocation(tuple(int(i) for i in levels), cost, loss, gap)
 
 
-def _dynamic_program(
-    sublayers: Sequence[Sublayer], quantum: float, buckets: int, up: bool
-) -> tuple[list[int], float]:
+def _dynamic_program(sublayers: Sequence[Sublayer], quantum: float, buckets: int, up: bool) -> tuple[list[int], float]:
     """Least loss for every budget 0..buckets, sublayer by sublayer; the levels and the loss at the full budget."""
     best = np.zeros(buckets + 1)
     choices = []

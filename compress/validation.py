@@ -35,12 +35,11 @@ def metric_section(
         data: evaluation examples.
         dense, compressed: outputs of the exported models, in the order of ``data``.
     """
-    labelled = data.labels is not None
-    labels = data.labels if labelled else task.predictions(dense)
+    labels = task.predictions(dense) if data.labels is None else data.labels
     ours, theirs = task.scores(compressed, labels), task.scores(dense, labels)
     drop = mean_interval(theirs - ours)
     return {
-        "name": task.metric_name if labelled else "fidelity",
+        "name": task.metric_name if data.labels is not None else "fidelity",
         "dense": round(task.metric(dense, labels), 6),
         "compressed": round(task.metric(compressed, labels), 6),
         "ci95": [round(v, 6) for v in mean_interval(ours).as_list()],
