@@ -18,9 +18,7 @@ from tests.conftest import random_model
 from tests.test_importance import examples
 
 TASK = TASKS["text-classification"]
-STRUCTURE = Structure(
-    heads=((0, 2, 3), (), (1,)), filters=(tuple(range(0, 20, 2)), (3, 4, 5, 6, 7), ())
-)
+STRUCTURE = Structure(heads=((0, 2, 3), (), (1,)), filters=(tuple(range(0, 20, 2)), (3, 4, 5, 6, 7), ()))
 
 
 def gram_of(x: torch.Tensor, y: torch.Tensor) -> Gram:
