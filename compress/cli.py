@@ -336,7 +336,11 @@ def validate(artifact: str, as_json: bool, **values: Any) -> int:
     Example:
       compress validate out --eval-data dev.csv
     """
+    from compress.config import make_config
+
     overrides = {name: value for name, value in values.items() if value is not None}
+    # Wrong values are named as such here; the artifact's own model takes the place of this one.
+    make_config({"model": "model", **overrides}, dict.fromkeys(overrides, "command line"))
     with _working() as progress:
         from compress import pipeline
 

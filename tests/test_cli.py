@@ -318,6 +318,9 @@ def test_validate_hands_on_what_was_overridden(pipeline: FakePipeline, capsys: p
     assert cli.main(["validate", "out", "--eval-data", "dev.csv", "--seq-len", "32"]) == 2
     assert pipeline.configs == [(Path("out"), {"eval_data": "dev.csv", "seq_len": 32})]
     assert "verdict: inconclusive" in capsys.readouterr().out
+    assert cli.main(["validate", "out", "--seq-len", "0"]) == 3
+    assert "--seq-len must be" in capsys.readouterr().err
+    assert len(pipeline.configs) == 1
 
 
 def test_why(pipeline: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:

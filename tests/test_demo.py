@@ -1,0 +1,105 @@
+"""The demo's parts that need no minutes: what it reads, its batches, and a cache that is never trusted blindly."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compress import demo
+from compress.errors import DataError, ModelError
+from compress.progress import Silent
+
+
+def test_the_sentences_are_all_there() -> None:
+    for file, rows in (("train.csv", 2382), ("test.csv", 600)):
+        texts, labels = demo.read_sentences(demo.DATA / file)
+        assert len(texts) == len(labels) == rows
+        assert set(labels) == {0, 1} and all(texts)
+    with pytest.raises(DataError, match=r"absent\.csv"):
+        demo.read_sentences(Path("absent.csv"))
+
+
+@given(lengths=st.lists(st.integers(1, 60), max_size=300), size=st.integers(1, 40), seed=st.integers(0, 99))
+def test_batches_have_every_sentence_once(lengths: list[int], size: int, seed: int) -> None:
+    batches = list(demo.batches_by_length(lengths, size, random.Random(seed)))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    assert all(0 < len(batch) <= size for batch in batches)
+
+
+class Trainer:
+    """In place of the fine-tuning: counts, writes a file, or stops halfway."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.error: BaseException | None = None
+
+    def __call__(self, source: Path, destination: Path, recipe: demo.Recipe, progress: object) -> float:
+        self.calls += 1
+        (destination / "model.safetensors").write_text(f"weights of seed {recipe.seed}")
+        if self.error:
+            raise self.error
+        return 0.9
+
+
+@pytest.fixture
+def trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trainer:
+    fake = Trainer()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(demo, "encoder_directory", lambda: tmp_path)
+    monkeypatch.setattr(demo, "_train", fake)
+    return fake
+
+
+def test_a_checkpoint_is_made_once_per_recipe(trainer: Trainer, tmp_path: Path) -> None:
+    first = demo.fine_tuned(Silent())
+    assert demo.fine_tuned(Silent()) == first and trainer.calls == 1
+    assert first.is_relative_to(tmp_path / "compress" / "demo")
+    assert demo.fine_tuned(Silent(), demo.Recipe(seed=1)) != first and trainer.calls == 2
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", demo.RECORD])
+@pytest.mark.parametrize("damage", ["change", "remove"])
+def test_a_damaged_checkpoint_is_made_again(trainer: Trainer, file: str, damage: str) -> None:
+    checkpoint = demo.fine_tuned(Silent())
+    if damage == "change":
+        (checkpoint / file).write_text("[]")
+    else:
+        (checkpoint / file).unlink()
+    assert demo.fine_tuned(Silent()) == checkpoint and trainer.calls == 2
+    assert (checkpoint / "model.safetensors").read_text() == "weights of seed 0"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("disk full")], ids=repr)
+def test_an_interrupted_fine_tuning_leaves_nothing(trainer: Trainer, tmp_path: Path, error: BaseException) -> None:
+    trainer.error = error
+    with pytest.raises(type(error)):
+        demo.fine_tuned(Silent())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_other_weights_than_expected_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    package = tmp_path / "fake_encoder"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('the package must not be imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(demo, "PACKAGE", "fake_encoder")
+    with pytest.raises(ModelError, match="incomplete"):
+        demo.encoder_directory()
+    (package / "model" / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(ModelError, match="SHA-256"):
+        demo.encoder_directory()
+    monkeypatch.setattr(demo, "PACKAGE", "no_such_package_here")
+    with pytest.raises(ModelError, match=r"\[demo\]"):
+        demo.encoder_directory()
+
+
+def test_the_default_output_is_always_new(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for expected in ("demo", "demo-2", "demo-3"):
+        path = demo._free_output()
+        assert path == Path("artifacts") / expected
+        path.mkdir(parents=True)
