@@ -9,26 +9,22 @@ What is timed, and why so:
   trials curves taken with the other kind dense, half or removed agreed to a few per cent, half being the best guide to
   mixed structures; with everything else removed the worker threads sleep, and each call pays for waking them.
 - *Random mixed* structures give the level (``table.fit_table``), and others, kept out of the fit, check it.
-- Sessions are opened a few at a time, always beside the same *reference* (half the width of both kinds), and only
-  ratios within a round are used: neither drift nor memory grows with the number of structures.
-- Two passes in different orders, in different company: where memory happens to lie moves a session by a per cent.
+- Each is timed against a *reference* (about half the width of both kinds), see ``bench.py``. Two passes where there is
+  time: where a session happens to lie in memory moves it by a per cent.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from time import perf_counter
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compress.plan import EncoderShape, Widths
-from compress.profile.measure import Samples, relative, sample, weighted_medians
+from compress.profile.bench import LEAST_ROUNDS, Bench, Feed, Structure, Timed, opened, quick_seconds
 from compress.profile.record import Check, Point, Profile, recalibrate
 from compress.profile.table import (
     LatencyTable,
@@ -54,9 +50,6 @@ __all__ = [
 
 # Structures that fix the level of the curves; more tell little that is new.
 _MIXED = 6
-_LEAST_ROUNDS = 5
-# Spread of a single undisturbed sample on an ordinary machine, as a fraction.
-_SAMPLE_SPREAD = 0.03
 # A second pass is made where opening sessions twice leaves this share of the time for timing.
 _TIMING_SHARE = 0.5
 # Sessions beside the reference: more make better use of a round, and cost memory.
@@ -64,39 +57,6 @@ _MOST_SESSIONS = 6
 _MOST_SESSION_BYTES = 500_000_000
 # Calls longer than this are not primed by an untimed one: their weights outgrow the caches anyway.
 _PRIMED_SECONDS = 0.03
-
-Feed = Mapping[str, NDArray[Any]]
-
-
-class Timed(Protocol):
-    """A model that can be called: what sessions of the export room are."""
-
-    def run(self, feed: Feed) -> object: ...
-
-    def close(self) -> None: ...
-
-
-@dataclass
-class _Structure:
-    """A structure to time, and what the passes found: logarithms of its ratio to the reference."""
-
-    widths: Widths
-    role: str
-    width: int = 0
-    logs: list[float] = field(default_factory=list)
-    spreads: list[float] = field(default_factory=list)
-    samples: float = 0.0
-
-    def add(self, ratio: float, spread: float, kept: float) -> None:
-        self.logs.append(math.log(ratio))
-        # Few samples can lie close together by chance: their spread is not believed below what so few can tell.
-        self.spreads.append(max(spread, _SAMPLE_SPREAD / math.sqrt(max(kept, 0.1))))
-        self.samples += kept
-
-    def estimate(self) -> tuple[float, float]:
-        """Ratio to the reference and its standard error, passes weighted by their precision."""
-        weights = np.array(self.spreads) ** -2.0
-        return math.exp(float(np.average(self.logs, weights=weights))), float(weights.sum() ** -0.5)
 
 
 def take_profile(
@@ -135,15 +95,15 @@ def take_profile(
     heads = tuple(range(shape.heads + 1))
     middle = _middle(shape, filters)
     model = build(middle)
-    with _opened(open, [model]) as (reference,):
+    with opened(open, [model]) as (reference,):
         open_seconds = perf_counter() - started
-        call_seconds = _quick_seconds(reference, feed)
-        one = open_seconds + _LEAST_ROUNDS * call_seconds
+        call_seconds = quick_seconds(reference, feed)
+        one = open_seconds + LEAST_ROUNDS * call_seconds
         others = len(heads) + _MIXED + check_structures
         filters = _thinned(filters, middle.filters[0], int(2 * seconds / one) - others)
         structures = _structures(shape, heads, filters, middle, check_structures, generator)
         twice = 2 * len(structures) * open_seconds <= (1 - _TIMING_SHARE) * seconds
-        bench = _Bench(
+        bench = Bench(
             reference=reference,
             feed=feed,
             build=build,
@@ -158,18 +118,19 @@ def take_profile(
         say(f"timing {len(structures)} structures, about {seconds:.0f} s")
         reference_ms = bench.time(structures, say)
 
-    observations = {
-        id(s): Observation(s.widths, reference_ms * ratio, spread)
-        for s in structures
-        for ratio, spread in (s.estimate(),)
-    }
-    table = fit_table(
+    table, factors = fit_table(
         shape,
         heads,
         filters,
-        [observations[id(s)] for s in structures if s.role not in ("bare", "check")],
-        bare_ms=next(observations[id(s)].ms for s in structures if s.role == "bare"),
+        [
+            Observation(s.widths, reference_ms * timing.ratio, timing.spread, timing.visit)
+            for s in structures
+            if s.role not in ("bare", "check")
+            for timing in s.timings
+        ],
+        bare_ms=next(reference_ms * s.estimate(np.ones(bench.visits))[0] for s in structures if s.role == "bare"),
     )
+    found = _Found(structures, reference_ms, factors)
     return Profile(
         table=table,
         attention_fit=fit_piecewise(table.heads, table.attention_ms),
@@ -183,8 +144,8 @@ def take_profile(
         source="measured",
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         seconds=round(perf_counter() - started, 2),
-        points=tuple(_points(structures, observations, shape.layers)),
-        check=tuple(_check(table, observations[id(s)]) for s in structures if s.role == "check"),
+        points=tuple(_points(found, shape.layers)),
+        check=tuple(_check(table, found, s) for s in structures if s.role == "check"),
     )
 
 
@@ -211,17 +172,17 @@ def _structures(
     middle: Widths,
     check_structures: int,
     generator: np.random.Generator,
-) -> list[_Structure]:
+) -> list[Structure]:
     """Everything to be timed, the reference first."""
     layers = shape.layers
-    found = [_Structure(middle, "reference"), _Structure(shape.dense, "dense")]
-    found.append(_Structure(Widths((0,) * layers, (0,) * layers), "bare"))
-    found += [_Structure(Widths((h,) * layers, middle.filters), "attention", h) for h in heads if h != middle.heads[0]]
-    found += [_Structure(Widths(middle.heads, (f,) * layers), "ffn", f) for f in filters if f != middle.filters[0]]
+    found = [Structure(middle, "reference"), Structure(shape.dense, "dense")]
+    found.append(Structure(Widths((0,) * layers, (0,) * layers), "bare"))
+    found += [Structure(Widths((h,) * layers, middle.filters), "attention", h) for h in heads if h != middle.heads[0]]
+    found += [Structure(Widths(middle.heads, (f,) * layers), "ffn", f) for f in filters if f != middle.filters[0]]
     for role, count in (("mixed", _MIXED), ("check", check_structures)):
         # Spread over the sizes, so that no run checks large models only.
         shares = np.linspace(0.15, 0.85, count) + generator.uniform(-0.05, 0.05, size=count)
-        found += [_Structure(_random_widths(layers, heads, filters, s, generator), role) for s in shares]
+        found += [Structure(_random_widths(layers, heads, filters, s, generator), role) for s in shares]
     return found
 
 
@@ -237,124 +198,42 @@ def _random_widths(
     return Widths(heads=draw(heads), filters=draw(filters))
 
 
-@dataclass
-class _Bench:
-    """Times structures beside the reference, a few sessions at a time.
+@dataclass(frozen=True)
+class _Found:
+    """Timed structures with what is needed to read them in milliseconds."""
 
-    Attributes:
-        reference: session of the first structure.
-        feed, build, open: see ``take_profile``.
-        at_once: sessions open beside the reference.
-        passes: how often each structure is visited.
-        prime: untimed calls before each timed one.
-        deadline: when to be done, by ``perf_counter``.
-        generator: of all orders.
-    """
+    structures: Sequence[Structure]
+    reference_ms: float
+    factors: NDArray[np.float64]
 
-    reference: Timed
-    feed: Feed
-    build: Callable[[Widths], bytes]
-    open: Callable[[bytes], Timed]
-    at_once: int
-    passes: int
-    prime: int
-    deadline: float
-    generator: np.random.Generator
-
-    def time(self, structures: Sequence[_Structure], say: Callable[[str], None]) -> float:
-        """Add what is found to the structures; returns the milliseconds of the first of them, the reference."""
-        chunks = self._chunks(len(structures) - 1)
-        visits: list[Samples] = []
-        for number, chunk in enumerate(chunks):
-            now = perf_counter()
-            if now >= self.deadline and number >= len(chunks) // self.passes:
-                break  # every structure has been timed once
-            end = now + (self.deadline - now) / (len(chunks) - number)
-            samples = self._visit([structures[1 + i] for i in chunk], end)
-            ratios = relative(samples)
-            for i, ratio, spread, kept in zip(
-                (-1, *chunk), ratios.value.tolist(), ratios.spread.tolist(), ratios.kept.tolist(), strict=True
-            ):
-                structures[1 + i].add(ratio, spread, kept)
-            visits.append(samples)
-            say(f"{(number + 1) / len(chunks):.0%} timed")
-        reference_ms = weighted_medians(
-            np.concatenate([samples.undisturbed_ms[:, :1] for samples in visits]),
-            np.concatenate([samples.trust[:, :1] for samples in visits]),
-        )
-        return float(reference_ms[0])
-
-    def _chunks(self, count: int) -> list[list[int]]:
-        """Which of so many structures are visited together, pass after pass."""
-        parts = math.ceil(count / self.at_once)
-        return [
-            part.tolist()
-            for _ in range(self.passes)
-            for part in np.array_split(self.generator.permutation(count), parts)
-        ]
-
-    def _visit(self, chunk: Sequence[_Structure], end: float) -> Samples:
-        """Time some structures beside the reference, which is the first column, until ``perf_counter`` says so."""
-        with _opened(self.open, (self.build(structure.widths) for structure in chunk)) as sessions:
-            return sample(
-                [_call(session, self.feed) for session in (self.reference, *sessions)],
-                rounds=_LEAST_ROUNDS,
-                seconds=max(0.0, end - perf_counter()),
-                warmup=2,
-                seed=int(self.generator.integers(2**31)),
-                prime=self.prime,
-            )
+    def ms(self, structure: Structure) -> float:
+        return self.reference_ms * structure.estimate(self.factors)[0]
 
 
-def _call(session: Timed, feed: Feed) -> Callable[[], object]:
-    return lambda: session.run(feed)
-
-
-def _quick_seconds(session: Timed, feed: Feed) -> float:
-    """About how long a call takes."""
-    session.run(feed)
-    started = perf_counter()
-    session.run(feed)
-    return perf_counter() - started
-
-
-@contextmanager
-def _opened(open: Callable[[bytes], Timed], models: Iterable[bytes]) -> Iterator[list[Timed]]:
-    """Sessions of some models, closed at the end whatever happens."""
-    sessions: list[Timed] = []
-    try:
-        for model in models:
-            sessions.append(open(model))
-        yield sessions
-    finally:
-        for session in sessions:
-            session.close()
-
-
-def _points(structures: Sequence[_Structure], observations: Mapping[int, Observation], layers: int) -> Iterator[Point]:
+def _points(found: _Found, layers: int) -> Iterator[Point]:
     """Raw measurements of the two curves, by width; the reference is a point of both."""
-    reference = structures[0]
+    reference = found.structures[0]
     for kind, own in (("attention", reference.widths.heads[0]), ("ffn", reference.widths.filters[0])):
-        uniform = {s.width: s for s in structures if s.role == kind} | {own: reference}
-        without = observations[id(uniform[0])].ms
+        uniform = {s.width: s for s in found.structures if s.role == kind} | {own: reference}
+        without = found.ms(uniform[0])
         for width, structure in sorted(uniform.items()):
-            seen = observations[id(structure)]
+            total = found.ms(structure)
             yield Point(
                 kind="attention" if kind == "attention" else "ffn",
                 width=width,
-                ms=(seen.ms - without) / layers,
-                total_ms=seen.ms,
-                spread=seen.spread,
+                ms=(total - without) / layers,
+                total_ms=total,
+                spread=structure.estimate(found.factors)[1],
                 samples=round(structure.samples, 1),
             )
 
 
-def _check(table: LatencyTable, seen: Observation) -> Check:
-    predicted = table.predict(seen.widths)
+def _check(table: LatencyTable, found: _Found, structure: Structure) -> Check:
+    predicted, measured = table.predict(structure.widths), found.ms(structure)
     return Check(
-        heads=seen.widths.heads,
-        filters=seen.widths.filters,
+        heads=structure.widths.heads,
+        filters=structure.widths.filters,
         predicted_ms=predicted,
-        measured_ms=seen.ms,
-        error=predicted / seen.ms - 1.0,
+        measured_ms=measured,
+        error=predicted / measured - 1.0,
     )

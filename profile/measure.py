@@ -154,6 +154,7 @@ def sample(
     warmup: int = 3,
     seed: int = 0,
     prime: int = 1,
+    burst: int = 1,
     clock: Clock | None = None,
 ) -> Samples:
     """``measure``, for a time instead of a number of rounds if wanted, and with what disturbed each call.
@@ -164,7 +165,8 @@ def sample(
         seconds: time to spend, None for as long as the rounds take. The round that is running then is finished.
         warmup: untimed rounds before; not counted in ``seconds``.
         seed: of the order.
-        prime: untimed calls right before each timed one.
+        prime: untimed calls before timed ones.
+        burst: timed calls in a row at each turn, each of another round; makes better use of the untimed ones.
         clock: None is the system's.
     """
     clock = clock or Clock()
@@ -176,17 +178,18 @@ def sample(
     with _no_garbage_collection(), clock.watching():
         start = clock.wall()
         while len(taken) < rounds or (seconds is not None and clock.wall() - start < seconds * 1e9):
-            row = np.empty((3, len(calls)))
+            rows = np.empty((burst, 3, len(calls)))
             for i in order.permutation(len(calls)):
                 call = calls[i]
                 for _ in range(prime):
                     call()
-                waited, worked = clock.waited(), clock.worked()
-                before = clock.wall()
-                call()
-                after = clock.wall()
-                row[:, i] = after - before, clock.waited() - waited, clock.worked() - worked
-            taken.append(row)
+                for row in rows:
+                    waited, worked = clock.waited(), clock.worked()
+                    before = clock.wall()
+                    call()
+                    after = clock.wall()
+                    row[:, i] = after - before, clock.waited() - waited, clock.worked() - worked
+            taken.extend(rows)
     # A clock may be coarser than a call: nothing takes less than a nanosecond.
     wall, waits, work = np.maximum(np.stack(taken, axis=1), [[[1.0]], [[0.0]], [[1.0]]]) / _MILLION
     return Samples(wall, waits, work)

@@ -28,6 +28,8 @@ _STEP_SPREAD = 1.0
 # Prior of `fit_table`: fixed part over the latency with all sublayers removed (1.5 to 1.7 in trials), and its spread.
 _FIXED_PER_BARE = 1.5
 _BARE_SPREAD = 0.5
+# Prior of `fit_table`: as if a visit had one more observation, with 10 % of spread, that says it has no error.
+_VISIT_PRIOR = 0.1**-2
 
 
 @dataclass(frozen=True)
@@ -233,17 +235,19 @@ def filter_levels(filters: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Observation:
-    """One structure that was timed.
+    """One structure, timed in one visit.
 
     Attributes:
         widths: its heads and filters, widths of the table.
         ms: its latency.
         spread: standard error, as a fraction of it.
+        visit: number of the visit, from 0: structures of the same visit share its error.
     """
 
     widths: Widths
     ms: float
     spread: float
+    visit: int
 
 
 def fit_table(
@@ -252,17 +256,19 @@ def fit_table(
     filters: Sequence[int],
     observations: Sequence[Observation],
     bare_ms: float | None = None,
-) -> LatencyTable:
+) -> tuple[LatencyTable, Floats]:
     """The table that explains all timed structures best.
 
-    Every structure is one linear equation: fixed part + steps of the attention curve up to its head counts + steps of
+    Every observation is one linear equation: fixed part + steps of the attention curve up to its head counts + steps of
     the FFN curve up to its filter counts = its latency. All steps are sought at once by non-negative least squares on
     relative errors, which makes the curves non-decreasing (isotonic regression of the whole) and reconciles the
     uniform structures, which give the curves their form, with mixed ones, which give them their level: differences of
     uniform structures alone leave the sum off by several per cent (in trials a median error of 3 % fell to 2 %).
 
-    Each equation counts by its spread; outliers count less (Huber). Against noise there is a prior, far too weak to
-    flatten a staircase that was measured well: steps are proportional to their width, each give or take its own size.
+    Each equation counts by its spread; outliers count less (Huber). What all equations of a visit have in common is
+    taken for the visit's own error and divided out: on a loaded machine it was the larger part, 4 to 20 %.
+    Against noise there is a prior, far too weak to flatten a staircase that was measured well: steps are proportional
+    to their width, each give or take its own size.
 
     Args:
         shape: the dense encoder.
@@ -270,6 +276,9 @@ def fit_table(
         observations: of structures with widths of the table only.
         bare_ms: latency with every sublayer removed, which is a hint at the fixed part: in a model that has sublayers
             it is larger, since worker threads have to wake. None where it was not measured.
+
+    Returns:
+        The table, and for each visit [visits] the factor by which its latencies came out too long.
     """
     places = {width: i for i, width in enumerate(heads)}, {width: i for i, width in enumerate(filters)}
     curves = slice(1, len(heads)), slice(len(heads), len(heads) + len(filters) - 1)
@@ -280,20 +289,26 @@ def fit_table(
             for width in widths:
                 row[curve][: place[width]] += 1.0
     rows /= np.array([[seen.ms] for seen in observations])
+    visits = np.array([seen.visit for seen in observations])
     # No timing is trusted to better than 1 %: layout in memory alone moves it by that much from session to session.
     precision = 1.0 / np.hypot([seen.spread for seen in observations], 0.01)
-    prior = np.zeros((0, rows.shape[1]))
-    expected = np.zeros(0)
-    weights = precision
-    for _ in range(8):
+    prior, expected = np.zeros((0, rows.shape[1])), np.zeros(0)
+    factors, weights = np.ones(visits.max() + 1), precision
+    for _ in range(12):
+        system = rows * factors[visits, None]
         steps, _norm = nnls(
-            np.concatenate([rows * weights[:, None], prior]), np.concatenate([weights, expected]), maxiter=5000
+            np.concatenate([system * weights[:, None], prior]), np.concatenate([weights, expected]), maxiter=5000
         )
-        error = np.abs(rows @ steps - 1.0) * precision
+        residual = np.maximum(system @ steps, 1e-3)
+        error = np.abs(residual - 1.0) * precision
         threshold = max(1.5, 1.5 * float(np.median(error)))
         weights = precision * np.sqrt(np.minimum(1.0, threshold / np.maximum(error, 1e-12)))
+        # Too long in total: predicted / measured is below 1 in the whole visit.
+        excess = np.bincount(visits, weights**2 * -np.log(residual), minlength=len(factors))
+        factors = factors * np.exp(excess / (np.bincount(visits, weights**2, minlength=len(factors)) + _VISIT_PRIOR))
+        factors = factors / np.median(factors)
         prior, expected = _prior(steps, curves, (heads, filters), bare_ms)
-    return LatencyTable(
+    table = LatencyTable(
         layers=shape.layers,
         heads=tuple(heads),
         attention_ms=_running_sum(steps[curves[0]]),
@@ -301,6 +316,7 @@ def fit_table(
         ffn_ms=_running_sum(steps[curves[1]]),
         fixed_ms=float(steps[0]),
     )
+    return table, factors
 
 
 def _prior(
