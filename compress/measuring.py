@@ -16,7 +16,7 @@ from compress.export.onnx import ExportReport, check_parity, export_onnx
 from compress.export.runtime import Session, open_session
 from compress.export.validate import LatencyComparison, compare_latency, predict
 from compress.loading import Loaded
-from compress.plan import Plan, Widths
+from compress.plan import Budget, Plan, Widths
 from compress.profile.latency import Profile, recalibrate, take_profile
 from compress.profile.target import Target, describe_device
 from compress.validation import document, measured_verdict, metric_section
@@ -31,6 +31,8 @@ PARITY_EXAMPLES = 64
 # Seconds of measuring, by effort.
 PROFILE_SECONDS = {"fast": 25.0, "standard": 45.0, "thorough": 120.0}
 CHECK_SECONDS = 4.0
+# Widest interval of a checked speed-up, relative to it, that is not measured longer.
+WIDEST_CHECK = 0.03
 
 
 @dataclass(frozen=True)
@@ -115,31 +117,33 @@ class Device:
         """The deployment's batch, with token ids that ``build`` has rows for."""
         return {k: v % TIMED_VOCABULARY if k == "input_ids" else v for k, v in self._feed.items()}
 
-    def used_budget(self, plan: Plan, loaded: Loaded) -> float:
-        """Measured latency of a planned structure as a fraction of the budget, beside the dense model."""
+    def time_structure(self, plan: Plan, loaded: Loaded) -> LatencyComparison:
+        """Time a planned structure beside the dense model, before its weights exist.
+
+        Measured longer while the interval of the speed-up is wide: a search corrected by noise goes astray.
+        """
         dense = open_session(self.build(loaded, plan.shape.dense), self._target)
         candidate = open_session(self.build(loaded, plan.structure.widths), self._target)
         try:
-            comparison = compare_latency(dense, candidate, self.timing_feed, seconds=CHECK_SECONDS)
+            for factor in (1, 2, 4):
+                timed = compare_latency(dense, candidate, self.timing_feed, seconds=factor * CHECK_SECONDS)
+                if timed.speedup.high - timed.speedup.low <= WIDEST_CHECK * timed.speedup.value:
+                    break
+            return timed
         finally:
             dense.close()
             candidate.close()
-        if plan.budget.kind == "speedup":
-            return plan.budget.value / comparison.speedup.value
-        return comparison.compressed.value / plan.budget.value
-
-    def recalibrated(self, profile: Profile, plan: Plan, used: float) -> Profile:
-        """The profile, corrected so that it predicts what ``used_budget`` measured for this plan."""
-        budget_ms = plan.budget.latency_ms(profile.table.dense_ms)
-        assert budget_ms is not None
-        return recalibrate(profile, plan.structure.widths, used * budget_ms)
 
     def export(self, model: Any, path: Path, loaded: Loaded) -> Exported:
         """Export the compressed model and compare the file with it."""
         return export_checked(model, path, loaded)
 
-    def validate(self, plan: Plan, exported: Exported, loaded: Loaded) -> dict[str, Any]:
-        """Measure latency and metric of the exported file against the dense one; returns validation.json."""
+    def validate(self, plan: Plan, exported: Exported, loaded: Loaded) -> tuple[LatencyComparison, dict[str, Any]]:
+        """Measure latency and metric of the exported file against the dense one.
+
+        Returns:
+            The timing, and what validation.json holds.
+        """
         compressed = open_session(exported.path, self._target)
 
         def compare(seconds: float) -> LatencyComparison:
@@ -153,7 +157,7 @@ class Device:
             )
         finally:
             compressed.close()
-        return document(
+        return comparison, document(
             plan=plan,
             comparison=comparison,
             verdict=verdict,
@@ -170,6 +174,24 @@ class Device:
                 "device": describe_device(self._target),
             },
         )
+
+
+def used_budget(budget: Budget, timed: LatencyComparison) -> float:
+    """Measured latency as a fraction of a latency or speed-up budget."""
+    if budget.kind == "speedup":
+        return budget.value / timed.speedup.value
+    return timed.compressed.value / budget.value
+
+
+def corrected(profile: Profile, plan: Plan, timed: LatencyComparison) -> Profile:
+    """The profile, corrected so that it predicts what was measured for a plan's structure.
+
+    For a speed-up only the ratio counts, and the profile's dense latency stays; for a latency both are as measured now.
+    """
+    widths = plan.structure.widths
+    if plan.budget.kind == "speedup":
+        return recalibrate(profile, widths, profile.table.dense_ms / timed.speedup.value)
+    return recalibrate(profile, widths, timed.compressed.value, timed.dense.value)
 
 
 def take_device_profile(config: RunConfig, loaded: Loaded, device: Device, progress: Progress | Stages) -> Profile:
