@@ -10,14 +10,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compress.plan import Widths
-from compress.profile.measure import Samples, relative, sample, weighted_medians
+from compress.profile.measure import Clock, Samples, relative, sample, weighted_medians
 
 LEAST_ROUNDS = 6
 # Timed calls in a row at each turn, after the one that warms the caches.
@@ -92,7 +91,8 @@ class Bench:
         at_once: sessions open beside the reference.
         passes: how often each structure is visited.
         prime: untimed calls before each timed one.
-        deadline: when to be done, by ``perf_counter``.
+        deadline: when to be done, in seconds of the clock.
+        clock: times everything.
         generator: of all orders.
         visits: how many have been made.
     """
@@ -105,6 +105,7 @@ class Bench:
     passes: int
     prime: int
     deadline: float
+    clock: Clock
     generator: np.random.Generator
     visits: int = 0
 
@@ -113,7 +114,7 @@ class Bench:
         chunks = self._chunks(len(structures) - 1)
         taken: list[Samples] = []
         for number, chunk in enumerate(chunks):
-            now = perf_counter()
+            now = self.clock.seconds()
             if now >= self.deadline and number >= len(chunks) // self.passes:
                 break  # every structure has been timed once
             end = now + (self.deadline - now) / (len(chunks) - number)
@@ -142,16 +143,17 @@ class Bench:
         ]
 
     def _visit(self, chunk: Sequence[Structure], end: float) -> Samples:
-        """Time some structures beside the reference, which is the first column, until ``perf_counter`` says so."""
+        """Time some structures beside the reference, which is the first column, until the clock says so."""
         with opened(self.open, (self.build(structure.widths) for structure in chunk)) as sessions:
             return sample(
                 [_call(session, self.feed) for session in (self.reference, *sessions)],
                 rounds=LEAST_ROUNDS,
-                seconds=max(0.0, end - perf_counter()),
+                seconds=max(0.0, end - self.clock.seconds()),
                 warmup=2,
                 seed=int(self.generator.integers(2**31)),
                 prime=self.prime,
                 burst=_BURST,
+                clock=self.clock,
             )
 
 
@@ -159,12 +161,12 @@ def _call(session: Timed, feed: Feed) -> Callable[[], object]:
     return lambda: session.run(feed)
 
 
-def quick_seconds(session: Timed, feed: Feed) -> float:
+def quick_seconds(session: Timed, feed: Feed, clock: Clock) -> float:
     """About how long a call takes."""
     session.run(feed)
-    started = perf_counter()
+    started = clock.seconds()
     session.run(feed)
-    return perf_counter() - started
+    return clock.seconds() - started
 
 
 @contextmanager

@@ -18,13 +18,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compress.plan import EncoderShape, Widths
 from compress.profile.bench import LEAST_ROUNDS, Bench, Feed, Structure, Timed, opened, quick_seconds
+from compress.profile.measure import Clock
 from compress.profile.record import Check, Point, Profile, recalibrate
 from compress.profile.table import (
     LatencyTable,
@@ -72,6 +72,7 @@ def take_profile(
     check_structures: int = 8,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
+    clock: Clock | None = None,
 ) -> Profile:
     """Measure the latency table of an encoder on this device.
 
@@ -86,9 +87,11 @@ def take_profile(
             are measured; at the least a few rounds of nine filter counts.
         check_structures: random structures to check the table on.
         seed: of structures and orders.
-        progress: takes a line now and then.
+        progress: takes a line now and then; None for silence.
+        clock: None is the system's.
     """
-    started = perf_counter()
+    clock = clock or Clock()
+    started = clock.seconds()
     say = progress or (lambda text: None)
     generator = np.random.default_rng(seed)
     filters = filter_levels(shape.filters)
@@ -96,8 +99,8 @@ def take_profile(
     middle = _middle(shape, filters)
     model = build(middle)
     with opened(open, [model]) as (reference,):
-        open_seconds = perf_counter() - started
-        call_seconds = quick_seconds(reference, feed)
+        open_seconds = clock.seconds() - started
+        call_seconds = quick_seconds(reference, feed, clock)
         one = open_seconds + LEAST_ROUNDS * call_seconds
         others = len(heads) + _MIXED + check_structures
         filters = _thinned(filters, middle.filters[0], int(2 * seconds / one) - others)
@@ -112,6 +115,7 @@ def take_profile(
             passes=2 if twice else 1,
             prime=1 if call_seconds < _PRIMED_SECONDS else 0,
             deadline=started + seconds,
+            clock=clock,
             generator=generator,
         )
         del model
@@ -143,7 +147,7 @@ def take_profile(
         device=describe_device(target),
         source="measured",
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        seconds=round(perf_counter() - started, 2),
+        seconds=round(clock.seconds() - started, 2),
         points=tuple(_points(found, shape.layers)),
         check=tuple(_check(table, found, s) for s in structures if s.role == "check"),
     )

@@ -66,6 +66,10 @@ class Clock:
                 os.close(file)
             self._files = []
 
+    def seconds(self) -> float:
+        """``wall`` in seconds."""
+        return self.wall() / 1e9
+
     def wall(self) -> int:
         """A monotonic clock."""
         return time.perf_counter_ns()
