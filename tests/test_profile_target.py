@@ -1,0 +1,94 @@
+"""Targets: the shipped ones load, a new device is one file, and every mistake is a TargetError that names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compress.errors import TargetError
+from compress.profile.target import Target, describe_device, list_targets, load_target
+
+
+def test_cpu_is_the_shipped_default() -> None:
+    target = load_target("cpu")
+    assert (target.name, target.runtime, target.precision, target.threads) == ("cpu", "onnxruntime-cpu", "fp32", None)
+
+
+def test_every_shipped_target_is_listed_under_the_name_that_loads_it() -> None:
+    known = list_targets()
+    assert "cpu" in [target.name for target in known]
+    for target in known:
+        assert load_target(target.name) == target
+
+
+def test_a_new_device_is_one_file(tmp_path: Path) -> None:
+    file = tmp_path / "edge-box.toml"
+    file.write_text(
+        'device = "four small cores"\nruntime = "onnxruntime-cpu"\nthreads = 4\nmemory_bandwidth_gb_s = 12\n'
+        "[peak_flops]\nfp32 = 6.4e10\n"
+    )
+    target = load_target(str(file))
+    assert target.name == "edge-box"
+    assert target.threads == 4
+    assert target.peak_flops == {"fp32": 6.4e10}
+    assert describe_device(target)["threads"] == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('device = "x"\nruntime = "onnxruntime-cpu"\nthread = 2', ["unknown key 'thread'", "Did you mean 'threads'?"]),
+        ('device = "x"\nruntime = "tensort"', ["runtime = 'tensort'", "Did you mean 'tensorrt'?"]),
+        ('device = "x"', ["key 'runtime' is missing"]),
+        ('device = "x"\nruntime = "onnxruntime-cpu"\nthreads = 0', ["threads = 0", "greater than or equal to 1"]),
+        ('device = "x"\nruntime = "onnxruntime-cpu"\nthreads = "2"', ["threads = '2'", "integer"]),
+        ('device = "x"\nruntime = "onnxruntime-cpu"\nthreads = true', ["threads = True"]),
+        ('device = "x"\nruntime = "onnxruntime-cpu"\nmemory_bandwidth_gb_s = nan', ["memory_bandwidth_gb_s"]),
+        ("device = ", ["not valid TOML"]),
+    ],
+)
+def test_mistakes_in_a_file_are_named(tmp_path: Path, text: str, words: list[str]) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(TargetError) as caught:
+        load_target(str(file))
+    for word in [str(file), *words]:
+        assert word in str(caught.value)
+
+
+def test_unknown_names_get_a_suggestion_and_the_list() -> None:
+    with pytest.raises(TargetError, match=r"unknown target 'cpuu'\. Did you mean 'cpu'\? Known targets: .*cpu"):
+        load_target("cpuu")
+    with pytest.raises(TargetError, match="Did you mean 'cpu'"):
+        load_target("CPU")
+
+
+@pytest.mark.parametrize("path", ["missing.toml", "no/such/target"])
+def test_missing_files(path: str) -> None:
+    with pytest.raises(TargetError, match="does not exist"):
+        load_target(path)
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    (tmp_path / "folder.toml").mkdir()
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    for name in ("folder.toml", "binary.toml"):
+        with pytest.raises(TargetError, match="cannot read target file"):
+            load_target(str(tmp_path / name))
+
+
+@given(st.text(max_size=40))
+def test_any_text_as_a_target_is_at_worst_a_target_error(name: str) -> None:
+    try:
+        assert isinstance(load_target(name), Target)
+    except TargetError as error:
+        assert str(error)
+
+
+def test_device_description_says_what_decides_latency() -> None:
+    described = describe_device(load_target("cpu"))
+    assert {"processor", "cores", "threads", "system", "python", "runtime"} <= set(described)
+    assert described["threads"] == described["cores"]
