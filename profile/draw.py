@@ -39,7 +39,8 @@ class _Curve:
         fit = self.fit
         if fit.slope_ms == 0:
             return f"{fit.base_ms:.3g} ms at any width"
-        return f"{fit.base_ms:.2g} ms up to {fit.knee} {self.unit}{'s' * (fit.knee > 1)}, then {fit.slope_ms * 1000:.3g} µs per {self.unit}"
+        knee = f"{fit.knee} {self.unit}" + "s" * (fit.knee > 1)
+        return f"{fit.base_ms:.2g} ms up to {knee}, then {fit.slope_ms * 1000:.3g} µs per {self.unit}"
 
 
 def _curves(profile: Profile) -> tuple[_Curve, _Curve]:
