@@ -162,6 +162,12 @@ def shape_of(config: Any) -> EncoderShape:
     family = family_of(config.model_type)
     if getattr(config, "is_decoder", False):
         raise ModelError(f"this {config.model_type} checkpoint is configured as a decoder; only encoders are supported")
+    positions = getattr(config, "position_embedding_type", None) or "absolute"
+    if positions != "absolute":
+        raise ModelError(
+            f"this {config.model_type} checkpoint has '{positions}' position embeddings inside its attention; only "
+            "absolute ones are supported"
+        )
     # attribute_map of the configuration classes gives every family these common names, but for the FFN of DistilBERT.
     filters = getattr(config, "intermediate_size", None) or config.hidden_dim
     return EncoderShape(

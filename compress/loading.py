@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.checkpoint import Checkpoint, load_checkpoint
+from compress.columns import Columns
 from compress.config import RunConfig
 from compress.data import Encoded, load_data, sample_rows
 from compress.errors import DataError
 from compress.plan import EncoderShape
 from compress.profile.target import Target, load_target
-from compress.columns import Columns
 
 if TYPE_CHECKING:
     from datasets import Dataset

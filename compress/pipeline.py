@@ -23,9 +23,9 @@ from compress.planning import Rankings, describe_plan, limit_of
 from compress.planning import make_plan as search_plan
 from compress.progress import Progress, Silent
 from compress.stages import Stages
+from compress.weighing import Importance, trade_off, weigh
 
 if TYPE_CHECKING:
-    from compress.importance import Fisher
     from compress.profile.latency import Profile
     from compress.reconstruct import Reconstructed
 
@@ -88,11 +88,11 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
             limit_of(budget, loaded.shape, profile, loaded.length)
             # Which heads and filters the loss cares for.
             with stages.stage("calibrate"):
-                fisher = _fisher(config, loaded)
+                importance = weigh(config, loaded)
             for attempt in range(1, ATTEMPTS + 1):
                 # Which of them to keep within the budget, checked on the device before anything expensive rests on it.
                 with stages.stage("search"):
-                    plan, profile = _search_on_device(config, loaded, fisher, profile, device, stages)
+                    plan, profile = _search_on_device(config, loaded, importance, profile, device, stages)
                 # Take the rest out, and fit what is left to the dense model.
                 with stages.stage("reconstruct"):
                     model, repaired = prune(config, loaded, plan, stages)
@@ -106,7 +106,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
                     break
                 # The device has become slower, or the check was lucky: what the file itself shows counts.
                 profile = corrected(profile, plan, timed)
-            curve = trade_off(config, loaded, fisher, profile)
+            curve = trade_off(config, loaded, importance, profile)
             write_artifact(output, config, loaded, model, plan, profile, validation, repaired, exported, curve, stages)
         finally:
             device.close()
@@ -127,9 +127,9 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> tuple[P
         profile = _profile_without_run(config, loaded, stages)
     limit_of(config.budget, loaded.shape, profile, loaded.length)
     with stages.stage("calibrate"):
-        fisher = _fisher(config, loaded)
+        importance = weigh(config, loaded)
     with stages.stage("search"):
-        plan = _search(config, loaded, fisher, profile, SHARE)
+        plan = _search(config, loaded, importance, profile, SHARE)
     return plan, profile
 
 
@@ -242,34 +242,22 @@ def _profile_without_run(config: RunConfig, loaded: Loaded, stages: Stages) -> P
             device.close()
 
 
-def _fisher(config: RunConfig, loaded: Loaded) -> Fisher:
-    from compress.importance import fisher_information
-
-    return fisher_information(
-        loaded.checkpoint.encoder,
-        loaded.checkpoint.task,
-        loaded.calibration,
-        seed=config.seed,
-        label_free=config.label_free or None,
-        blocks=config.method == "kwon",
-    )
-
-
-def _search(config: RunConfig, loaded: Loaded, fisher: Fisher, profile: Profile | None, share: float) -> Plan:
+def _search(config: RunConfig, loaded: Loaded, importance: Importance, profile: Profile | None, share: float) -> Plan:
     return search_plan(
         shape=loaded.shape,
         budget=config.budget,
         method=config.method,
-        fisher=fisher,
+        rankings=importance.rankings,
         length=loaded.length,
         profile=profile,
+        fisher=importance.fisher,
         share=share,
         seed=config.seed,
     )
 
 
 def _search_on_device(
-    config: RunConfig, loaded: Loaded, fisher: Fisher, profile: Profile, device: Device, stages: Stages
+    config: RunConfig, loaded: Loaded, importance: Importance, profile: Profile, device: Device, stages: Stages
 ) -> tuple[Plan, Profile]:
     """Search, time the planned structure, and search again with a corrected profile where the two disagree.
 
@@ -282,11 +270,11 @@ def _search_on_device(
     budget = config.budget
     if budget.kind == "macs":
         # The plan of a MACs budget rests on nothing measured; the profile is there for `compress why`.
-        return _search(config, loaded, fisher, profile if config.profile else None, 1.0), profile
+        return _search(config, loaded, importance, profile if config.profile else None, 1.0), profile
     if profile.table.dense_ms <= (budget.latency_ms(profile.table.dense_ms) or 0.0):
         stages.info(f"the dense model already meets {budget}: nothing is pruned")
         return _dense_plan(config, loaded, profile), profile
-    plan = _search(config, loaded, fisher, profile, SHARE)
+    plan = _search(config, loaded, importance, profile, SHARE)
     if config.profile is not None:
         return plan, profile
     within: list[tuple[float, Plan, Profile]] = []
@@ -300,7 +288,7 @@ def _search_on_device(
         if used <= MOST_USED:
             predicted = round(profile.table.predict(plan.structure.widths), 6)
             within.append((used, replace(plan, predicted_ms=predicted, dense_ms=profile.table.dense_ms), profile))
-        replanned = _search(config, loaded, fisher, profile, SHARE)
+        replanned = _search(config, loaded, importance, profile, SHARE)
         if replanned.structure == plan.structure:
             break
         plan = replanned
@@ -344,33 +332,6 @@ def prune(config: RunConfig, loaded: Loaded, plan: Plan, stages: Stages) -> tupl
     if not repaired:
         stages.info(f"only {len(loaded.calibration)} examples: too few to reconstruct weights from")
     return model, repaired
-
-
-def trade_off(config: RunConfig, loaded: Loaded, fisher: Fisher, profile: Profile) -> list[dict[str, float]]:
-    """Importance kept at a row of latencies, for ``compress why``: from little above the least to the dense one."""
-    from compress.errors import BudgetUnreachable
-    from compress.plan import Budget
-
-    table = profile.table
-    points = []
-    for step in range(1, 41):
-        budget_ms = table.fixed_ms + (table.dense_ms - table.fixed_ms) * step / 40
-        try:
-            plan = search_plan(
-                shape=loaded.shape,
-                budget=Budget("latency_ms", budget_ms),
-                method="full",
-                fisher=fisher,
-                length=loaded.length,
-                profile=profile,
-                seed=config.seed,
-            )
-        except BudgetUnreachable:
-            continue
-        points.append(
-            {"latency_ms": budget_ms, "importance_kept": plan.importance_kept, "macs_fraction": plan.macs_fraction}
-        )
-    return points
 
 
 def chosen_for(loaded: Loaded, plan: Plan) -> None:

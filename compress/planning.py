@@ -5,7 +5,7 @@ The searches themselves (``search.py``) know neither layers nor milliseconds; th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,9 @@ from compress.search import (
 )
 
 if TYPE_CHECKING:
+    from compress.architectures import Encoder
+    from compress.curvature import Curvature
+    from compress.layerwise import Kind
     from compress.profile.latency import LatencyTable, PiecewiseLinear, Profile
 
 # Under a MACs budget any width is allowed; multiples of this lose nothing measurable and suit vector units.
@@ -64,6 +67,19 @@ class Rankings:
             heads=tuple(Ranking(*rank_losses(row)) for row in fisher.heads),
             filters=tuple(Ranking(*rank_losses(row)) for row in fisher.filters),
         )
+
+    @classmethod
+    def from_curvature(cls, encoder: Encoder, found: Mapping[tuple[int, Kind], Curvature]) -> Rankings:
+        """By structured OBS: the units that stay make up for those that go, and losses are in units of the loss."""
+        from compress.surgeon import removal_order
+
+        sizes: dict[Kind, int] = {"attention": encoder.shape.head_size, "ffn": 1}
+        rankings: dict[Kind, list[Ranking]] = {"attention": [], "ffn": []}
+        for number, layer in enumerate(encoder):
+            for kind, size in sizes.items():
+                weight = layer.get(f"{kind}_output").weight
+                rankings[kind].append(Ranking(*removal_order(weight, found[number, kind], size)))
+        return cls(heads=tuple(rankings["attention"]), filters=tuple(rankings["ffn"]))
 
     @classmethod
     def none(cls) -> Rankings:
@@ -225,10 +241,10 @@ def make_plan(
     shape: EncoderShape,
     budget: Budget,
     method: str,
-    fisher: Fisher,
+    rankings: Rankings,
     length: float,
     profile: Profile | None,
-    rankings: Rankings | None = None,
+    fisher: Fisher | None = None,
     share: float = 1.0,
     seed: int = 0,
 ) -> Plan:
@@ -238,10 +254,10 @@ def make_plan(
         shape: dense sizes.
         budget: MACs, milliseconds or speed-up; the latter two need a profile.
         method: ``full`` or ``kwon``.
-        fisher: importance; with blocks, ``kwon`` rearranges.
+        rankings: order of every sublayer's units, and their loss.
         length: mean tokens of an example, for MACs.
         profile: measured or estimated latency; None is enough for a MACs budget.
-        rankings: for ``full``: order and loss of units; None takes Fisher's diagonal.
+        fisher: what ``kwon`` searches with; with blocks, it rearranges.
         share: part of a latency budget to plan for.
         seed: recorded in the plan.
 
@@ -249,9 +265,9 @@ def make_plan(
         BudgetUnreachable: no structure is within the budget.
     """
     limit = limit_of(budget, shape, profile, length, share)
-    ranked = rankings or Rankings.from_fisher(fisher)
     gap = None
     if method == "kwon":
+        assert fisher is not None
         structure = _kwon_structure(fisher, shape, budget, profile, limit, length)
     else:
         if budget.kind == "macs":
@@ -259,10 +275,10 @@ def make_plan(
         else:
             assert profile is not None
             costs = Costs.latency(profile.table, limit)
-        widths, allocation = search_full(ranked, costs)
-        structure = ranked.structure(widths)
-        gap = round((allocation.gap or 0.0) / max(ranked.total(), 1e-30), 6)
-    return describe_plan(shape, structure, budget, method, ranked, length, profile, gap, seed)
+        widths, allocation = search_full(rankings, costs)
+        structure = rankings.structure(widths)
+        gap = round((allocation.gap or 0.0) / max(rankings.total(), 1e-30), 6)
+    return describe_plan(shape, structure, budget, method, rankings, length, profile, gap, seed)
 
 
 def describe_plan(

@@ -123,6 +123,10 @@ def _remove_heads(layer: EncoderLayer, kept: tuple[int, ...], head_size: int, hi
 
 def _remove_filters(layer: EncoderLayer, kept: tuple[int, ...], hidden_size: int) -> None:
     if not kept:
+        # Computing the FFN in chunks of the sequence would join the chunks' outputs, of which a bias has no axis.
+        for module in layer.module.modules():
+            if hasattr(module, "chunk_size_feed_forward"):
+                cast("Any", module).chunk_size_feed_forward = 0
         layer.set("ffn_output", BiasOnly(layer.get("ffn_output").bias, hidden_size))
         layer.set("ffn_input", Skip())
         return

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import random_model
 
 from compress.architectures import encoder_of
 from compress.gates import Gates, gated
-from tests.conftest import random_model
 
 
 @pytest.fixture(params=["bert", "distilbert"])

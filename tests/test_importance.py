@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import random_model
 
 from compress.architectures import encoder_of
 from compress.data import Encoded
@@ -12,7 +13,6 @@ from compress.errors import DataError
 from compress.gates import Gates, gated
 from compress.importance import fisher_information
 from compress.tasks import TASKS
-from tests.conftest import random_model
 
 TASK = TASKS["text-classification"]
 

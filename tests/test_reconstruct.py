@@ -7,6 +7,8 @@ import copy
 import numpy as np
 import pytest
 import torch
+from conftest import random_model
+from test_importance import examples
 
 from compress.architectures import encoder_of
 from compress.layerwise import KINDS, first_inputs, look, positions_read
@@ -14,8 +16,6 @@ from compress.plan import Structure
 from compress.reconstruct import Gram, reconstruct, ridge_solution, scale_solution, solve_spd
 from compress.removal import remove
 from compress.tasks import TASKS
-from tests.conftest import random_model
-from tests.test_importance import examples
 
 TASK = TASKS["text-classification"]
 STRUCTURE = Structure(heads=((0, 2, 3), (), (1,)), filters=(tuple(range(0, 20, 2)), (3, 4, 5, 6, 7), ()))

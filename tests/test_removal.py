@@ -154,3 +154,16 @@ def test_a_structure_that_does_not_fit_changes_nothing(widths: Widths) -> None:
     with pytest.raises(PlanError):
         narrow_to(model, widths)
     assert widths_of(model) == SHAPES["bert"].dense
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_an_ffn_computed_in_chunks_can_be_removed(family: str) -> None:
+    model = random_model(family, chunk_size_feed_forward=2)
+    shape = encoder_of(model).shape
+    structure = Structure(heads=Structure.dense(shape).heads, filters=((), *Structure.dense(shape).filters[1:]))
+    ids = torch.randint(1, 200, (2, 6), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), gated_to(encoder_of(model), structure):
+        expected = model(input_ids=ids).logits
+    remove(model, structure)
+    with torch.no_grad():
+        torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=0, atol=1e-5)
