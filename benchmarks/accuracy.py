@@ -1,0 +1,382 @@
+"""From the paper's method to ours, one change at a time: accuracy, divergence from the dense model, seconds.
+
+    python benchmarks/accuracy.py MODEL --data train.tsv --eval-data dev.tsv [--macs 0.5,0.4,0.3,0.2,0.1]
+        [--seeds 0,1,2] [--samples 2048] [--seq-len 64] [--variants kwon,full] [--output table.md] [--plot plot.png]
+
+Every seed draws its own calibration examples, the same for all variants and budgets. The divergence (KL) is measured on
+other rows of the training data, none of them calibrated or evaluated on: choices between methods belong there, not on
+the evaluation data. Models are run in PyTorch; a MACs budget rests on nothing that is timed.
+
+Table and plot are written anew after every seed. This is a benchmark, not a test: it asserts nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import platform
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compress.config import RunConfig, make_config
+from compress.data import Encoded, load_data, sample_rows
+from compress.errors import CompressError
+from compress.loading import Loaded, load
+from compress.pipeline import prune
+from compress.plan import Budget, Plan
+from compress.planning import Rankings, make_plan
+from compress.progress import Silent
+from compress.removal import remove
+from compress.stages import Stages
+from compress.tasks import Task
+from compress.weighing import Importance, weigh
+
+Method = Literal["full", "kwon"]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Added to a run's seed where rows are drawn that the run has not seen.
+OTHER_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One method of the comparison.
+
+    Attributes:
+        label: in table and plot.
+        weighing: whose importance it goes by: Fisher's diagonal (``kwon``) or structured OBS (``full``).
+        search: the paper's, or the exact one.
+        exchange: whether units are exchanged by Fisher's blocks after the paper's search.
+        repair: reconstruction: one scale per unit (``kwon``), whole matrices (``full``), or none.
+    """
+
+    label: str
+    weighing: Method
+    search: Method
+    exchange: bool = False
+    repair: Method | None = None
+
+
+VARIANTS = {
+    "kwon": Variant("kwon", "kwon", "kwon", exchange=True, repair="kwon"),
+    "kwon-without-exchange": Variant("kwon without exchange", "kwon", "kwon", repair="kwon"),
+    "fisher-dp": Variant("fisher + dp", "kwon", "full"),
+    "fisher-dp-reconstruction": Variant("fisher + dp + reconstruction", "kwon", "full", repair="full"),
+    "obs-dp": Variant("obs + dp, no reconstruction", "full", "full"),
+    "full": Variant("full: obs + dp + reconstruction", "full", "full", repair="full"),
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one model of one variant, budget and seed comes to.
+
+    Attributes:
+        metric: on the evaluation data.
+        kl: mean divergence from the dense model on rows neither calibrated nor evaluated on; None without such rows.
+        macs: fraction of the dense sublayers' multiply-accumulates that is left.
+        seconds: per stage.
+    """
+
+    metric: float
+    kl: float | None
+    macs: float
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Results:
+    """All figures so far.
+
+    Attributes:
+        settings: what was compared on what, one line.
+        metric_name: of the evaluation.
+        dense: the dense model's metric, per seed.
+        figures: by variant and budget, one per seed.
+    """
+
+    settings: str
+    metric_name: str = "metric"
+    dense: list[float] = field(default_factory=list)
+    figures: dict[tuple[str, float], list[Figures]] = field(default_factory=lambda: defaultdict(list))
+
+    def variants(self) -> list[str]:
+        return list(dict.fromkeys(name for name, _ in self.figures))
+
+    def budgets(self) -> list[float]:
+        return list(dict.fromkeys(budget for _, budget in self.figures))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--eval-data")
+    parser.add_argument("--task")
+    parser.add_argument("--seq-len", type=int, default=64)
+    parser.add_argument("--samples", type=int, default=2048)
+    parser.add_argument("--label-free", action="store_true", help="calibrate without labels")
+    parser.add_argument("--macs", type=_numbers(float), default=(0.5, 0.4, 0.3, 0.2, 0.1), help="budgets, 0.5,0.3")
+    parser.add_argument("--seeds", type=_numbers(int), default=(0, 1, 2), help="0,1,2")
+    parser.add_argument("--variants", type=_variants, default=tuple(VARIANTS), help=f"of {','.join(VARIANTS)}")
+    parser.add_argument("--held-out", type=int, default=1024, help="rows of the training data to measure KL on")
+    parser.add_argument("--output", type=Path, help="write the table here too")
+    parser.add_argument("--plot", type=Path, help="draw metric and KL against MACs here (.png, .svg)")
+    given = parser.parse_args()
+
+    compared = f"{Path(given.model).name} on {Path(given.data).name}"
+    results = Results(settings=f"{compared}, {given.samples} samples, seq-len {given.seq_len}")
+    try:
+        for seed in given.seeds:
+            compare(given, seed, results)
+            table = render(results)
+            if given.output:
+                given.output.write_text(table, encoding="utf-8")
+            if given.plot:
+                draw(results, given.plot)
+    except CompressError as error:
+        raise SystemExit(f"error: {error}") from None
+    print(table)
+
+
+def compare(given: argparse.Namespace, seed: int, results: Results) -> None:
+    """All variants at all budgets for one seed, added to the results."""
+    config = make_config(
+        {
+            "model": given.model,
+            "data": given.data,
+            "eval_data": given.eval_data,
+            "task": given.task,
+            "seq_len": given.seq_len,
+            "samples": given.samples,
+            "label_free": given.label_free,
+            "seed": seed,
+        }
+    )
+    loaded = load(config, Silent())
+    model, task = loaded.checkpoint.model, loaded.checkpoint.task
+    other = unseen(config, loaded, given.held_out)
+    dense, dense_other = outputs_of(model, task, loaded.evaluation), outputs_of(model, task, other)
+    labels = loaded.evaluation.labels
+    if labels is None:
+        labels = task.predictions(dense)
+    results.metric_name = task.metric_name if loaded.evaluation.labels is not None else "fidelity"
+    results.dense.append(task.metric(dense, labels))
+    _say(
+        f"seed {seed}: {len(loaded.calibration)} calibrated on, {len(loaded.evaluation)} evaluated, KL on {len(other)}"
+    )
+
+    weighed: dict[Method, tuple[Importance, float]] = {}
+    for name in given.variants:
+        weighing = VARIANTS[name].weighing
+        if weighing not in weighed:
+            weighed[weighing] = timed(weigh, config.model_copy(update={"method": weighing}), loaded)
+    for budget in given.macs:
+        for name in given.variants:
+            variant = VARIANTS[name]
+            importance, calibrate = weighed[variant.weighing]
+            plan, search = timed(planned, variant, importance, budget, config, loaded)
+            pruned, repair = timed(carried_out, variant, plan, config, loaded)
+            found = Figures(
+                metric=task.metric(outputs_of(pruned, task, loaded.evaluation), labels),
+                kl=divergence(pruned, task, other, dense_other),
+                macs=plan.macs_fraction,
+                seconds={"calibrate": calibrate, "search": search, "remove and reconstruct": repair},
+            )
+            results.figures[name, budget].append(found)
+            _say(
+                f"seed {seed}  {budget:g} of the MACs  {variant.label:32s} {results.metric_name} {found.metric:.4f}  "
+                f"KL {_number(found.kl, 4)}  {sum(found.seconds.values()):.1f} s"
+            )
+
+
+def planned(variant: Variant, importance: Importance, macs: float, config: RunConfig, loaded: Loaded) -> Plan:
+    """The structure a variant searches for."""
+    fisher = importance.fisher
+    if fisher is not None and not variant.exchange:
+        fisher = replace(fisher, head_blocks=None, filter_blocks=None)
+    return make_plan(
+        shape=loaded.shape,
+        budget=Budget("macs", macs),
+        method=variant.search,
+        rankings=importance.rankings if fisher is None else Rankings.from_fisher(fisher),
+        length=loaded.length,
+        profile=None,
+        fisher=fisher,
+        seed=config.seed,
+    )
+
+
+def carried_out(variant: Variant, plan: Plan, config: RunConfig, loaded: Loaded) -> Any:
+    """A pruned copy of the dense model, reconstructed as the variant has it."""
+    if variant.repair is None:
+        model = copy.deepcopy(loaded.checkpoint.model)
+        remove(model, plan.structure)
+        return model
+    model, _ = prune(config.model_copy(update={"method": variant.repair}), loaded, plan, Stages(Silent()))
+    return model
+
+
+def unseen(config: RunConfig, loaded: Loaded, count: int) -> Encoded:
+    """Rows of the training data whose tokens are neither among the calibration nor among the evaluation examples."""
+    rows = load_data(config.calibration_data, "train")
+    checkpoint = loaded.checkpoint
+    columns = checkpoint.task.columns(rows, checkpoint.model.config, config.text_column, config.label_column)
+    # So many more rows that enough are left when all calibration examples are among them.
+    sample = sample_rows(rows, count + len(loaded.calibration), config.seed + OTHER_ROWS)
+    encoded = checkpoint.task.encode(sample, checkpoint.tokenizer, columns, config.seq_len, checkpoint.model.config)
+    seen = set(contents(loaded.calibration)) | set(contents(loaded.evaluation))
+    return encoded.select([i for i, content in enumerate(contents(encoded)) if content not in seen]).take(
+        count, config.seed + OTHER_ROWS
+    )
+
+
+def contents(data: Encoded) -> list[bytes]:
+    """The token ids of every example."""
+    return [row.tobytes() for row in data.features["input_ids"]]
+
+
+@torch.no_grad()
+def outputs_of(model: Any, task: Task, data: Encoded) -> NDArray[Any]:
+    """The model's outputs, in the order of the data."""
+    outputs: list[NDArray[Any]] = [np.empty(0)] * len(data)
+    for batch in data.batches():
+        for i, output in zip(batch.indices, task.forward(model, batch.inputs).numpy(), strict=True):
+            outputs[i] = output
+    return np.stack(outputs) if outputs else np.empty((0, 0))
+
+
+def divergence(model: Any, task: Task, data: Encoded, dense: NDArray[Any]) -> float | None:
+    """Mean divergence of the model's outputs from the dense model's."""
+    if not len(data):
+        return None
+    ours: Tensor = torch.from_numpy(outputs_of(model, task, data))
+    return float(task.divergence(ours, torch.from_numpy(dense)).mean())
+
+
+def timed(work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> tuple[T, float]:
+    """What ``work`` returns, and its seconds."""
+    start = time.perf_counter()
+    result = work(*arguments, **keywords)
+    return result, time.perf_counter() - start
+
+
+def render(results: Results) -> str:
+    """The results so far in Markdown."""
+    budgets, seeds = results.budgets(), len(results.dense)
+    header = " | ".join(f"{budget:g}" for budget in budgets)
+    spread = f"mean of {seeds} seeds (least–largest)" if seeds > 1 else "one seed"
+
+    def section(title: str, cell: Callable[[list[Figures]], str], first: str | None = None) -> list[str]:
+        lines = [f"**{title}**", "", f"| MACs kept | {header} |", f"|---|{'---|' * len(budgets)}"]
+        if first is not None:
+            lines.append(f"| dense | {' | '.join([first] * len(budgets))} |")
+        for name in results.variants():
+            cells = (cell(results.figures[name, budget]) for budget in budgets)
+            lines.append(f"| {VARIANTS[name].label} | {' | '.join(cells)} |")
+        return [*lines, ""]
+
+    lines = section(
+        f"{results.metric_name}, %, {spread}",
+        lambda found: _spread([100 * f.metric for f in found], 2),
+        first=_spread([100 * value for value in results.dense], 2),
+    )
+    lines += section(
+        f"KL to the dense model on unseen training rows, {spread}",
+        lambda found: _spread([f.kl for f in found if f.kl is not None], 4),
+    )
+    lines += section("MACs really kept, mean", lambda found: f"{np.mean([f.macs for f in found]):.3f}")
+    everything = [f for found in results.figures.values() for f in found]
+    stages = list(everything[0].seconds)
+    lines += ["**seconds, mean over seeds and budgets**", ""]
+    lines += [f"| | {' | '.join(stages)} | all |", f"|---|{'---|' * (len(stages) + 1)}"]
+    for name in results.variants():
+        found = [f for budget in budgets for f in results.figures[name, budget]]
+        means = [float(np.mean([f.seconds[stage] for f in found])) for stage in stages]
+        lines.append(f"| {VARIANTS[name].label} | {' | '.join(f'{s:.1f}' for s in means)} | {sum(means):.1f} |")
+    return "\n".join([*lines, "", f"{results.settings}; {_machine()}"]) + "\n"
+
+
+def draw(results: Results, path: Path) -> None:
+    """Metric and KL against the MACs kept; bands reach from the least to the largest seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    left.axhline(100 * float(np.mean(results.dense)), color="0.6", linestyle=":", label="dense")
+    values: list[tuple[Any, Callable[[Figures], float]]] = [
+        (left, lambda f: 100 * f.metric),
+        (right, lambda f: float("nan") if f.kl is None else f.kl),
+    ]
+    for name in results.variants():
+        rows = [results.figures[name, budget] for budget in sorted(results.budgets())]
+        macs = [float(np.mean([f.macs for f in found])) for found in rows]
+        for axes, value in values:
+            all_seeds = [[value(f) for f in found] for found in rows]
+            (line,) = axes.plot(macs, [np.mean(v) for v in all_seeds], marker="o", label=VARIANTS[name].label)
+            low, high = [min(v) for v in all_seeds], [max(v) for v in all_seeds]
+            axes.fill_between(macs, low, high, color=line.get_color(), alpha=0.15)
+    left.set(xlabel="MACs kept", ylabel=f"{results.metric_name}, %")
+    right.set(xlabel="MACs kept", ylabel="KL to the dense model", yscale="log")
+    for axes in (left, right):
+        axes.grid(color="0.9")
+    left.legend(fontsize="small")
+    figure.suptitle(results.settings, fontsize="medium")
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return "–"
+    mean = _number(float(np.mean(values)), digits)
+    return f"{mean} ({min(values):.{digits}f}–{max(values):.{digits}f})" if len(values) > 1 else mean
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _machine() -> str:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    versions = ", ".join(f"{name} {version(name)}" for name in ("compress", "torch", "transformers"))
+    return f"{cores} cores, {platform.machine()}, {date.today()}, {versions}"
+
+
+def _numbers(kind: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
+    def numbers(text: str) -> tuple[T, ...]:
+        return tuple(kind(part) for part in text.split(","))
+
+    return numbers
+
+
+def _variants(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(","))
+    unknown = [name for name in names if name not in VARIANTS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no variant '{unknown[0]}'; there are {', '.join(VARIANTS)}")
+    return names
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
