@@ -62,7 +62,6 @@ def _watched(encoder: Encoder) -> Iterator[dict[tuple[int, Kind], _Seen]]:
 
         def total(_: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
             y = arguments[0] if arguments[0].requires_grad else arguments[0].detach().requires_grad_()
-            y.retain_grad()
             seen[key] = _Seen(inputs[key], y)
             return (y, *arguments[1:])
 
@@ -117,12 +116,12 @@ def curvature(
             logits = task.forward(encoder.model, batch.inputs)
             drawn = task.draw_labels(logits.detach(), generator)
             # The sum: every sample's gradients are its own.
-            task.loss(logits, drawn).sum().backward()
+            loss = task.loss(logits, drawn).sum()
+            gradients = dict(zip(keys, torch.autograd.grad(loss, [seen[key].y for key in keys]), strict=True))
             mask = batch.inputs["attention_mask"].bool()
             chosen = mask & (torch.rand(mask.shape, generator=generator) < share)
             for key in keys:
-                gradient = seen[key].y.grad
-                assert gradient is not None
+                gradient = gradients[key]
                 at_all = gradient[mask]
                 outputs[key].addmm_(at_all.T, at_all)
                 weight = gradient[chosen].square().sum(-1)

@@ -11,7 +11,7 @@ al., NeurIPS 2023) and SPDY use the same over measured layer timings.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,12 @@ from numpy.typing import NDArray
 from compress.errors import BudgetUnreachable
 
 Floats = NDArray[np.float64]
+
+# Operations that the dynamic program may take (a second or so), and bounds on the quanta of the budget that gives.
+WORK = 3e8
+BUCKETS = (4_000, 100_000)
+# Sums of the same costs in another order differ by rounding: that much is no excess.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -57,18 +63,21 @@ class Allocation:
         return tuple(s.widths[level] for s, level in zip(sublayers, self.levels, strict=True))
 
 
-def allocate(sublayers: Sequence[Sublayer], budget: float, *, fixed: float = 0.0, buckets: int = 4000) -> Allocation:
+def allocate(
+    sublayers: Sequence[Sublayer], budget: float, *, fixed: float = 0.0, buckets: int | None = None
+) -> Allocation:
     """The allocation of least loss within the budget, by dynamic programming.
 
-    Costs are rounded *up* to one of ``buckets`` equal parts of the budget, so the result never exceeds it. The same
-    program with costs rounded *down* relaxes the problem; the difference of the two losses bounds the gap to the true
-    optimum. Afterwards what rounding left over is spent: widths are raised while they fit.
+    The budget is quantised. With costs rounded *down* to a quantum the program relaxes the problem: its loss is a
+    lower bound, and the first of its solutions, from the full budget downwards, whose true cost is within the budget is
+    feasible. With costs rounded *up* every solution is feasible. The better of the two is taken, what rounding left over
+    is spent, and the distance to the bound is the gap to the true optimum: 0 where the relaxed solution itself fits.
 
     Args:
         sublayers: what each can be.
         budget: for the whole model.
         fixed: cost of everything that is not a sublayer.
-        buckets: resolution; time and memory grow linearly with it.
+        buckets: quanta of the budget; time and memory grow linearly with it. None: as many as take a second or less.
 
     Raises:
         BudgetUnreachable: the fixed part and the cheapest sublayers together exceed the budget.
@@ -76,16 +85,27 @@ def allocate(sublayers: Sequence[Sublayer], budget: float, *, fixed: float = 0.0
     least = fixed + sum(float(s.cost.min()) for s in sublayers)
     if least > budget:
         raise BudgetUnreachable(f"budget {budget:g} is below {least:g}, the least that any structure costs")
-    available = budget - fixed
+    available = (budget - fixed) * (1 + _ROUNDING)
     if sum(float(s.cost[-1]) for s in sublayers) <= available:
         top = tuple(len(s.widths) - 1 for s in sublayers)
         return _allocation(sublayers, top, fixed, gap=0.0)
+    if buckets is None:
+        buckets = int(np.clip(WORK / sum(len(s.widths) for s in sublayers), *BUCKETS))
     quantum = available / buckets
-    levels, _ = _dynamic_program(sublayers, quantum, buckets, up=True)
-    _, bound = _dynamic_program(sublayers, quantum, buckets, up=False)
-    levels = _spend_rest(sublayers, levels, available)
-    result = _allocation(sublayers, levels, fixed, gap=None)
-    return _allocation(sublayers, levels, fixed, gap=max(0.0, result.loss - bound))
+    relaxed = _DynamicProgram(sublayers, quantum, buckets, up=False)
+    careful = _DynamicProgram(sublayers, quantum, buckets, up=True)
+    candidates = [_first_within(sublayers, relaxed, available), careful.levels(buckets)]
+    found = [
+        _allocation(sublayers, _spend_rest(sublayers, levels, available), fixed, gap=None)
+        for levels in candidates
+        if levels is not None
+    ]
+    if not found:
+        # Rounding up has left no room for even the cheapest widths, which do fit.
+        cheapest = [int(np.argmin(s.cost)) for s in sublayers]
+        found = [_allocation(sublayers, _spend_rest(sublayers, cheapest, available), fixed, gap=None)]
+    best = min(found, key=lambda allocation: allocation.loss)
+    return replace(best, gap=max(0.0, best.loss - float(relaxed.loss[buckets])))
 
 
 def _allocation(sublayers: Sequence[Sublayer], levels: Sequence[int], fixed: float, gap: float | None) -> Allocation:
@@ -94,35 +114,58 @@ def _allocation(sublayers: Sequence[Sublayer], levels: Sequence[int], fixed: flo
     return Allocation(tuple(int(i) for i in levels), cost, loss, gap)
 
 
-def _dynamic_program(sublayers: Sequence[Sublayer], quantum: float, buckets: int, up: bool) -> tuple[list[int], float]:
-    """Least loss for every budget 0..buckets, sublayer by sublayer; the levels and the loss at the full budget."""
-    best = np.zeros(buckets + 1)
-    choices = []
-    for sublayer in sublayers:
-        # The slack keeps a cost that is a whole number of quanta, but for floating point, at that number.
-        quanta = sublayer.cost / quantum if quantum > 0 else np.where(sublayer.cost > 0, np.inf, 0.0)
-        steps = np.minimum(np.ceil(quanta - 1e-9) if up else np.floor(quanta + 1e-9), buckets + 1).astype(np.int64)
-        new = np.full(buckets + 1, np.inf)
-        chosen = np.zeros(buckets + 1, dtype=np.int32)
-        for level, (step, loss) in enumerate(zip(steps, sublayer.loss, strict=True)):
-            if step > buckets:
-                continue
-            candidate = best[: buckets + 1 - step] + loss
-            view = new[step:]
-            better = candidate < view
-            view[better] = candidate[better]
-            chosen[step:][better] = level
-        best = new
-        choices.append((steps, chosen))
-    levels, bucket = [], buckets
-    if not np.isfinite(best[buckets]):
-        # Rounding up has left no room for even the cheapest widths; the caller knows that they do fit.
-        return [int(np.argmin(s.cost)) for s in sublayers], float("inf")
-    for steps, chosen in reversed(choices):
-        level = int(chosen[bucket])
-        levels.append(level)
-        bucket -= int(steps[level])
-    return levels[::-1], float(best[buckets])
+class _DynamicProgram:
+    """Least loss for every budget of 0..buckets quanta, sublayer by sublayer.
+
+    Attributes:
+        loss: [buckets + 1]; infinite where nothing fits.
+    """
+
+    def __init__(self, sublayers: Sequence[Sublayer], quantum: float, buckets: int, up: bool) -> None:
+        self.loss = np.zeros(buckets + 1)
+        self._choices: list[tuple[NDArray[np.int64], NDArray[np.int32]]] = []
+        for sublayer in sublayers:
+            # The slack keeps a cost that is a whole number of quanta, but for floating point, at that number.
+            quanta = sublayer.cost / quantum if quantum > 0 else np.where(sublayer.cost > 0, np.inf, 0.0)
+            steps = np.minimum(np.ceil(quanta - 1e-9) if up else np.floor(quanta + 1e-9), buckets + 1).astype(np.int64)
+            new = np.full(buckets + 1, np.inf)
+            chosen = np.zeros(buckets + 1, dtype=np.int32)
+            for level, (step, loss) in enumerate(zip(steps, sublayer.loss, strict=True)):
+                if step > buckets:
+                    continue
+                candidate = self.loss[: buckets + 1 - step] + loss
+                view = new[step:]
+                better = candidate < view
+                view[better] = candidate[better]
+                chosen[step:][better] = level
+            self.loss = new
+            self._choices.append((steps, chosen))
+
+    def levels(self, bucket: int) -> list[int] | None:
+        """The levels of the solution for a budget of so many quanta; None if there is none."""
+        if not np.isfinite(self.loss[bucket]):
+            return None
+        levels = []
+        for steps, chosen in reversed(self._choices):
+            level = int(chosen[bucket])
+            levels.append(level)
+            bucket -= int(steps[level])
+        return levels[::-1]
+
+
+def _first_within(sublayers: Sequence[Sublayer], relaxed: _DynamicProgram, available: float) -> list[int] | None:
+    """The best solution of the relaxed program whose true cost is available.
+
+    Rounding hides less than a quantum per sublayer, so no more than that many buckets have to be tried.
+    """
+    top = len(relaxed.loss) - 1
+    for bucket in range(top, max(-1, top - len(sublayers) - 1), -1):
+        levels = relaxed.levels(bucket)
+        if levels is None:
+            return None
+        if sum(float(s.cost[i]) for s, i in zip(sublayers, levels, strict=True)) <= available:
+            return levels
+    return None
 
 
 def _spend_rest(sublayers: Sequence[Sublayer], levels: list[int], available: float) -> list[int]:
@@ -180,8 +223,12 @@ def _greedy_pair(
     kept_filters = np.concatenate([[0.0], np.cumsum(filters)])
     counts = np.arange(len(heads) + 1)
     rest = budget - counts * head_price
-    possible = rest >= -1e-12
-    fit = np.full(len(counts), len(filters)) if filter_price <= 0 else np.floor(rest / filter_price + 1e-9)
+    possible = rest >= -_ROUNDING * max(1.0, budget)
+    fit = (
+        np.full(len(counts), len(filters))
+        if filter_price <= 0
+        else np.floor(rest / filter_price * (1 + _ROUNDING) + _ROUNDING)
+    )
     fit = np.clip(fit, 0, len(filters)).astype(np.int64)
     value = np.where(possible, kept_heads + kept_filters[fit], -np.inf)
     best = int(np.argmax(value))

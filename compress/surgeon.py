@@ -41,6 +41,8 @@ def removal_order(
     matrix = weight.detach().double().T.contiguous()
     outputs = curvature.outputs.double()
     hessian = curvature.inputs.double()
+    # An input that is always 0 gives nothing, however large its weights; damping would charge for them.
+    matrix[hessian.diagonal() == 0] = 0.0
     damping = DAMPING * hessian.diagonal().mean().clamp_min(1e-30)
     inverse = torch.linalg.inv(hessian + damping * torch.eye(len(hessian), dtype=torch.float64))
     units = len(matrix) // unit_size

@@ -162,6 +162,11 @@ class TextClassification(Task):
     def draw_labels(self, reference: Tensor, generator: torch.Generator | None = None) -> Tensor:
         import torch
 
+        if not bool(torch.isfinite(reference).all()):
+            raise DataError(
+                "the model's outputs on the calibration data are not finite: its activations overflow; check the "
+                "checkpoint in float32, and the data for texts unlike those it was trained on"
+            )
         return torch.multinomial(reference.softmax(-1), 1, generator=generator).squeeze(-1)
 
     def predictions(self, logits: NDArray[Any]) -> NDArray[np.int64]:

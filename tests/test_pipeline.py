@@ -108,7 +108,8 @@ def test_an_unreachable_budget_says_what_is_reachable_and_leaves_nothing(
     tiny_bert: Path, data_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    code = cli.main(["run", str(tiny_bert), "--data", str(data_csv), "--latency-ms", "0.000001", "--output", str(out)])
+    options = {"--data": str(data_csv), "--latency-ms": "1e-6", "--seq-len": str(LENGTH), "--output": str(out)}
+    code = cli.main(["run", str(tiny_bert), *(text for pair in options.items() for text in pair)])
     assert code == 1
     assert "least reachable" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
