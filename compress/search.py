@@ -69,9 +69,10 @@ def allocate(
     """The allocation of least loss within the budget, by dynamic programming.
 
     The budget is quantised. With costs rounded *down* to a quantum the program relaxes the problem: its loss is a
-    lower bound, and the first of its solutions, from the full budget downwards, whose true cost is within the budget is
-    feasible. With costs rounded *up* every solution is feasible. The better of the two is taken, what rounding left over
-    is spent, and the distance to the bound is the gap to the true optimum: 0 where the relaxed solution itself fits.
+    lower bound, and the first of its solutions, from the full budget downwards, whose true cost is within the budget
+    is feasible. With costs rounded *up* every solution is feasible. The better of the two is taken, what rounding left
+    over is spent, and the distance to the bound is the gap to the true optimum: 0 where the relaxed solution itself
+    fits.
 
     Args:
         sublayers: what each can be.
