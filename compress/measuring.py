@@ -138,8 +138,16 @@ class Device:
         """Export the compressed model and compare the file with it."""
         return export_checked(model, path, loaded)
 
-    def validate(self, plan: Plan, exported: Exported, loaded: Loaded) -> tuple[LatencyComparison, dict[str, Any]]:
+    def validate(
+        self, plan: Plan, exported: Exported, loaded: Loaded, profile: Profile | None = None
+    ) -> tuple[LatencyComparison, dict[str, Any]]:
         """Measure latency and metric of the exported file against the dense one.
+
+        Args:
+            plan: what the file should be.
+            exported: the file.
+            loaded: evaluation examples.
+            profile: what predicted its latency; None takes the plan's prediction.
 
         Returns:
             The timing, and what validation.json holds.
@@ -159,6 +167,7 @@ class Device:
             compressed.close()
         return comparison, document(
             plan=plan,
+            predicted_ms=plan.predicted_ms if profile is None else profile.table.predict(plan.structure.widths),
             comparison=comparison,
             verdict=verdict,
             reason=reason,

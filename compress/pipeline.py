@@ -100,7 +100,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
                 with stages.stage("export"):
                     exported = device.export(model, output / "model.onnx", loaded)
                 with stages.stage("validate"):
-                    timed, validation = device.validate(plan, exported, loaded)
+                    timed, validation = device.validate(plan, exported, loaded, profile)
                 stages.info(validation["reason"])
                 if validation["verdict"] == "pass" or budget.kind == "macs" or config.profile or attempt == ATTEMPTS:
                     break

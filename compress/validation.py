@@ -89,6 +89,7 @@ def measured_verdict(
 def document(
     *,
     plan: Plan,
+    predicted_ms: float | None,
     comparison: LatencyComparison,
     verdict: Verdict,
     reason: str,
@@ -101,6 +102,7 @@ def document(
     """validation.json as plain JSON types.
 
     Args:
+        predicted_ms: latency that the profile predicts; None without one.
         sizes: bytes of the dense and the compressed ONNX file.
         length: mean tokens of an example, at which MACs are counted.
         parity: largest absolute difference between the exported file and PyTorch.
@@ -114,7 +116,7 @@ def document(
             "dense": round(dense_ms, 4),
             "compressed": round(comparison.compressed.value, 4),
             "budget": None if budget_ms is None else round(budget_ms, 4),
-            "predicted": None if plan.predicted_ms is None else round(plan.predicted_ms, 4),
+            "predicted": None if predicted_ms is None else round(predicted_ms, 4),
             "ci95": [round(v, 4) for v in comparison.compressed.as_list()],
             "rounds": comparison.rounds,
         },

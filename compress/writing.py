@@ -106,7 +106,7 @@ def card(config: RunConfig, plan: Plan, validation: Mapping[str, Any] | None) ->
             f"| model.onnx, MB | {size['dense'] / 1e6:.1f} | {size['compressed'] / 1e6:.1f} |",
             f"| encoder MACs | 1 | {plan.macs_fraction:.3f} |",
             "",
-            f"Measured on {device.get('cpu', 'this device')}, {device.get('threads', '?')} threads, "
+            f"Measured on {device['processor']}, {device['threads']} threads, "
             f"{validation['date'][:10]}, dense and compressed interleaved. Verdict: **{validation['verdict']}** "
             f"({validation['reason']}).",
             "",
