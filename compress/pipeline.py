@@ -99,6 +99,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
                 # Write the file and measure it.
                 with stages.stage("export"):
                     exported = device.export(model, output / "model.onnx", loaded)
+                stages.info(exported.summary())
                 with stages.stage("validate"):
                     timed, validation = device.validate(plan, exported, loaded, profile)
                 stages.info(validation["reason"])

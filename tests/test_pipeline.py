@@ -26,6 +26,7 @@ def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is timed here is never asserted on, so it is timed briefly."""
     monkeypatch.setattr(measuring, "PROFILE_SECONDS", dict.fromkeys(measuring.PROFILE_SECONDS, 1.0))
     monkeypatch.setattr(measuring, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(measuring, "FORM_SECONDS", 0.1)
     monkeypatch.setattr("compress.validation.MEASURE_SECONDS", (0.2,))
 
 
