@@ -37,7 +37,7 @@ TIMED_VOCABULARY = 2000
 PARITY_EXAMPLES = 64
 # Seconds of measuring, by effort.
 PROFILE_SECONDS = {"fast": 25.0, "standard": 45.0, "thorough": 120.0}
-CHECK_SECONDS = 4.0
+CHECK_SECONDS = 3.0
 FORM_SECONDS = 1.5
 # Widest interval of a checked speed-up, relative to it, that is not measured longer.
 WIDEST_CHECK = 0.03
@@ -173,7 +173,7 @@ class Device:
         dense = open_session(self.build(loaded, plan.shape.dense), self._target)
         candidate = open_session(self.build(loaded, plan.structure.widths), self._target)
         try:
-            for factor in (1, 2, 4):
+            for factor in (1, 2):
                 timed = compare_latency(dense, candidate, self.timing_feed, seconds=factor * CHECK_SECONDS)
                 if timed.speedup.high - timed.speedup.low <= WIDEST_CHECK * timed.speedup.value:
                     break
