@@ -216,24 +216,26 @@ def why(artifact: Path) -> dict[str, Any]:
     return explain(artifact)
 
 
-def _profile(config: RunConfig, loaded: Loaded, device: Device, stages: Stages) -> Profile:
-    if config.profile is not None:
-        from compress.profile.latency import Profile
+def _given_profile(config: RunConfig, loaded: Loaded) -> Profile | None:
+    """The profile of ``--profile``, checked against this model and deployment; None where none was given."""
+    if config.profile is None:
+        return None
+    from compress.profile.latency import Profile
 
-        profile = Profile.read(config.profile)
-        profile.matches(loaded.shape, config.batch_size, config.seq_len, loaded.target)
-        return profile
-    return take_device_profile(config, loaded, device, stages)
+    profile = Profile.read(config.profile)
+    profile.matches(loaded.shape, config.batch_size, config.seq_len, loaded.target)
+    return profile
+
+
+def _profile(config: RunConfig, loaded: Loaded, device: Device, stages: Stages) -> Profile:
+    return _given_profile(config, loaded) or take_device_profile(config, loaded, device, stages)
 
 
 def _profile_without_run(config: RunConfig, loaded: Loaded, stages: Stages) -> Profile:
+    given = _given_profile(config, loaded)
+    if given is not None:
+        return given
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
-        if config.profile is not None:
-            from compress.profile.latency import Profile
-
-            profile = Profile.read(config.profile)
-            profile.matches(loaded.shape, config.batch_size, config.seq_len, loaded.target)
-            return profile
         with stages.stage("export dense"):
             device = Device.open(config, loaded, Path(scratch))
         try:
