@@ -8,7 +8,7 @@ hidden``, and lets the pruned model's inputs come from the layers already recons
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -101,9 +101,9 @@ class Seen:
     total: Tensor
 
 
-@torch.no_grad()
-def look(call: LayerCall, layer: EncoderLayer, hidden: Tensor, kinds: tuple[Kind, ...]) -> dict[Kind, Seen]:
-    """Run one layer as far as needed and report what its sublayers of these kinds read and give."""
+@contextmanager
+def _watched(layer: EncoderLayer, kinds: tuple[Kind, ...], *, stop: bool) -> Iterator[dict[Kind, Seen]]:
+    """While the block runs, catch what sublayers read and give; ``stop`` ends the forward pass at the last of them."""
     seen: dict[Kind, tuple[Tensor, Tensor]] = {}
     found: dict[Kind, Seen] = {}
 
@@ -113,7 +113,7 @@ def look(call: LayerCall, layer: EncoderLayer, hidden: Tensor, kinds: tuple[Kind
 
         def total(_: Any, arguments: tuple[Any, ...]) -> None:
             found[kind] = Seen(*seen[kind], arguments[0])
-            if len(found) == len(kinds):
+            if stop and len(found) == len(kinds):
                 raise _Stop
 
         yield layer.get(f"{kind}_output").register_forward_hook(projection)
@@ -121,12 +121,64 @@ def look(call: LayerCall, layer: EncoderLayer, hidden: Tensor, kinds: tuple[Kind
 
     handles = [handle for kind in kinds for handle in watch(kind)]
     try:
-        with suppress(_Stop):
-            call(layer, hidden)
+        yield found
     finally:
         for handle in handles:
             handle.remove()
+
+
+@torch.no_grad()
+def look(call: LayerCall, layer: EncoderLayer, hidden: Tensor, kinds: tuple[Kind, ...]) -> dict[Kind, Seen]:
+    """Run one layer as far as needed and report what its sublayers of these kinds read and give."""
+    with _watched(layer, kinds, stop=True) as found, suppress(_Stop):
+        call(layer, hidden)
     return found
+
+
+class Teacher:
+    """What the dense model's sublayers give for a set of examples, one layer at a time.
+
+    Args:
+        dense: the model.
+        task: runs it.
+        data: the examples.
+        batch_size: examples in a forward pass.
+        keep: remember all layers, so that many students can be taught: ``examples x length x hidden x 2 layers``
+            numbers. Otherwise layers have to be asked for in order, once, and one layer's hidden states are held.
+
+    Attributes:
+        calls: how layers are called, per batch.
+        hidden: what enters the first layer, per batch [batch, sequence, hidden].
+    """
+
+    def __init__(self, dense: Encoder, task: Task, data: Encoded, *, batch_size: int = 32, keep: bool = False) -> None:
+        inputs = first_inputs(dense, task, data, batch_size)
+        self.calls = [call for call, _ in inputs]
+        self.hidden = [hidden for _, hidden in inputs]
+        self._dense = dense
+        self._next = 0
+        self._states = list(self.hidden)
+        self._kept = [self._advance() for _ in dense] if keep else None
+
+    def targets(self, number: int) -> dict[Kind, list[Tensor]]:
+        """Output plus residual of both sublayers of a layer, per batch."""
+        if self._kept is not None:
+            return self._kept[number]
+        if number != self._next:
+            raise ValueError(f"layer {self._next} comes next, not {number}; a teacher that keeps goes in any order")
+        return self._advance()
+
+    @torch.no_grad()
+    def _advance(self) -> dict[Kind, list[Tensor]]:
+        layer = self._dense.layers[self._next]
+        self._next += 1
+        totals: dict[Kind, list[Tensor]] = {kind: [] for kind in KINDS}
+        for i, call in enumerate(self.calls):
+            with _watched(layer, KINDS, stop=False) as found:
+                self._states[i] = call(layer, self._states[i])
+            for kind in KINDS:
+                totals[kind].append(found[kind].total)
+        return totals
 
 
 @torch.enable_grad()

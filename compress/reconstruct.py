@@ -15,17 +15,19 @@ apart; an update is taken only if its held-out error falls.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.architectures import Encoder, EncoderLayer
 from compress.data import Encoded
-from compress.layerwise import KINDS, Kind, LayerCall, first_inputs, look, positions_read
+from compress.layerwise import Kind, LayerCall, Teacher, look, positions_read
+from compress.regression import Gram, ridge_solution, scale_solution
 from compress.tasks import Task
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -33,7 +35,6 @@ RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 # better conditioned. Tried on held-out data.
 BYSTANDERS = (0.0, 0.01, 0.1)
 HELD_OUT = 0.2
-LARGEST_SCALE = 10.0
 LEAST_SAMPLES = 10
 
 
@@ -57,109 +58,6 @@ class Reconstructed:
     error_before: float
     error_after: float
     ridge: float | None
-
-
-@dataclass
-class Gram:
-    """Sums over tokens for one regression: XᵀX, XᵀY, ΣY², with X̃ = [X, 1]; float64.
-
-    Attributes:
-        xx: [inputs + 1, inputs + 1].
-        xy: [inputs + 1, outputs].
-        yy: scalar.
-        tokens: number of tokens.
-    """
-
-    xx: Tensor
-    xy: Tensor
-    yy: float = 0.0
-    tokens: int = 0
-
-    @classmethod
-    def zeros(cls, inputs: int, outputs: int) -> Gram:
-        return cls(
-            torch.zeros(inputs + 1, inputs + 1, dtype=torch.float64),
-            torch.zeros(inputs + 1, outputs, dtype=torch.float64),
-        )
-
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Add tokens: x [tokens, inputs], y [tokens, outputs]."""
-        if not len(x):
-            return
-        ones = torch.ones(len(x), 1, dtype=x.dtype)
-        augmented = torch.cat([x, ones], dim=1)
-        # Products of one batch in the model's precision, sums over batches in float64.
-        self.xx += (augmented.T @ augmented).double()
-        self.xy += (augmented.T @ y).double()
-        self.yy += float(y.double().square().sum())
-        self.tokens += len(x)
-
-    def plus(self, other: Gram, weight: float = 1.0) -> Gram:
-        return Gram(
-            self.xx + weight * other.xx,
-            self.xy + weight * other.xy,
-            self.yy + weight * other.yy,
-            self.tokens + other.tokens,
-        )
-
-    def error(self, weights: Tensor) -> float:
-        """Squared error of Y ≈ X̃ W, relative to ΣY²; weights [inputs + 1, outputs]."""
-        total = (weights * (self.xx @ weights)).sum() - 2 * (weights * self.xy).sum() + self.yy
-        return max(0.0, float(total)) / max(self.yy, 1e-30)
-
-
-def solve_spd(matrix: Tensor, right: Tensor) -> Tensor:
-    """Solve a symmetric positive definite system; where rounding has made it indefinite, jitter grows until it is not.
-
-    Raises:
-        ValueError: the matrix is not finite.
-    """
-    if not torch.isfinite(matrix).all():
-        raise ValueError("the normal equations are not finite")
-    jitter = 0.0
-    scale = float(matrix.diagonal().mean().clamp_min(1e-30))
-    while True:
-        factor, failed = torch.linalg.cholesky_ex(matrix + jitter * torch.eye(len(matrix), dtype=matrix.dtype))
-        if not failed:
-            return torch.cholesky_solve(right, factor)
-        jitter = max(10 * jitter, 1e-12 * scale)
-
-
-def ridge_solution(gram: Gram, original: Tensor, ridge: float) -> Tensor:
-    """W = (X̃ᵀX̃ + λD)⁻¹ (X̃ᵀY + λD W₀): least squares drawn towards the original weights; the bias is free.
-
-    Args:
-        gram: sums over training tokens.
-        original: W₀ [inputs + 1, outputs], the bias in its last row.
-        ridge: λ, relative to D, the mean diagonal of XᵀX.
-    """
-    inputs = len(gram.xx) - 1
-    strength = torch.zeros(inputs + 1, dtype=torch.float64)
-    if inputs:
-        strength[:-1] = ridge * gram.xx.diagonal()[:-1].mean()
-    return solve_spd(gram.xx + torch.diag(strength), gram.xy + strength[:, None] * original)
-
-
-def scale_solution(gram: Gram, original: Tensor, unit_size: int) -> Tensor | None:
-    """The paper's mask tuning: W = diag(m) W₀ with one scale per unit, the bias as it is.
-
-    The normal equations for m follow from the same Gram matrices: M = Σ over a unit's rows of (XᵀX) ⊙ (W₀W₀ᵀ).
-    A scale of 1 is preferred where the data do not say otherwise.
-
-    Returns:
-        [inputs + 1, outputs]; None if a scale leaves ±10.
-    """
-    weights, bias = original[:-1], original[-1]
-    units = len(weights) // unit_size
-    normal = gram.xx[:-1, :-1] * (weights @ weights.T)
-    normal = normal.reshape(units, unit_size, units, unit_size).sum((1, 3))
-    target = gram.xy[:-1] - gram.xx[:-1, -1:] * bias
-    right = (weights * target).sum(1).reshape(units, unit_size).sum(1)
-    damp = 1e-6 * normal.diagonal().mean().clamp_min(1e-30)
-    scales = solve_spd(normal + damp * torch.eye(units, dtype=torch.float64), (right + damp)[:, None])[:, 0]
-    if not bool((scales.abs() <= LARGEST_SCALE).all()):
-        return None
-    return torch.cat([weights * scales.repeat_interleave(unit_size)[:, None], bias[None]])
 
 
 def _weights_of(module: nn.Module) -> Tensor:
@@ -194,7 +92,6 @@ def reconstruct(
     *,
     method: str = "full",
     seed: int = 0,
-    batch_size: int = 32,
     progress: Callable[[float], None] | None = None,
 ) -> list[Reconstructed]:
     """Fit every output matrix of the pruned model to the dense one, in place, first layer first.
@@ -206,7 +103,6 @@ def reconstruct(
         data: calibration examples.
         method: ``full``: whole matrix and bias; ``kwon``: one scale per unit.
         seed: of the split into training and held-out examples.
-        batch_size: examples in a forward pass.
         progress: called with the fraction done.
 
     Returns:
@@ -216,28 +112,48 @@ def reconstruct(
         return []
     held_out = np.zeros(len(data), dtype=bool)
     held_out[np.random.default_rng(seed).permutation(len(data))[: max(1, int(HELD_OUT * len(data)))]] = True
-    read = positions_read(dense, task, data)
-    inputs = first_inputs(dense, task, data, batch_size)
-    calls = [call for call, _ in inputs]
-    taught = [hidden for _, hidden in inputs]
-    own = list(taught)
+    read = positions_read(dense, task, data) if method == "full" else None
+    teacher = Teacher(dense, task, data)
+    return fit(teacher, student, held_out, method=method, read=read, progress=progress)
+
+
+@torch.no_grad()
+def fit(
+    teacher: Teacher,
+    student: Encoder,
+    held_out: NDArray[np.bool_],
+    *,
+    method: str = "full",
+    read: Tensor | None = None,
+    ridges: Sequence[float] = RIDGES,
+    bystanders: Sequence[float] = BYSTANDERS,
+    progress: Callable[[float], None] | None = None,
+) -> list[Reconstructed]:
+    """Fit every output matrix of a pruned model to what a teacher's sublayers give, in place, first layer first.
+
+    Args:
+        teacher: the dense model's sublayers on the calibration examples.
+        student: as in ``reconstruct``.
+        held_out: examples that choose the ridge and decide whether a fit is accepted, [examples].
+        method: as in ``reconstruct``.
+        read: positions of the last layer that the head reads; None for all.
+        ridges, bystanders: what is tried.
+        progress: called with the fraction done.
+    """
+    own = list(teacher.hidden)
     results = []
-    for number, (teacher, layer) in enumerate(zip(dense, student, strict=True)):
-        last = number == dense.shape.layers - 1
-        targets = [look(call, teacher, hidden, KINDS) for call, hidden in zip(calls, taught, strict=True)]
-        totals = {kind: [seen[kind].total for seen in targets] for kind in KINDS}
-        del targets
-        for kind in KINDS:
-            matters = read if last and method == "full" else None
-            grams = _accumulate(layer, kind, calls, own, totals[kind], held_out, matters)
-            unit_size = dense.shape.head_size if kind == "attention" else 1
-            results.append(_refit(layer, kind, number, grams, method, unit_size))
+    layers = student.shape.layers
+    for number, layer in enumerate(student):
+        last = number == layers - 1
+        targets = teacher.targets(number)
+        for kind, totals in targets.items():
+            grams = _accumulate(layer, kind, teacher.calls, own, totals, held_out, read if last else None)
+            unit_size = student.shape.head_size if kind == "attention" else 1
+            results.append(_refit(layer, kind, number, grams, method, unit_size, ridges, bystanders))
         if not last:
-            with torch.no_grad():
-                taught = [call(teacher, hidden) for call, hidden in zip(calls, taught, strict=True)]
-                own = [call(layer, hidden) for call, hidden in zip(calls, own, strict=True)]
+            own = [call(layer, hidden) for call, hidden in zip(teacher.calls, own, strict=True)]
         if progress:
-            progress((number + 1) / dense.shape.layers)
+            progress((number + 1) / layers)
     return results
 
 
@@ -256,7 +172,7 @@ def _accumulate(
     calls: list[LayerCall],
     hidden: list[Tensor],
     targets: list[Tensor],
-    held_out: np.ndarray,
+    held_out: NDArray[np.bool_],
     read: Tensor | None,
 ) -> _Grams:
     module: nn.Module = layer.get(f"{kind}_output")
@@ -283,7 +199,16 @@ def _accumulate(
     return grams
 
 
-def _refit(layer: EncoderLayer, kind: Kind, number: int, grams: _Grams, method: str, unit_size: int) -> Reconstructed:
+def _refit(
+    layer: EncoderLayer,
+    kind: Kind,
+    number: int,
+    grams: _Grams,
+    method: str,
+    unit_size: int,
+    ridges: Sequence[float],
+    bystanders: Sequence[float],
+) -> Reconstructed:
     module: nn.Module = layer.get(f"{kind}_output")
     original = _weights_of(module)
     before = grams.held.error(original)
@@ -294,11 +219,11 @@ def _refit(layer: EncoderLayer, kind: Kind, number: int, grams: _Grams, method: 
             if fitted is not None and grams.held.error(fitted) < before:
                 best_error, best, best_ridge = grams.held.error(fitted), fitted, 0.0
     else:
-        mixtures = BYSTANDERS if grams.train_rest is not None else (0.0,)
+        mixtures = bystanders if grams.train_rest is not None else (0.0,)
         chosen = 0.0
         for mixture in mixtures:
             train = grams.train if grams.train_rest is None else grams.train.plus(grams.train_rest, mixture)
-            for ridge in RIDGES:
+            for ridge in ridges:
                 candidate = ridge_solution(train, original, ridge)
                 error = grams.held.error(candidate)
                 if error < best_error:

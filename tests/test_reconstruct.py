@@ -13,7 +13,8 @@ from test_importance import examples
 from compress.architectures import encoder_of
 from compress.layerwise import KINDS, first_inputs, look, positions_read
 from compress.plan import Structure
-from compress.reconstruct import Gram, reconstruct, ridge_solution, scale_solution, solve_spd
+from compress.reconstruct import reconstruct
+from compress.regression import Gram, ridge_solution, scale_solution, solve_spd
 from compress.removal import remove
 from compress.tasks import TASKS
 
