@@ -171,11 +171,9 @@ def compare(given: argparse.Namespace, seed: int, results: Results) -> None:
     model, task = loaded.checkpoint.model, loaded.checkpoint.task
     other = unseen(config, loaded, given.held_out)
     dense, dense_other = outputs_of(model, task, loaded.evaluation), outputs_of(model, task, other)
-    labels = loaded.evaluation.labels
-    if labels is None:
-        labels = task.predictions(dense)
-    results.metric_name = task.metric_name if loaded.evaluation.labels is not None else "fidelity"
-    results.dense.append(task.metric(dense, labels))
+    measured = task.evaluate(dense, loaded.evaluation, dense)
+    results.metric_name = measured.name
+    results.dense.append(measured.value)
     _say(
         f"seed {seed}: {len(loaded.calibration)} calibrated on, {len(loaded.evaluation)} evaluated, KL on {len(other)}"
     )
@@ -192,7 +190,7 @@ def compare(given: argparse.Namespace, seed: int, results: Results) -> None:
             plan, search = timed(planned, variant, importance, budget, config, loaded)
             pruned, repair = timed(carried_out, variant, plan, config, loaded)
             found = Figures(
-                metric=task.metric(outputs_of(pruned, task, loaded.evaluation), labels),
+                metric=task.evaluate(outputs_of(pruned, task, loaded.evaluation), loaded.evaluation, dense).value,
                 kl=divergence(pruned, task, other, dense_other),
                 macs=plan.macs_fraction,
                 seconds={"calibrate": calibrate, "search": search, "remove and reconstruct": repair},
@@ -253,11 +251,14 @@ def contents(data: Encoded) -> list[bytes]:
 @torch.no_grad()
 def outputs_of(model: Any, task: Task, data: Encoded) -> NDArray[Any]:
     """The model's outputs, in the order of the data."""
-    outputs: list[NDArray[Any]] = [np.empty(0)] * len(data)
+    outputs: NDArray[Any] = np.empty((0, 0))
     for batch in data.batches():
-        for i, output in zip(batch.indices, task.forward(model, batch.inputs).numpy(), strict=True):
-            outputs[i] = output
-    return np.stack(outputs) if outputs else np.empty((0, 0))
+        answer = task.forward(model, batch.inputs).numpy()
+        if not len(outputs):
+            # The longest batch comes first; outputs may be as long as their batch.
+            outputs = np.full((len(data), *answer.shape[1:]), task.fill, dtype=answer.dtype)
+        outputs[(batch.indices, *(slice(size) for size in answer.shape[1:]))] = answer
+    return outputs
 
 
 def divergence(model: Any, task: Task, data: Encoded, dense: NDArray[Any]) -> float | None:

@@ -28,6 +28,8 @@ _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json"),
     *("special_tokens_map.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
 )
+# How sentence-transformers notes what becomes of token embeddings.
+_POOLING = ("modules.json", "*_Pooling/config.json")
 # Any of these is a vocabulary; without one transformers makes up an empty tokenizer instead of failing.
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 
@@ -75,7 +77,7 @@ def load_checkpoint(model: str, task: str | None = None, seq_len: int | None = N
     """
     directory = _local_directory(model)
     config = _read_config(directory, model)
-    chosen = task_of(config, task)
+    chosen = task_of(config, task).of_checkpoint(directory)
     _check_length(config, seq_len, model)
     files = _weight_files(directory, model)
     fingerprint = _fingerprint(files)
@@ -118,7 +120,7 @@ def _from_hub(model: str) -> Path:
             config = Path(hf_hub_download(model, "config.json", local_files_only=cached_only))
             # Before gigabytes of a model that cannot be used are fetched.
             _read_config(config.parent, model)
-            patterns = ["config.json", WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors", *_TOKENIZER_FILES]
+            patterns = ["config.json", WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors", *_TOKENIZER_FILES, *_POOLING]
             return Path(snapshot_download(model, allow_patterns=patterns, local_files_only=cached_only))
     except (OSError, ValueError, RuntimeError) as error:
         if cached_only:
@@ -280,7 +282,13 @@ def _check_complete(network: Any, report: dict[str, Any], task: Task, model: str
         raise ModelError(
             f"model '{model}': the weights {_some(mismatched)} do not have the sizes that config.json says"
         )
-    missing = sorted(report.get("missing_keys", ()))
+    missing = []
+    for key in sorted(report.get("missing_keys", ())):
+        if key.startswith(task.unread_weights):
+            # Made up by transformers at random: zeros are the same in every run.
+            network.get_parameter(key).data.zero_()
+        else:
+            missing.append(key)
     head = [key for key in missing if not key.startswith(f"{network.base_model_prefix}.")]
     if head:
         raise ModelError(

@@ -18,7 +18,7 @@ import click
 
 from compress._version import __version__
 from compress.errors import EXIT_ERROR, EXIT_PASS, CompressError, ConfigError, did_you_mean
-from compress.options import CONFIG_FILE, DEFAULTS, EFFORTS, HELP, METHODS, PRECISIONS, flag
+from compress.options import CONFIG_FILE, DEFAULTS, EFFORTS, EMBEDDINGS, HELP, METHODS, PRECISIONS, flag
 
 if TYPE_CHECKING:
     from compress.config import Resolved
@@ -139,6 +139,7 @@ _DEPLOYMENT = [
     _shown("batch_size", type=int, metavar="N"),
     _shown("seq_len", type=int, metavar="N"),
     _shown("precision", type=click.Choice(PRECISIONS)),
+    _shown("embedding", type=click.Choice(EMBEDDINGS)),
 ]
 _SEARCH = [
     _shown("method", type=click.Choice(METHODS)),

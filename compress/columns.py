@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from compress.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -39,6 +42,11 @@ LABEL_NAMES = (
     *("label", "labels", "gold_label", "target", "class", "category", "sentiment", "polarity", "intent", "emotion"),
     *("topic", "label_id", "y"),
 )
+# Labels that are numbers on a scale.
+SCORE_NAMES = (
+    *("score", "similarity_score", "similarity", "relatedness_score", "gold_score", "rating", "stars", "label"),
+    *("labels", "target", "value", "y"),
+)
 
 
 @dataclass(frozen=True)
@@ -58,13 +66,19 @@ class Columns:
     label_ids: Mapping[str, int] = field(default_factory=dict)
 
 
-def choose_columns(dataset: Dataset, text_column: str | None, label_column: str | None) -> Columns:
+def choose_columns(
+    dataset: Dataset,
+    text_column: str | None,
+    label_column: str | None,
+    label_names: Sequence[str] = LABEL_NAMES,
+) -> Columns:
     """Take the columns that were named and guess the others; labels are not looked at.
 
     Args:
         dataset: rows.
         text_column: a name, or two separated by a comma for pairs; None guesses.
         label_column: a name; None guesses, and finds none where no column has a usual name.
+        label_names: usual names of the task's labels, the most telling first.
 
     Raises:
         DataError: a named column is missing, or no column can be told to be the text; lists the columns found.
@@ -75,7 +89,7 @@ def choose_columns(dataset: Dataset, text_column: str | None, label_column: str 
         if label in text:
             raise DataError(f"column '{label}' is given as text and as label; they must be two columns")
     others = [name for name in dataset.column_names if name != label and not (text_column and name in text)]
-    label = label or _find(others, LABEL_NAMES)
+    label = label or _find(others, label_names)
     if not text_column:
         text = _guess_texts(dataset, [name for name in others if name != label])
 
@@ -254,6 +268,35 @@ def label_ids(dataset: Dataset, column: str, config: Any) -> tuple[dict[str, int
         return by_number, ()
     note = f"labels are matched by number: the data calls them {', '.join(stated[:8])}, the model {_known(config)}"
     return by_number, (note,)
+
+
+def numbers_in(dataset: Dataset, column: str) -> NDArray[np.float64] | None:
+    """The numbers of one column, [n]; None where the whole column is empty.
+
+    Raises:
+        DataError: values that are no finite numbers, or missing in some rows only.
+    """
+    texts = [label_text(value) for value in read_column(dataset, column)]
+    missing = texts.count("")
+    if missing == len(texts):
+        return None
+    if missing:
+        raise DataError(
+            f"{missing} of {len(texts)} rows have no number in column '{column}'; remove these rows, or name another "
+            "column with --label-column"
+        )
+    numbers = np.empty(len(texts))
+    for i, text in enumerate(texts):
+        try:
+            numbers[i] = float(text)
+        except ValueError:
+            numbers[i] = np.nan
+        if not np.isfinite(numbers[i]):
+            raise DataError(
+                f"column '{column}' has {text[:40]!r} in row {i + 1}, which is no number; change it, or name another "
+                "column with --label-column"
+            )
+    return numbers
 
 
 def _whole(text: str) -> int | None:

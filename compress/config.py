@@ -88,6 +88,7 @@ class RunConfig(BaseModel):
     label_free: bool = False
     text_column: str | None = None
     label_column: str | None = None
+    embedding: Literal["normalized", "pooled", "tokens"] | None = None
     profile: Annotated[Path | None, Field(strict=False)] = None
     effort: Literal["fast", "standard", "thorough"] = "standard"
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -296,6 +297,7 @@ def commented_toml(values: Mapping[str, Any]) -> str:
                 "latency_ms": 5.0,
                 "speedup": 2.0,
                 "macs": 0.5,
+                "embedding": "normalized",
             }
             fallback = examples.get(name, "...")
             shown = fallback if default is None or info.is_required() else default

@@ -43,7 +43,7 @@ class Batch:
 
     Attributes:
         inputs: what the model's ``forward`` takes, int64 [batch, length].
-        labels: int64 [batch] (floats for regression); None without labels.
+        labels: int64 [batch] or [batch, ...] (floats for regression); None without labels.
         indices: positions of the examples in the ``Encoded`` they came from, int64 [batch].
     """
 
@@ -58,13 +58,16 @@ class Encoded:
 
     Attributes:
         features: for each input of the model a list of n integer rows; the rows of one example are equally long.
-        labels: [n]; None without labels.
+        labels: [n] or [n, ...]; None without labels.
         padding: the value that fills each feature up in a batch.
+        targets: what the task's metric needs beyond a label per example (pairs, questions), for all examples
+            together; None where it needs nothing more, and in a selection.
     """
 
     features: dict[str, list[NDArray[np.int32]]]
     labels: NDArray[Any] | None
     padding: dict[str, int]
+    targets: Any = None
     lengths: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -102,7 +105,7 @@ class Encoded:
         return self if n >= len(self) else self.select(_sample(len(self), n, seed))
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the token ids and labels: equal for equal examples in equal order."""
+        """SHA-256 (hex) of token ids, labels and targets: equal for equal examples in equal order."""
         digest = hashlib.sha256()
         for name in sorted(self.features):
             digest.update(f"{name} {self.padding[name]} {len(self)}\n".encode())
@@ -112,6 +115,8 @@ class Encoded:
         if self.labels is not None:
             kind = "<f8" if self.labels.dtype.kind == "f" else "<i8"
             digest.update(b"labels" + self.labels.astype(kind).tobytes())
+        for value in () if self.targets is None else vars(self.targets).values():
+            digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
         return digest.hexdigest()
 
     def batches(self, batch_size: int = 32, sort_by_length: bool = True) -> Iterator[Batch]:

@@ -205,6 +205,8 @@ def positions_read(encoder: Encoder, task: Task, data: Encoded, batch_size: int 
         outputs = task.forward(encoder.model, batch.inputs)
     finally:
         handle.remove()
-    (gradient,) = torch.autograd.grad(outputs.square().sum(), caught)
+    # In a random direction: the length of a normalised embedding, for one, has no gradient.
+    direction = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0))
+    (gradient,) = torch.autograd.grad((outputs * direction).sum(), caught)
     read = gradient.abs().sum(-1).gt(0).any(0)
     return None if bool(read.sum() * 2 > len(read)) else read.nonzero().squeeze(-1)

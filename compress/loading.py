@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.checkpoint import Checkpoint, load_checkpoint
-from compress.columns import Columns
 from compress.config import RunConfig
 from compress.data import Encoded, load_data, sample_rows
 from compress.errors import DataError
@@ -60,6 +59,8 @@ def load_model(config: RunConfig) -> Loaded:
     """Checkpoint and target; no data, but for one made-up example that tells the model's inputs."""
     target = load_target(config.target)
     checkpoint = load_checkpoint(config.model, config.task, config.seq_len)
+    if config.embedding is not None:
+        checkpoint = replace(checkpoint, task=checkpoint.task.giving(config.embedding))
     return Loaded(checkpoint, target, _no_examples(checkpoint), _no_examples(checkpoint))
 
 
@@ -91,6 +92,7 @@ def load(config: RunConfig, stages: Progress | Stages, *, evaluation: bool = Tru
             held = load_data(config.calibration_data, "validation")
     calibration = _encode(config, checkpoint, train, config.samples, stages)
     stages.info(f"{len(calibration)} calibration examples of {calibration.mean_length:.1f} tokens on average")
+    checkpoint = replace(checkpoint, task=checkpoint.task.of_calibration(calibration))
     examples = bare.evaluation if held is None else _encode(config, checkpoint, held, None, None)
     return Loaded(checkpoint, bare.target, calibration, examples)
 
@@ -103,9 +105,11 @@ def _encode(
     if stages is not None:
         for guess in columns.guesses:
             stages.info(guess)
-    return task.encode(
+    encoded = task.encode(
         sample_rows(rows, samples, config.seed), checkpoint.tokenizer, columns, config.seq_len, model_config
     )
+    # A row may give several examples: the two texts of a pair, the windows of a long one.
+    return encoded if samples is None else encoded.take(samples, config.seed)
 
 
 def _hold_back(rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
@@ -121,9 +125,4 @@ def _hold_back(rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
 
 
 def _no_examples(checkpoint: Checkpoint) -> Encoded:
-    """No examples, but the inputs that examples would have."""
-    from datasets import Dataset
-
-    one = Dataset.from_dict({"text": ["a"]})
-    config = checkpoint.model.config
-    return checkpoint.task.encode(one, checkpoint.tokenizer, Columns(("text",), None), 8, config).select([])
+    return checkpoint.task.no_examples(checkpoint.tokenizer, checkpoint.model.config)

@@ -72,11 +72,11 @@ class Exported:
         Raises:
             ExportError: they differ.
         """
-        examples = _some_examples(loaded)
+        examples, task = _some_examples(loaded), loaded.checkpoint.task
         session = open_session(path, loaded.target)
         try:
             parity = check_parity(
-                session, model, (batch.inputs for batch in examples.batches(8)), loaded.checkpoint.task.forward
+                session, model, (batch.inputs for batch in examples.batches(8)), task.forward, read=task.read_file
             )
         finally:
             session.close()
@@ -87,10 +87,16 @@ def export_checked(
     model: Any, path: Path, loaded: Loaded, feed: dict[str, NDArray[np.int64]] | None = None
 ) -> Exported:
     """Export a model, in its faster form where a feed to time it on is given, and compare the file with it."""
-    export_onnx(model, path, input_names=loaded.input_names)
+    _write_onnx(model, path, loaded)
     if feed is not None:
         settle_form(path, loaded.target, feed)
     return Exported.check(path, model, loaded, report_of(path))
+
+
+def _write_onnx(model: Any, path: Path, loaded: Loaded) -> None:
+    """Export a model with the inputs and outputs of its task."""
+    task = loaded.checkpoint.task
+    export_onnx(model, path, input_names=loaded.input_names, output_names=task.file_names, outputs=task.file_outputs)
 
 
 def settle_form(path: Path, target: Target, feed: dict[str, NDArray[np.int64]]) -> str:
@@ -131,7 +137,7 @@ class Device:
     def open(cls, config: RunConfig, loaded: Loaded, scratch: Path) -> Device:
         """Export the dense model into ``scratch``."""
         dense = scratch / "dense.onnx"
-        export_onnx(loaded.checkpoint.model, dense, input_names=loaded.input_names)
+        _write_onnx(loaded.checkpoint.model, dense, loaded)
         return cls(config, loaded.target, dense, deployment_feed(config, loaded))
 
     @property
@@ -207,9 +213,12 @@ class Device:
 
         try:
             comparison, verdict, reason = measured_verdict(plan, compare)
-            evaluation = loaded.evaluation
+            evaluation, task = loaded.evaluation, loaded.checkpoint.task
             metric = metric_section(
-                loaded.checkpoint.task, evaluation, predict(self.dense, evaluation), predict(compressed, evaluation)
+                task,
+                evaluation,
+                predict(self.dense, evaluation, read=task.read_file, fill=task.fill),
+                predict(compressed, evaluation, read=task.read_file, fill=task.fill),
             )
         finally:
             compressed.close()

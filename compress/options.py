@@ -26,6 +26,8 @@ HELP: dict[str, str] = {
     "label_free": "Calibrate without labels, even where the data has them.",
     "text_column": "Column with the text; for pairs of texts, both names with a comma between.",
     "label_column": "Column with the labels.",
+    "embedding": "What the exported file of a sentence encoder gives: normalized or pooled embeddings, or tokens (the "
+    "last hidden state); without it, what the checkpoint's own notes say.",
     "profile": "Profile made by `compress profile`, to use instead of measuring.",
     "effort": "How long to measure and search: fast, standard or thorough.",
     "seed": "Seed of every random choice.",
@@ -47,6 +49,7 @@ BUDGETS = ("latency_ms", "speedup", "macs")
 METHODS = ("full", "kwon")
 EFFORTS = ("fast", "standard", "thorough")
 PRECISIONS = ("fp32",)
+EMBEDDINGS = ("normalized", "pooled", "tokens")
 
 
 def flag(name: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import DataError
+from compress.layouts import headerless, read_headerless
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,6 +72,9 @@ def _read_csv(path: Path, tabs: bool) -> pa.Table:
             header = next((row for row in lines if row), [])
         except csv.Error as error:
             raise DataError(f"cannot read the header of '{path}': {error}") from None
+    names = headerless(header, tabs=tabs)
+    if names is not None:
+        return read_headerless(path, names)
     try:
         table = arrow_csv.read_csv(
             str(path),

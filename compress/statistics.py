@@ -6,6 +6,7 @@ resampled is the *pair*: a slow minute hits both sides of a pair and leaves thei
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,6 +55,41 @@ def mean_interval(samples: NDArray[np.float64], seed: int = 0, resamples: int = 
     draws = np.random.default_rng(seed).integers(0, len(values), size=(resamples, len(values)))
     low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+def score_interval(
+    scores: NDArray[np.float64],
+    combine: Callable[[NDArray[np.float64]], float] | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> Interval:
+    """A metric and its 95 % percentile-bootstrap interval, units resampled.
+
+    Args:
+        scores: a row per unit, [n] or [n, parts].
+        combine: from such rows to the metric; None is the mean of [n].
+        seed: of the resampling.
+        resamples: number of resamples for ``combine``.
+    """
+    if combine is None:
+        return mean_interval(scores, seed)
+    draws = np.random.default_rng(seed).integers(0, len(scores), size=(resamples, len(scores)))
+    low, high = np.percentile([combine(scores[draw]) for draw in draws], [2.5, 97.5])
+    return Interval(float(combine(scores)), float(low), float(high))
+
+
+def drop_interval(
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    combine: Callable[[NDArray[np.float64]], float] | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> Interval:
+    """How much a metric falls, with its 95 % interval; a unit's rows of both are resampled together."""
+    if combine is None:
+        return mean_interval(before - after, seed)
+    both = np.stack([before, after], axis=1)
+    return score_interval(both, lambda rows: combine(rows[:, 0]) - combine(rows[:, 1]), seed, resamples)
 
 
 def verdict_at_most(estimate: Interval, limit: float) -> Verdict:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from compress.data import Encoded
 from compress.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
 from compress.plan import Plan
-from compress.statistics import Interval, Verdict, mean_interval, verdict_at_least, verdict_at_most
+from compress.statistics import Interval, Verdict, drop_interval, score_interval, verdict_at_least, verdict_at_most
 from compress.tasks import Task
 
 if TYPE_CHECKING:
@@ -28,23 +28,22 @@ def metric_section(
 ) -> dict[str, Any]:
     """The metric of both models with its interval, and the paired drop.
 
-    Without labels the metric is fidelity: how often the compressed model predicts what the dense one does.
+    Without labels the metric is fidelity: how far the compressed model predicts what the dense one does.
 
     Args:
         task: gives the metric.
         data: evaluation examples.
         dense, compressed: outputs of the exported models, in the order of ``data``.
     """
-    labels = task.predictions(dense) if data.labels is None else data.labels
-    ours, theirs = task.scores(compressed, labels), task.scores(dense, labels)
-    drop = mean_interval(theirs - ours)
+    ours, theirs = task.evaluate(compressed, data, dense), task.evaluate(dense, data, dense)
+    own, drop = score_interval(ours.scores, ours.combine), drop_interval(theirs.scores, ours.scores, ours.combine)
     return {
-        "name": task.metric_name if data.labels is not None else "fidelity",
-        "dense": round(task.metric(dense, labels), 6),
-        "compressed": round(task.metric(compressed, labels), 6),
-        "ci95": [round(v, 6) for v in mean_interval(ours).as_list()],
+        "name": ours.name,
+        "dense": round(theirs.value, 6),
+        "compressed": round(ours.value, 6),
+        "ci95": [round(v, 6) for v in own.as_list()],
         "drop": {"value": round(drop.value, 6), "ci95": [round(v, 6) for v in drop.as_list()]},
-        "examples": len(data),
+        "examples": len(ours.scores),
     }
 
 

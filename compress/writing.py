@@ -67,6 +67,7 @@ def write_artifact(
             },
             "seed": config.seed,
             "export": asdict(exported.report),
+            "task": {"name": loaded.checkpoint.task.name, **loaded.checkpoint.task.settings()},
             "reconstruction": [asdict(r) for r in repaired],
             "device": None if validation is None else validation["deployment"]["device"],
             "seconds": stages.seconds,

@@ -6,6 +6,9 @@ which ``export_onnx`` makes those of the PyTorch model (``<layer>.weight`` [in, 
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 from ast import literal_eval
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -275,7 +278,16 @@ def fuse_offline(model: ModelProto) -> ModelProto:
     copy.producer_name = "pytorch"
     # To it, "bert" is any encoder with norms after the sums. Sizes are 0, "read them from the graph": the number of
     # heads differs from layer to layer.
-    fused = optimizer.optimize_model(copy, model_type="bert", num_heads=0, hidden_size=0, opt_level=0)
+    # Its modules import each other as if they were no package, and name their loggers so.
+    logger = logging.getLogger("fusion_skiplayernorm")
+    level = logger.level
+    try:
+        # It prints and logs that it could not infer shapes: it then fuses less.
+        logger.setLevel(logging.ERROR)
+        with contextlib.redirect_stdout(io.StringIO()):
+            fused = optimizer.optimize_model(copy, model_type="bert", num_heads=0, hidden_size=0, opt_level=0)
+    finally:
+        logger.setLevel(level)
     result: ModelProto = fused.model
     return result
 

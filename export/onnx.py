@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.architectures import EncoderLayer, encoder_of
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from compress.export.runtime import Session
 
 OPSET = 20
+Outputs = Callable[[nn.Module, dict[str, Tensor]], tuple[Tensor, ...]]
 MASK_INPUT = "attention_mask"
 # A protobuf message ends at 2 GiB; some room is left for the graph itself.
 EXTERNAL_DATA_ABOVE_BYTES = 2**31 - 2**26
@@ -95,19 +97,18 @@ class _FusedAttention(nn.Module):
 
 
 class _Exported(nn.Module):
-    """The model as the file has it: tensors by position in, one tensor out."""
+    """The model as the file has it: tensors by position in, tensors by position out."""
 
-    def __init__(self, model: nn.Module, input_names: Sequence[str], output_name: str, mask: _PaddingMask) -> None:
+    def __init__(self, model: nn.Module, input_names: Sequence[str], outputs: Outputs, mask: _PaddingMask) -> None:
         super().__init__()
         self.model = model
-        self._input_names, self._output_name, self._mask = tuple(input_names), output_name, mask
+        self._input_names, self._outputs, self._mask = tuple(input_names), outputs, mask
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         named = dict(zip(self._input_names, inputs, strict=True))
         mask = named.get(MASK_INPUT)
         self._mask.value = None if mask is None else mask.to(torch.int32)
-        outputs: Tensor = self.model(**named)[self._output_name]
-        return outputs
+        return self._outputs(self.model, named)
 
 
 @contextmanager
@@ -146,7 +147,12 @@ def _quiet() -> Iterator[None]:
 
 
 def export_onnx(
-    model: Any, path: str | Path, *, input_names: Sequence[str], output_name: str = "logits"
+    model: Any,
+    path: str | Path,
+    *,
+    input_names: Sequence[str],
+    output_names: Sequence[str] = ("logits",),
+    outputs: Outputs | None = None,
 ) -> ExportReport:
     """Write a model, dense or pruned, as an ONNX file and check it.
 
@@ -159,7 +165,9 @@ def export_onnx(
         path: file to write.
         input_names: inputs of the model and of the file, in order: ``input_ids``, ``attention_mask``, and
             ``token_type_ids`` where the tokenizer gives them; all int64 [batch, sequence].
-        output_name: field of the model's output that becomes the file's one output.
+        output_names: of the file's outputs.
+        outputs: the task's, from the model and its inputs by name to as many tensors; None takes the fields of these
+            names from the model's output.
 
     Returns:
         Sizes and fused operators of what was written.
@@ -171,7 +179,13 @@ def export_onnx(
     from compress.export import graph
 
     file = Path(path)
-    proto = graph.tidy(_trace(model, tuple(input_names), output_name), parameter_prefix="model.")
+    names = tuple(output_names)
+
+    def fields(module: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        answer = module(**inputs)
+        return tuple(answer[name] for name in names)
+
+    proto = graph.tidy(_trace(model, tuple(input_names), names, outputs or fields), parameter_prefix="model.")
     graph.save(proto, file, external_above_bytes=EXTERNAL_DATA_ABOVE_BYTES)
     return report_of(file)
 
@@ -198,7 +212,7 @@ def report_of(path: str | Path) -> ExportReport:
     return ExportReport(opset, graph.fusions(proto), len(proto.graph.node), graph.size_bytes(file))
 
 
-def _trace(model: Any, input_names: tuple[str, ...], output_name: str) -> Any:
+def _trace(model: Any, input_names: tuple[str, ...], output_names: tuple[str, ...], outputs: Outputs) -> Any:
     """The exporter's ``ModelProto`` of a model; parameters are called ``model.<name>``."""
     # Above 1, different, and at most the model's length: the tracer takes a size of 1 or two equal sizes for constants.
     longest = int(getattr(model.config, "max_position_embeddings", 512))
@@ -209,10 +223,10 @@ def _trace(model: Any, input_names: tuple[str, ...], output_name: str) -> Any:
     try:
         with _fused_attention(model) as mask, _quiet(), torch.no_grad():
             program = torch.onnx.export(
-                _Exported(model, input_names, output_name, mask).eval(),
+                _Exported(model, input_names, outputs, mask).eval(),
                 inputs,
                 input_names=list(input_names),
-                output_names=[output_name],
+                output_names=list(output_names),
                 opset_version=OPSET,
                 dynamic_shapes=(tuple(axes for _ in inputs),),
                 dynamo=True,
@@ -221,7 +235,7 @@ def _trace(model: Any, input_names: tuple[str, ...], output_name: str) -> Any:
     except (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise ExportError(
             f"torch {torch.__version__} could not export this {model.config.model_type} model with inputs "
-            f"{', '.join(input_names)} and output {output_name}: {error}"
+            f"{', '.join(input_names)} and output {', '.join(output_names)}: {error}"
         ) from error
     finally:
         model.train(training)
@@ -235,6 +249,7 @@ def check_parity(
     batches: Iterable[Mapping[str, Tensor]],
     forward: Callable[[nn.Module, dict[str, Tensor]], Tensor],
     tolerance: float = 1e-3,
+    read: Callable[[NDArray[Any], Mapping[str, NDArray[Any]]], NDArray[Any]] | None = None,
 ) -> float:
     """Compare an exported model with the PyTorch model it comes from, on real batches.
 
@@ -244,6 +259,7 @@ def check_parity(
         batches: inputs by name, [batch, sequence]; have padding in some.
         forward: the task's, from a model and its inputs to the output [batch, ...].
         tolerance: largest absolute difference that is accepted.
+        read: the task's, from the file's answer and its inputs to what ``forward`` gives; None where they are the same.
 
     Returns:
         The largest absolute difference met.
@@ -255,7 +271,10 @@ def check_parity(
     with torch.no_grad():
         for inputs in batches:
             expected = forward(model, dict(inputs)).cpu().numpy()
-            actual = session.run({name: tensor.cpu().numpy() for name, tensor in inputs.items()})
+            feed = {name: tensor.cpu().numpy() for name, tensor in inputs.items()}
+            actual = session.run(feed)
+            if read is not None:
+                actual = read(actual, feed)
             if actual.shape != expected.shape:
                 raise ExportError(f"the exported model gives shape {actual.shape}, PyTorch gives {expected.shape}")
             # max() of Python would drop a NaN; NumPy's keeps it.

@@ -30,7 +30,7 @@ class Session(Protocol):
     input_names: tuple[str, ...]
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """First output of the model for one batch.
+        """Output of the model for one batch; several outputs of one shape are stacked along a last axis.
 
         Args:
             feed: arrays by input name, [batch, sequence] integers each; names the graph lacks are ignored, so one feed
@@ -64,7 +64,8 @@ class OnnxRuntimeSession:
                 "tokenise with the artifact's own tokenizer"
             ) from None
         try:
-            return np.asarray(self._inference.run(None, known)[0])
+            answers = [np.asarray(answer) for answer in self._inference.run(None, known)]
+            return answers[0] if len(answers) == 1 else np.stack(answers, axis=-1)
         except _runtime_errors() as error:
             shapes = {name: tuple(value.shape) for name, value in known.items()}
             raise ExportError(f"ONNX Runtime could not run the model on inputs {shapes}: {error}") from error

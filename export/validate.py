@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -46,13 +46,21 @@ class LatencyComparison:
     rounds: int
 
 
-def predict(session: Session, encoded: Encoded, batch_size: int = 32) -> NDArray[Any]:
+def predict(
+    session: Session,
+    encoded: Encoded,
+    batch_size: int = 32,
+    read: Callable[[NDArray[Any], Feed], NDArray[Any]] | None = None,
+    fill: float = 0.0,
+) -> NDArray[Any]:
     """Outputs of an exported model on a data set.
 
     Args:
         session: the model.
         encoded: n tokenised examples; they are padded to the longest of their batch.
         batch_size: examples per call.
+        read: the task's, from the session's answer and its inputs to outputs; None takes the answer.
+        fill: value of outputs at positions that a shorter batch does not have.
 
     Returns:
         [n, ...], in the order of the examples.
@@ -64,10 +72,15 @@ def predict(session: Session, encoded: Encoded, batch_size: int = 32) -> NDArray
         raise DataError("there are no examples to run the model on; give data with at least one")
     outputs: NDArray[Any] | None = None
     for batch in encoded.batches(batch_size):
-        answer = session.run({name: tensor.numpy() for name, tensor in batch.inputs.items()})
+        feed = {name: tensor.numpy() for name, tensor in batch.inputs.items()}
+        answer = session.run(feed)
+        if read is not None:
+            answer = read(answer, feed)
         if outputs is None:
-            outputs = np.empty((len(encoded), *answer.shape[1:]), dtype=answer.dtype)
-        outputs[batch.indices] = answer
+            # The longest batch comes first.
+            outputs = np.full((len(encoded), *answer.shape[1:]), fill, dtype=answer.dtype)
+        place: Any = (batch.indices, *(slice(size) for size in answer.shape[1:]))
+        outputs[place] = answer
     assert outputs is not None
     return outputs
 

@@ -290,7 +290,8 @@ def test_head_of_another_kind(broken: Path, config: dict[str, str]) -> None:
 
 def test_head_with_one_output(make_checkpoint: MakeCheckpoint) -> None:
     directory = make_checkpoint("bert", id2label={0: "score"}, label2id={"score": 0})
-    assert "at least two" in refusal(directory)
+    assert "at least two" in refusal(directory, task="text-classification")
+    assert load_checkpoint(str(directory)).task.name == "text-regression"
 
 
 def test_unknown_task(tiny_bert: Path) -> None:

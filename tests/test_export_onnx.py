@@ -116,7 +116,7 @@ def test_a_failed_export_restores_the_model_and_explains(tmp_path: Path) -> None
     model = random_model("bert")
     expected = forward(model, padded_inputs("bert"))
     with pytest.raises(ExportError, match="could not export this bert model with inputs input_ids and output start"):
-        export_onnx(model, tmp_path / "model.onnx", input_names=["input_ids"], output_name="start_logits")
+        export_onnx(model, tmp_path / "model.onnx", input_names=["input_ids"], output_names=["start_logits"])
     assert torch.equal(forward(model, padded_inputs("bert")), expected)
     assert list(tmp_path.iterdir()) == []
 

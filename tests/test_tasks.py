@@ -249,7 +249,6 @@ def test_task_is_told_by_the_head() -> None:
         ({"architectures": ["BertForTokenClassification"]}, "BertForTokenClassification"),
         ({"architectures": None}, "not named"),
         ({"architectures": []}, "not named"),
-        ({"num_labels": 1}, "at least two"),
         ({"problem_type": "regression"}, "regression"),
         ({"problem_type": "multi_label_classification"}, "multi_label_classification"),
     ],
@@ -268,20 +267,21 @@ def test_named_task_that_does_not_fit() -> None:
 
 
 def test_new_task_is_one_class(make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    class TextRegression(TextClassification):
-        name = "text-regression"
-        metric_name = "negative squared error"
+    class Ordinal(TextClassification):
+        name = "ordinal-classification"
+        metric_name = "negative distance"
 
         def check_config(self, config: Any) -> None:
-            if config.num_labels != 1:
-                raise ModelError("text-regression needs one output")
+            if config.num_labels != 7:
+                raise ModelError("this one is for seven grades")
 
-        def loss(self, logits: Any, labels: Any) -> Any:
-            return (logits.squeeze(-1) - labels) ** 2
+        def scores(self, logits: Any, labels: Any) -> Any:
+            return -np.abs(self.predictions(logits) - labels).astype(float)
 
-    monkeypatch.setitem(TASKS, TextRegression.name, TextRegression())
-    regressor = make_checkpoint("bert", id2label={0: "score"}, label2id={"score": 0})
-    assert load_checkpoint(str(regressor)).task.name == "text-regression"
+    monkeypatch.setitem(TASKS, Ordinal.name, Ordinal())
+    names = {i: f"grade {i}" for i in range(7)}
+    graded = make_checkpoint("bert", id2label=names, label2id={name: i for i, name in names.items()})
+    assert load_checkpoint(str(graded), task=Ordinal.name).task.name == Ordinal.name
     assert load_checkpoint(str(make_checkpoint("bert"))).task is TASK
 
 

@@ -1,0 +1,81 @@
+"""What a model is for: one class per task, from columns of data to loss and metric.
+
+A new task is one subclass of ``Task`` in a module of its own, listed in ``TASKS``. The stages know tasks only through
+the methods of ``base.Task``, so that labels, their absence, losses and metrics are in one place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compress.errors import ConfigError, ModelError, did_you_mean
+from compress.tasks.base import Measured, Task
+from compress.tasks.classification import TextClassification
+from compress.tasks.regression import TextRegression
+from compress.tasks.similarity import SentenceSimilarity
+
+__all__ = [
+    "TASKS",
+    "Measured",
+    "SentenceSimilarity",
+    "Task",
+    "TextClassification",
+    "TextRegression",
+    "task_of",
+]
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        TextClassification(),
+        TextRegression(),
+        SentenceSimilarity(),
+    )
+}
+
+
+def task_of(config: Any, name: str | None = None) -> Task:
+    """The task of a checkpoint, named or told by its head.
+
+    Args:
+        config: the checkpoint's configuration.
+        name: None takes the task that fits the class in ``architectures``.
+
+    Raises:
+        ConfigError: there is no task of that name.
+        ModelError: the checkpoint has no head, or another one than the task needs.
+    """
+    if name is not None and name not in TASKS:
+        raise ConfigError(f"unknown task '{name}'.{did_you_mean(name, list(TASKS))} Tasks: {', '.join(TASKS)}")
+    heads = tuple(config.architectures or ())
+    fitting = [task for task in TASKS.values() if any(head.endswith(task.head_suffixes) for head in heads)]
+    if name is not None:
+        task = TASKS[name]
+        # Without "architectures" the weights decide: a head that is not among them is found when they are loaded.
+        if heads and task not in fitting:
+            raise ModelError(f"task {name} does not fit this checkpoint: its head is {_head(heads)}; {_needed(task)}")
+        task.check_config(config)
+        return task
+    refusals = []
+    for task in fitting:
+        try:
+            task.check_config(config)
+        except ModelError as error:
+            # Classifiers and regressors have heads of one class: the next task may be the one.
+            refusals.append(str(error))
+        else:
+            return task
+    if refusals:
+        raise ModelError("; ".join(refusals))
+    raise ModelError(
+        f"cannot tell the task of this checkpoint: its head is {_head(heads)}. Supported tasks: "
+        f"{', '.join(TASKS)}; {' or '.join(dict.fromkeys(map(_needed, TASKS.values())))}"
+    )
+
+
+def _head(heads: tuple[str, ...]) -> str:
+    return ", ".join(heads) or "not named in its config.json (architectures)"
+
+
+def _needed(task: Task) -> str:
+    return f"{task.name} needs a checkpoint saved as ...{' or ...'.join(task.head_suffixes)}"

@@ -1,0 +1,231 @@
+"""What every task has: the class that the stages see, and what a metric is made of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.columns import Columns
+from compress.data import Encoded
+from compress.errors import ConfigError, DataError
+from compress.tasks.encoding import encode_texts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from datasets import Dataset
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric with what it is made of, so that it can be resampled.
+
+    Attributes:
+        name: of the metric.
+        scores: one row per unit (a text, a pair, a question): [units], or [units, parts].
+        combine: from such rows to the metric; None is their mean.
+    """
+
+    name: str
+    scores: NDArray[np.float64]
+    combine: Callable[[NDArray[np.float64]], float] | None = None
+
+    @property
+    def value(self) -> float:
+        """The metric over all units; NaN without any."""
+        if not len(self.scores):
+            return float("nan")
+        return float(self.scores.mean()) if self.combine is None else self.combine(self.scores)
+
+
+class Task(ABC):
+    """One kind of head: its data, loss and metric.
+
+    Attributes:
+        name: as on the command line.
+        metric_name: of ``metric``.
+        auto_class_name: the class of transformers that loads a checkpoint with this head.
+        head_suffixes: endings of the class names in a checkpoint's ``architectures`` that have this head.
+        output_names: of the exported file; what several of them hold is stacked along a last axis in ``forward``.
+        unread_weights: beginnings of the names of weights that this task does not read: they may be missing.
+        fill: value of outputs at positions that an example does not have, where outputs are as long as the batch.
+    """
+
+    name: ClassVar[str]
+    metric_name: ClassVar[str]
+    auto_class_name: ClassVar[str]
+    head_suffixes: ClassVar[tuple[str, ...]]
+    output_names: ClassVar[tuple[str, ...]] = ("logits",)
+    unread_weights: ClassVar[tuple[str, ...]] = ()
+    fill: ClassVar[float] = 0.0
+
+    @abstractmethod
+    def check_config(self, config: Any) -> None:
+        """Raise ModelError when a checkpoint's configuration contradicts this task."""
+
+    def of_checkpoint(self, directory: Path) -> Task:
+        """This task as a checkpoint's other files refine it."""
+        return self
+
+    def of_calibration(self, data: Encoded) -> Task:
+        """This task as calibration data refine it: where outputs have a scale, its unit comes from the labels."""
+        return self
+
+    def giving(self, embedding: str) -> Task:
+        """This task with another form of embeddings in the exported file.
+
+        Raises:
+            ConfigError: the task has no embeddings.
+        """
+        raise ConfigError(f"--embedding {embedding} is for sentence-similarity; this task is {self.name}")
+
+    def settings(self) -> dict[str, Any]:
+        """What the manifest says about the exported file beside the task's name."""
+        return {"outputs": list(self.file_names)}
+
+    @abstractmethod
+    def columns(
+        self, dataset: Dataset, config: Any, text_column: str | None = None, label_column: str | None = None
+    ) -> Columns:
+        """Choose columns and check all labels against the model. Reads the whole label column, tokenises nothing.
+
+        Args:
+            dataset: all rows: give it before sampling, so that a wrong label in any row is found.
+            config: the checkpoint's configuration.
+            text_column: a name, or two separated by a comma for pairs; None guesses.
+            label_column: None guesses; without any usual name the result is label-free.
+
+        Raises:
+            DataError: columns missing or not to be guessed, labels the model does not know or only partly there.
+        """
+
+    @abstractmethod
+    def encode(self, dataset: Dataset, tokenizer: Any, columns: Columns, seq_len: int, config: Any) -> Encoded:
+        """Tokenise rows, cut to ``seq_len`` tokens, and turn labels into numbers.
+
+        Raises:
+            DataError: no rows, a column is missing or holds no text, an unknown label.
+        """
+
+    def no_examples(self, tokenizer: Any, config: Any) -> Encoded:
+        """No examples, but the inputs that examples would have."""
+        return encode_texts([["a"]], tokenizer, 8, config).select([])
+
+    @abstractmethod
+    def forward(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        """The outputs that loss, divergence and metric take; independent of how far a batch is padded."""
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """Names of the exported file's outputs."""
+        return self.output_names
+
+    def file_outputs(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """What the exported file gives, in the order of ``file_names``."""
+        outputs = self.forward(model, inputs)
+        return (outputs,) if len(self.output_names) == 1 else outputs.unbind(-1)
+
+    def read_file(self, answer: NDArray[Any], inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """``forward``'s outputs from what the file answers (several outputs stacked along a last axis)."""
+        return answer
+
+    @abstractmethod
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The task's loss of each example, [batch]."""
+
+    @abstractmethod
+    def divergence(self, logits: Tensor, reference: Tensor) -> Tensor:
+        """How far outputs are from the dense model's, for each example, [batch]; 0 where equal."""
+
+    @abstractmethod
+    def draw_labels(self, reference: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Labels drawn from the model's own predictive distribution: those of the true Fisher information."""
+
+    @abstractmethod
+    def predictions(self, logits: NDArray[Any]) -> NDArray[Any]:
+        """The labels that outputs stand for; a dense model's serve as labels where there are none."""
+
+    @abstractmethod
+    def scores(self, logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
+        """What the metric is made of, a row per example: [n], higher is better, or [n, parts]."""
+
+    @property
+    def combine(self) -> Callable[[NDArray[np.float64]], float] | None:
+        """From ``scores`` of any examples to the metric; None is their mean."""
+        return None
+
+    def metric(self, logits: NDArray[Any], labels: NDArray[Any]) -> float:
+        """The task's metric over all examples."""
+        return Measured(self.metric_name, self.scores(logits, labels), self.combine).value
+
+    def evaluate(self, logits: NDArray[Any], data: Encoded, reference: NDArray[Any] | None = None) -> Measured:
+        """The metric on evaluation data.
+
+        Without labels it is fidelity: the same, with the dense model's predictions for labels.
+
+        Args:
+            logits: outputs for all examples, in their order.
+            data: what they are outputs for.
+            reference: the dense model's outputs; needed where there are no labels.
+        """
+        if data.labels is not None:
+            return Measured(self.metric_name, self.scores(logits, data.labels), self.combine)
+        if reference is None:
+            raise ValueError("without labels the dense model's outputs are needed")
+        return Measured("fidelity", self.scores(logits, self.predictions(reference)), self.combine)
+
+
+def check_finite(reference: Tensor) -> None:
+    """Raise DataError where a model's outputs are not numbers."""
+    import torch
+
+    if not bool(torch.isfinite(reference).all()):
+        raise DataError(
+            "the model's outputs on the calibration data are not finite: its activations overflow; check the "
+            "checkpoint in float32, and the data for texts unlike those it was trained on"
+        )
+
+
+def spearman(pairs: NDArray[np.float64]) -> float:
+    """Spearman's rank correlation of the two columns of [n, 2]; 0 where one of them is constant."""
+    from scipy.stats import rankdata
+
+    first, second = (rankdata(column) for column in pairs.T)
+    spread = float(first.std() * second.std())
+    covariance = float(((first - first.mean()) * (second - second.mean())).mean())
+    return covariance / spread if spread > 0 else 0.0
+
+
+def noise_like(reference: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal noise in the shape of a tensor."""
+    import torch
+
+    return torch.randn(reference.shape, generator=generator, dtype=reference.dtype)
+
+
+def categorical_divergence(logits: Tensor, reference: Tensor) -> Tensor:
+    """KL divergence from the reference's distribution, over the last axis; the axes before it stay."""
+    from torch.nn.functional import kl_div, log_softmax
+
+    pointwise = kl_div(log_softmax(logits, -1), log_softmax(reference, -1), reduction="none", log_target=True)
+    return pointwise.sum(-1)
+
+
+def draw_categories(reference: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One category for each distribution over the last axis; the axes before it stay.
+
+    Raises:
+        DataError: the logits are not finite.
+    """
+    import torch
+
+    check_finite(reference)
+    flat = reference.reshape(-1, reference.shape[-1]).softmax(-1)
+    return torch.multinomial(flat, 1, generator=generator).reshape(reference.shape[:-1])

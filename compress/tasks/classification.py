@@ -1,0 +1,94 @@
+"""text-classification: one of several classes for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.columns import Columns, choose_columns, label_ids, label_text, read_column, read_texts
+from compress.data import Encoded
+from compress.errors import DataError, ModelError
+from compress.tasks.base import Task, categorical_divergence, draw_categories
+from compress.tasks.encoding import encode_texts
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TextClassification(Task):
+    """One of several classes for a text or a pair of texts."""
+
+    name = "text-classification"
+    metric_name = "accuracy"
+    auto_class_name = "AutoModelForSequenceClassification"
+    head_suffixes = ("ForSequenceClassification",)
+
+    def check_config(self, config: Any) -> None:
+        kind = getattr(config, "problem_type", None)
+        if kind == "multi_label_classification":
+            raise ModelError(
+                "this checkpoint gives several labels to one text (problem_type multi_label_classification); "
+                f"{self.name} is for one label of several"
+            )
+        if kind == "regression" or config.num_labels < 2:
+            raise ModelError(
+                f"this checkpoint's head gives {config.num_labels} number(s) per text (regression), no classes; "
+                f"{self.name} needs at least two"
+            )
+
+    def columns(
+        self, dataset: Dataset, config: Any, text_column: str | None = None, label_column: str | None = None
+    ) -> Columns:
+        columns = choose_columns(dataset, text_column, label_column)
+        if columns.label is None:
+            return columns
+        numbers, notes = label_ids(dataset, columns.label, config)
+        return replace(
+            columns,
+            label=columns.label if numbers else None,
+            guesses=(*columns.guesses, *notes),
+            label_ids=numbers,
+        )
+
+    def encode(self, dataset: Dataset, tokenizer: Any, columns: Columns, seq_len: int, config: Any) -> Encoded:
+        labels = _labels(dataset, columns.label, columns.label_ids) if columns.label is not None else None
+        texts = [read_texts(dataset, name) for name in columns.text]
+        return encode_texts(texts, tokenizer, seq_len, config, labels)
+
+    def forward(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        return cast("Tensor", model(**inputs).logits)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits, labels, reduction="none")
+
+    def divergence(self, logits: Tensor, reference: Tensor) -> Tensor:
+        return categorical_divergence(logits, reference)
+
+    def draw_labels(self, reference: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return draw_categories(reference, generator)
+
+    def predictions(self, logits: NDArray[Any]) -> NDArray[np.int64]:
+        return np.asarray(logits).argmax(-1).astype(np.int64)
+
+    def scores(self, logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
+        return (self.predictions(logits) == np.asarray(labels)).astype(np.float64)
+
+
+def _labels(dataset: Dataset, column: str, numbers: Mapping[str, int]) -> NDArray[np.int64]:
+    values = [label_text(value) for value in read_column(dataset, column)]
+    unknown = next((value for value in values if value not in numbers), None)
+    if unknown is not None:
+        raise DataError(
+            f"label {unknown!r} in column '{column}' is none of those found when the columns were chosen: "
+            f"{', '.join(list(numbers)[:8])}; choose the columns on the same data"
+        )
+    return np.array([numbers[value] for value in values], dtype=np.int64)
