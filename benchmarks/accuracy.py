@@ -41,7 +41,7 @@ from compress.planning import Rankings, make_plan
 from compress.progress import Silent
 from compress.removal import remove
 from compress.stages import Stages
-from compress.tasks import Task
+from compress.tasks import Task, outputs_of
 from compress.weighing import Importance, weigh
 
 Method = Literal["full", "kwon"]
@@ -246,19 +246,6 @@ def unseen(config: RunConfig, loaded: Loaded, count: int) -> Encoded:
 def contents(data: Encoded) -> list[bytes]:
     """The token ids of every example."""
     return [row.tobytes() for row in data.features["input_ids"]]
-
-
-@torch.no_grad()
-def outputs_of(model: Any, task: Task, data: Encoded) -> NDArray[Any]:
-    """The model's outputs, in the order of the data."""
-    outputs: NDArray[Any] = np.empty((0, 0))
-    for batch in data.batches():
-        answer = task.forward(model, batch.inputs).numpy()
-        if not len(outputs):
-            # The longest batch comes first; outputs may be as long as their batch.
-            outputs = np.full((len(data), *answer.shape[1:]), task.fill, dtype=answer.dtype)
-        outputs[(batch.indices, *(slice(size) for size in answer.shape[1:]))] = answer
-    return outputs
 
 
 def divergence(model: Any, task: Task, data: Encoded, dense: NDArray[Any]) -> float | None:

@@ -58,12 +58,14 @@ class Columns:
         label: None without labels: calibration is then label-free.
         guesses: what was guessed or noticed, as sentences to print; empty when everything was given.
         label_ids: the number in the model of each label as the data writes it (see ``label_text``).
+        place: where in a context the label lies (``question-answering``); None where the data does not say.
     """
 
     text: tuple[str, ...]
     label: str | None
     guesses: tuple[str, ...] = ()
     label_ids: Mapping[str, int] = field(default_factory=dict)
+    place: str | None = None
 
 
 def choose_columns(
@@ -71,6 +73,7 @@ def choose_columns(
     text_column: str | None,
     label_column: str | None,
     label_names: Sequence[str] = LABEL_NAMES,
+    text_names: Sequence[str] | None = None,
 ) -> Columns:
     """Take the columns that were named and guess the others; labels are not looked at.
 
@@ -79,19 +82,22 @@ def choose_columns(
         text_column: a name, or two separated by a comma for pairs; None guesses.
         label_column: a name; None guesses, and finds none where no column has a usual name.
         label_names: usual names of the task's labels, the most telling first.
+        text_names: usual names of the task's one text column; None takes pairs and texts of any kind.
 
     Raises:
         DataError: a named column is missing, or no column can be told to be the text; lists the columns found.
     """
-    label = _named(dataset, label_column, "--label-column") if label_column else None
+    label = named(dataset, label_column, "--label-column") if label_column else None
     if text_column:
-        text = _given_texts(dataset, text_column)
+        text = given_texts(dataset, text_column)
         if label in text:
             raise DataError(f"column '{label}' is given as text and as label; they must be two columns")
     others = [name for name in dataset.column_names if name != label and not (text_column and name in text)]
-    label = label or _find(others, label_names)
+    label = label or find(others, label_names)
     if not text_column:
-        text = _guess_texts(dataset, [name for name in others if name != label])
+        rest = [name for name in others if name != label]
+        one = find(rest, text_names) if text_names else None
+        text = (one,) if one else _guess_texts(dataset, rest)
 
     guesses = []
     if not text_column:
@@ -106,10 +112,15 @@ def choose_columns(
     return Columns(text=text, label=label, guesses=tuple(guesses))
 
 
-def _given_texts(dataset: Dataset, text_column: str) -> tuple[str, ...]:
+def given_texts(dataset: Dataset, text_column: str) -> tuple[str, ...]:
+    """The column or the two columns that ``--text-column`` names.
+
+    Raises:
+        DataError: a column is missing, or the names are not one or two.
+    """
     # A name that contains a comma is still one name.
     parts = [text_column] if text_column in dataset.column_names else text_column.split(",")
-    texts = tuple(_named(dataset, part.strip(), "--text-column") for part in parts)
+    texts = tuple(named(dataset, part.strip(), "--text-column") for part in parts)
     if len(texts) > 2 or len(set(texts)) != len(texts):
         raise DataError(f"--text-column '{text_column}' must name one column, or two different ones for pairs")
     return texts
@@ -117,10 +128,10 @@ def _given_texts(dataset: Dataset, text_column: str) -> tuple[str, ...]:
 
 def _guess_texts(dataset: Dataset, names: Sequence[str]) -> tuple[str, ...]:
     for one, other in PAIR_NAMES:
-        first, second = _find(names, (one,)), _find(names, (other,))
+        first, second = find(names, (one,)), find(names, (other,))
         if first and second:
             return first, second
-    single = _find(names, TEXT_NAMES)
+    single = find(names, TEXT_NAMES)
     if single:
         return (single,)
     hint = _header_hint(dataset)
@@ -132,12 +143,14 @@ def _guess_texts(dataset: Dataset, names: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _find(names: Sequence[str], usual: Sequence[str]) -> str | None:
+def find(names: Sequence[str], usual: Sequence[str]) -> str | None:
+    """The first of the usual names that is among the names, in the data's own spelling; None without any."""
     lowered = {name.strip().lower(): name for name in reversed(names)}
     return next((lowered[name] for name in usual if name in lowered), None)
 
 
-def _named(dataset: Dataset, name: str, option: str) -> str:
+def named(dataset: Dataset, name: str, option: str) -> str:
+    """The name, where the data has such a column; else DataError."""
     if name not in dataset.column_names:
         raise DataError(
             f"the data has no column '{name}' ({option}); columns found: {found(dataset)}."
@@ -221,14 +234,8 @@ def label_ids(dataset: Dataset, column: str, config: Any) -> tuple[dict[str, int
     Raises:
         DataError: labels the model does not know, or labels missing in some rows only.
     """
-    counts: dict[str, int] = {}
-    for value in read_column(dataset, column):
-        text = label_text(value)
-        counts[text] = counts.get(text, 0) + 1
-    missing = counts.pop("", 0)
-    known = model_labels(config)
-    # -1 is how benchmarks write the hidden labels of a test split.
-    if not counts or (set(counts) == {"-1"} and "-1" not in known):
+    counts, missing = _counted(read_column(dataset, column))
+    if _hidden(counts, config):
         return {}, (f"column '{column}' has no labels: label-free",)
     if missing:
         raise DataError(
@@ -236,10 +243,53 @@ def label_ids(dataset: Dataset, column: str, config: Any) -> tuple[dict[str, int
             "column with --label-column"
         )
 
+    return _numbers_of(counts, column, config, getattr(dataset.features[column], "names", None))
+
+
+def tag_ids(
+    dataset: Dataset, column: str, rows: Sequence[Sequence[Any]], config: Any
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """As ``label_ids``, for a column with a list of labels in every row.
+
+    Args:
+        dataset: all rows.
+        column: of the lists.
+        rows: the lists.
+        config: the checkpoint's configuration.
+    """
+    counts, missing = _counted([tag for row in rows for tag in row])
+    if _hidden(counts, config):
+        return {}, (f"column '{column}' has no tags: label-free",)
+    if missing:
+        raise DataError(f"{missing} words have no tag in column '{column}'; every word needs one, such as O")
+    inner = getattr(dataset.features[column], "feature", None)
+    return _numbers_of(counts, column, config, getattr(inner, "names", None))
+
+
+def _counted(values: Sequence[Any]) -> tuple[dict[str, int], int]:
+    """How often each label comes up, and how many are missing."""
+    counts: dict[str, int] = {}
+    for value in values:
+        text = label_text(value)
+        counts[text] = counts.get(text, 0) + 1
+    missing = counts.pop("", 0)
+    return counts, missing
+
+
+def _hidden(counts: Mapping[str, int], config: Any) -> bool:
+    # -1 is how benchmarks write the hidden labels of a test split.
+    return not counts or (set(counts) == {"-1"} and "-1" not in model_labels(config))
+
+
+def _numbers_of(
+    counts: Mapping[str, int], column: str, config: Any, stated: list[str] | None
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Numbers of labels by the model's names if all fit, else by number; ``stated``: names that the data set states."""
+    known = model_labels(config)
+
     def number(name: str) -> int | None:
         return known.get(name.strip(), known.get(name.strip().lower()))
 
-    stated: list[str] | None = getattr(dataset.features[column], "names", None)
     if stated:
         # Hub data sets store numbers and state the names, in an order that need not be the model's.
         names = {

@@ -14,13 +14,14 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import DataError, ModelError
+from compress.training import Recipe, batches_by_length, seeded, train
 
 if TYPE_CHECKING:
     import torch
@@ -36,23 +37,6 @@ LABELS = ("negative", "positive")
 SEQ_LEN = 64
 SAMPLES = 1024  # of 2,382: half the calibration time of the default
 RECORD = "demo.json"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How the demo's checkpoint is made; another recipe is another checkpoint in the cache.
-
-    Attributes:
-        learning_rate: of AdamW, at its peak after a tenth of the steps; linear to 0 afterwards.
-        epochs: passes over the training sentences.
-        batch_size: sentences per step.
-        seed: of the classifier's initial weights, dropout and the order of the sentences.
-    """
-
-    learning_rate: float = 1e-4
-    epochs: int = 2
-    batch_size: int = 32
-    seed: int = 0
 
 
 def run_demo(*, output: str | None, speedup: float, progress: Progress) -> tuple[RunConfig, RunResult]:
@@ -182,68 +166,32 @@ def read_sentences(path: Path) -> tuple[list[str], list[int]]:
     return [row["text"] for row in rows], [int(row["label"]) for row in rows]
 
 
-def batches_by_length(lengths: Sequence[int], batch_size: int, order: random.Random) -> Iterator[list[int]]:
-    """Every index once, in random batches of similar length: little padding, about half the time on these sentences."""
-    indices = list(range(len(lengths)))
-    order.shuffle(indices)
-    pool = 8 * batch_size
-    batches = []
-    for start in range(0, len(indices), pool):
-        chunk = sorted(indices[start : start + pool], key=lambda index: lengths[index])
-        batches += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
-    order.shuffle(batches)
-    yield from batches
-
-
 def _train(source: Path, destination: Path, recipe: Recipe, progress: Progress) -> float:
     """Fine-tune the encoder into ``destination``; returns the accuracy on the test sentences, 0..1."""
     import torch
     from torch.nn.functional import cross_entropy
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    from transformers.utils import logging
 
     texts, labels = read_sentences(DATA / "train.csv")
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # that the classifier is newly initialised is the point here
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            model: Any = AutoModelForSequenceClassification.from_pretrained(
-                source,
-                num_labels=len(LABELS),
-                id2label=dict(enumerate(LABELS)),
-                label2id={label: i for i, label in enumerate(LABELS)},
-                use_safetensors=True,
-            )
-            # Half of the parameters, and of them the ones that so few sentences cannot teach anything.
-            model.base_model.embeddings.requires_grad_(False)
-            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-            optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=0.01)
-            encoded = tokenizer(texts, truncation=True, max_length=SEQ_LEN)["input_ids"]
-            steps = recipe.epochs * -(-len(texts) // recipe.batch_size)
-            schedule = torch.optim.lr_scheduler.LambdaLR(
-                optimizer, lambda step: min((step + 1) / (0.1 * steps), (steps - step) / (0.9 * steps))
-            )
-            order = random.Random(recipe.seed)
-            model.train()
-            for epoch in range(recipe.epochs):
-                total = 0.0
-                for batch in batches_by_length([len(ids) for ids in encoded], recipe.batch_size, order):
-                    logits = model(**_padded([encoded[i] for i in batch], tokenizer.pad_token_id)).logits
-                    loss = cross_entropy(logits, torch.tensor([labels[i] for i in batch]))
-                    optimizer.zero_grad()
-                    loss.backward()
-                    torch.nn.utils.clip_grad_norm_(trained, 1.0)
-                    optimizer.step()
-                    schedule.step()
-                    total += loss.item() * len(batch)
-                progress.info(f"epoch {epoch + 1} of {recipe.epochs}: training loss {total / len(texts):.3f}")
-            accuracy = _accuracy(model, tokenizer)
-            model.save_pretrained(destination, safe_serialization=True)
-            tokenizer.save_pretrained(destination)
-    finally:
-        logging.set_verbosity(verbosity)
+    with seeded(recipe.seed):
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model: Any = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            num_labels=len(LABELS),
+            id2label=dict(enumerate(LABELS)),
+            label2id={label: i for i, label in enumerate(LABELS)},
+            use_safetensors=True,
+        )
+        encoded = tokenizer(texts, truncation=True, max_length=SEQ_LEN)["input_ids"]
+
+        def loss_of(batch: list[int]) -> torch.Tensor:
+            logits = model(**_padded([encoded[i] for i in batch], tokenizer.pad_token_id)).logits
+            return cross_entropy(logits, torch.tensor([labels[i] for i in batch]))
+
+        train(model, [len(ids) for ids in encoded], loss_of, recipe, progress)
+        accuracy = _accuracy(model, tokenizer)
+    model.save_pretrained(destination, safe_serialization=True)
+    tokenizer.save_pretrained(destination)
     progress.info(f"fine-tuned: {100 * accuracy:.1f} % of the test sentences right")
     return accuracy
 

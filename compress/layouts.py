@@ -1,6 +1,6 @@
-"""Files of well-known data sets that come without a header line: what their columns are.
+"""Files without a header line: well-known data sets, tagged words, plain texts.
 
-Recognised by their first row alone, and only where it cannot be a header.
+A data set is recognised by its first row alone, and only where it cannot be a header.
 """
 
 from __future__ import annotations
@@ -48,3 +48,40 @@ def read_headerless(path: Path, names: Sequence[str]) -> pa.Table:
             for column, value in zip(columns, row, strict=False):
                 column.append(value)
     return pa.table({name: pa.array(column, type=pa.string()) for name, column in zip(names, columns, strict=True)})
+
+
+def read_lines(path: Path) -> pa.Table:
+    """Read a text file: words and tags line by line where its first line is such a pair, else one text per line.
+
+    Words and tags (CoNLL): ``word<TAB>tag``, or columns between spaces of which the first and the last count; an empty
+    line ends a sentence. Spaces count in files called ``.conll``, and only tabs elsewhere, where texts have spaces.
+
+    Returns:
+        Columns ``tokens`` and ``tags`` with lists of strings, or one column ``text``.
+
+    Raises:
+        DataError: a line has a word without a tag.
+    """
+    import pyarrow as pa
+
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    first = next((line for line in lines if line.strip() and not line.startswith("-DOCSTART-")), "")
+    separator = "\t" if "\t" in first.strip() else None
+    if separator is None and path.suffix.lower() != ".conll":
+        return pa.table({"text": [line for line in lines if line.strip()]})
+    tokens: list[list[str]] = [[]]
+    tags: list[list[str]] = [[]]
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.startswith("-DOCSTART-"):
+            if tokens[-1]:
+                tokens.append([])
+                tags.append([])
+            continue
+        fields = line.rstrip().split(separator)
+        if len(fields) < 2:
+            raise DataError(f"line {number} of '{path}' has a word without a tag: {line[:60]!r}")
+        tokens[-1].append(fields[0].strip())
+        tags[-1].append(fields[-1].strip())
+    kept = len(tokens) - (not tokens[-1])
+    lists = pa.list_(pa.string())
+    return pa.table({"tokens": pa.array(tokens[:kept], type=lists), "tags": pa.array(tags[:kept], type=lists)})

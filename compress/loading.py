@@ -77,24 +77,42 @@ def load(config: RunConfig, stages: Progress | Stages, *, evaluation: bool = Tru
     """
     bare = load_model(config)
     checkpoint = bare.checkpoint
-    train = load_data(config.calibration_data, "train")
-    held: Dataset | None = None
-    if evaluation:
-        if config.eval_data is not None:
-            held = load_data(config.eval_data, "validation")
-        elif Path(config.calibration_data).expanduser().is_file():
-            train, held = _hold_back(train, config.seed)
-            stages.info(
-                f"{len(held)} rows of {config.calibration_data} are held back to validate on "
-                "(--eval-data names other data)"
-            )
-        else:
-            held = load_data(config.calibration_data, "validation")
+    train, held, note = train_and_validation(config.calibration_data, config.eval_data, config.seed, evaluation)
+    if note:
+        stages.info(note)
     calibration = _encode(config, checkpoint, train, config.samples, stages)
     stages.info(f"{len(calibration)} calibration examples of {calibration.mean_length:.1f} tokens on average")
     checkpoint = replace(checkpoint, task=checkpoint.task.of_calibration(calibration))
     examples = bare.evaluation if held is None else _encode(config, checkpoint, held, None, None)
     return Loaded(checkpoint, bare.target, calibration, examples)
+
+
+def train_and_validation(
+    data: str, eval_data: str | None, seed: int, evaluation: bool = True
+) -> tuple[Dataset, Dataset | None, str]:
+    """Rows to learn from and rows to validate on; of a lone file, a part is held back.
+
+    Args:
+        data: file, directory or hub name.
+        eval_data: the same of other data to validate on; None takes the validation part of ``data``.
+        seed: of the rows held back.
+        evaluation: whether rows to validate on are needed.
+
+    Returns:
+        Both, and a sentence on what was held back, or nothing.
+
+    Raises:
+        DataError: as ``load_data``; or too few rows.
+    """
+    train = load_data(data, "train")
+    if not evaluation:
+        return train, None, ""
+    if eval_data is not None:
+        return train, load_data(eval_data, "validation"), ""
+    if not Path(data).expanduser().is_file():
+        return train, load_data(data, "validation"), ""
+    train, held = _hold_back(train, seed)
+    return train, held, f"{len(held)} rows of {data} are held back to validate on (--eval-data names other data)"
 
 
 def _encode(

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import DataError
-from compress.layouts import headerless, read_headerless
+from compress.layouts import headerless, read_headerless, read_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".conll", ".txt")
 # A row longer than a block cannot be parsed; a block is memory for the time of reading.
 _CSV_BLOCK_BYTES = 64 * 2**20
 
@@ -38,6 +38,8 @@ def read_table(path: Path) -> pa.Table:
     try:
         if suffix in (".csv", ".tsv"):
             table = _read_csv(path, tabs=suffix == ".tsv")
+        elif suffix in (".conll", ".txt"):
+            table = read_lines(path)
         else:
             table = _read_parquet(path) if suffix == ".parquet" else _read_json(path)
     except UnicodeDecodeError as error:

@@ -37,6 +37,10 @@ def metric_section(
     """
     ours, theirs = task.evaluate(compressed, data, dense), task.evaluate(dense, data, dense)
     own, drop = score_interval(ours.scores, ours.combine), drop_interval(theirs.scores, ours.scores, ours.combine)
+    others = {
+        mine.name: {"dense": round(their.value, 6), "compressed": round(mine.value, 6)}
+        for mine, their in zip(ours.also, theirs.also, strict=True)
+    }
     return {
         "name": ours.name,
         "dense": round(theirs.value, 6),
@@ -44,6 +48,7 @@ def metric_section(
         "ci95": [round(v, 6) for v in own.as_list()],
         "drop": {"value": round(drop.value, 6), "ci95": [round(v, 6) for v in drop.as_list()]},
         "examples": len(ours.scores),
+        **({"also": others} if others else {}),
     }
 
 

@@ -9,18 +9,23 @@ from __future__ import annotations
 from typing import Any
 
 from compress.errors import ConfigError, ModelError, did_you_mean
-from compress.tasks.base import Measured, Task
+from compress.tasks.answering import QuestionAnswering
+from compress.tasks.base import Measured, Task, outputs_of
 from compress.tasks.classification import TextClassification
 from compress.tasks.regression import TextRegression
 from compress.tasks.similarity import SentenceSimilarity
+from compress.tasks.tagging import TokenClassification
 
 __all__ = [
     "TASKS",
     "Measured",
+    "QuestionAnswering",
     "SentenceSimilarity",
     "Task",
     "TextClassification",
     "TextRegression",
+    "TokenClassification",
+    "outputs_of",
     "task_of",
 ]
 
@@ -29,6 +34,8 @@ TASKS: dict[str, Task] = {
     for task in (
         TextClassification(),
         TextRegression(),
+        TokenClassification(),
+        QuestionAnswering(),
         SentenceSimilarity(),
     )
 }

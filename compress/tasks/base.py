@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.columns import Columns
+from compress.columns import Columns, choose_columns
 from compress.data import Encoded
 from compress.errors import ConfigError, DataError
 from compress.tasks.encoding import encode_texts
@@ -31,11 +31,13 @@ class Measured:
         name: of the metric.
         scores: one row per unit (a text, a pair, a question): [units], or [units, parts].
         combine: from such rows to the metric; None is their mean.
+        also: further metrics of the same units.
     """
 
     name: str
     scores: NDArray[np.float64]
     combine: Callable[[NDArray[np.float64]], float] | None = None
+    also: tuple[Measured, ...] = ()
 
     @property
     def value(self) -> float:
@@ -89,6 +91,21 @@ class Task(ABC):
     def settings(self) -> dict[str, Any]:
         """What the manifest says about the exported file beside the task's name."""
         return {"outputs": list(self.file_names)}
+
+    def find_columns(
+        self, dataset: Dataset, text_column: str | None = None, label_column: str | None = None
+    ) -> Columns:
+        """Choose columns by their names; labels are not looked at. Arguments and errors as for ``columns``."""
+        return choose_columns(dataset, text_column, label_column)
+
+    def new_head(self, dataset: Dataset, columns: Columns) -> list[str]:
+        """Names of the outputs of a head that is to be trained on data, in their order.
+
+        Raises:
+            ConfigError: the task has no head to train.
+            DataError: the data has no labels.
+        """
+        raise ConfigError(f"{self.name} has no head to train: take an encoder as it is")
 
     @abstractmethod
     def columns(
@@ -180,6 +197,33 @@ class Task(ABC):
         if reference is None:
             raise ValueError("without labels the dense model's outputs are needed")
         return Measured("fidelity", self.scores(logits, self.predictions(reference)), self.combine)
+
+
+def outputs_of(model: torch.nn.Module, task: Task, data: Encoded, batch_size: int = 32) -> NDArray[Any]:
+    """A PyTorch model's outputs for all examples, [n, ...] in their order; empty without examples."""
+    import torch
+
+    outputs: NDArray[Any] = np.empty((0, 0))
+    with torch.no_grad():
+        for batch in data.batches(batch_size):
+            answer = task.forward(model, batch.inputs).numpy()
+            if not len(outputs):
+                # The longest batch comes first; outputs may be as long as their batch.
+                outputs = np.full((len(data), *answer.shape[1:]), task.fill, dtype=answer.dtype)
+            place: Any = (batch.indices, *(slice(size) for size in answer.shape[1:]))
+            outputs[place] = answer
+    return outputs
+
+
+def labels_to_learn(columns: Columns) -> str:
+    """The column of the labels.
+
+    Raises:
+        DataError: there is none.
+    """
+    if columns.label is None:
+        raise DataError("the data has no labels to train on; name their column with --label-column")
+    return columns.label
 
 
 def check_finite(reference: Tensor) -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.columns import Columns, choose_columns, label_ids, label_text, read_column, read_texts
+from compress.columns import Columns, label_ids, label_text, read_column, read_texts
 from compress.data import Encoded
 from compress.errors import DataError, ModelError
-from compress.tasks.base import Task, categorical_divergence, draw_categories
+from compress.tasks.base import Task, categorical_divergence, draw_categories, labels_to_learn
 from compress.tasks.encoding import encode_texts
 
 if TYPE_CHECKING:
@@ -43,10 +43,14 @@ class TextClassification(Task):
                 f"{self.name} needs at least two"
             )
 
+    def new_head(self, dataset: Dataset, columns: Columns) -> list[str]:
+        values = read_column(dataset, labels_to_learn(columns))
+        return sorted({label_text(value) for value in values} - {""})
+
     def columns(
         self, dataset: Dataset, config: Any, text_column: str | None = None, label_column: str | None = None
     ) -> Columns:
-        columns = choose_columns(dataset, text_column, label_column)
+        columns = self.find_columns(dataset, text_column, label_column)
         if columns.label is None:
             return columns
         numbers, notes = label_ids(dataset, columns.label, config)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from compress.columns import SCORE_NAMES, Columns, choose_columns, numbers_in, read_texts
 from compress.data import Encoded
 from compress.errors import ModelError
-from compress.tasks.base import Task, check_finite, noise_like, spearman
+from compress.tasks.base import Task, check_finite, labels_to_learn, noise_like, spearman
 from compress.tasks.encoding import encode_texts
 
 if TYPE_CHECKING:
@@ -51,10 +51,18 @@ class TextRegression(Task):
         spread = 0.0 if data.labels is None or not len(data) else float(np.std(data.labels))
         return replace(self, scale=spread or 1.0)
 
+    def find_columns(
+        self, dataset: Dataset, text_column: str | None = None, label_column: str | None = None
+    ) -> Columns:
+        return choose_columns(dataset, text_column, label_column, SCORE_NAMES)
+
+    def new_head(self, dataset: Dataset, columns: Columns) -> list[str]:
+        return [labels_to_learn(columns)]
+
     def columns(
         self, dataset: Dataset, config: Any, text_column: str | None = None, label_column: str | None = None
     ) -> Columns:
-        columns = choose_columns(dataset, text_column, label_column, SCORE_NAMES)
+        columns = self.find_columns(dataset, text_column, label_column)
         if columns.label is not None and numbers_in(dataset, columns.label) is None:
             note = f"column '{columns.label}' has no numbers: label-free"
             return replace(columns, label=None, guesses=(*columns.guesses, note))

@@ -102,10 +102,15 @@ class SentenceSimilarity(Task):
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "pooling": self.pooling, "embedding": self.embedding}
 
+    def find_columns(
+        self, dataset: Dataset, text_column: str | None = None, label_column: str | None = None
+    ) -> Columns:
+        return choose_columns(dataset, text_column, label_column, SCORE_NAMES)
+
     def columns(
         self, dataset: Dataset, config: Any, text_column: str | None = None, label_column: str | None = None
     ) -> Columns:
-        columns = choose_columns(dataset, text_column, label_column, SCORE_NAMES)
+        columns = self.find_columns(dataset, text_column, label_column)
         if columns.label is None:
             return columns
         if len(columns.text) == 1:
