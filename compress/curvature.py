@@ -5,8 +5,9 @@ information with respect to y. With ΔW the change of the output matrix, Δy = �
 Martens and Grosse 2015) split the expectation over tokens into tr(ΔW H ΔWᵀ G):
 
 - G = Σ g gᵀ, gradients of the loss at the sublayer's output, per sample: which *directions* of the output matter;
-- H = Σ w x xᵀ / Σ w, the inputs of W_o or W_2, each token weighted by w = |g|², how much it matters at all. In the last
-  layer of a classifier that leaves [CLS] alone without being told.
+- H = Σ w (x - μ)(x - μ)ᵀ / Σ w, the inputs of W_o or W_2, each token weighted by w = |g|², how much it matters at all.
+  In the last layer of a classifier that leaves [CLS] alone without being told. Their weighted mean μ is taken off
+  because the bias is refitted: what a removed unit gave to every token alike costs nothing.
 """
 
 from __future__ import annotations
@@ -89,13 +90,16 @@ def curvature(
     batch_size: int = 32,
     progress: Callable[[float], None] | None = None,
 ) -> dict[tuple[int, Kind], Curvature]:
-    """Estimate both factors of every sublayer of a dense model. Labels are drawn from the model's own predictions.
+    """Estimate both factors of every sublayer of a dense model, from one backward pass per example.
+
+    What is differentiated is the model's outputs in a random direction whose covariance is the Fisher information of
+    its own predictions (``Task.fisher_direction``): no labels are read.
 
     Args:
         encoder: dense, in evaluation mode.
         task: gives outputs and loss.
         data: calibration examples; labels are not read.
-        seed: of the drawn labels and of the tokens left out where there are more than needed.
+        seed: of the directions and of the tokens left out where there are more than needed.
         batch_size: examples in one backward pass.
         progress: called with the fraction done.
 
@@ -107,16 +111,17 @@ def curvature(
     sizes = {"attention": shape.heads * shape.head_size, "ffn": shape.filters}
     keys: list[tuple[int, Kind]] = [(number, kind) for number in range(shape.layers) for kind in KINDS]
     inputs = {key: torch.zeros(sizes[key[1]], sizes[key[1]]) for key in keys}
+    means = {key: torch.zeros(sizes[key[1]], dtype=torch.float64) for key in keys}
     outputs = {key: torch.zeros(shape.hidden_size, shape.hidden_size) for key in keys}
     weights = dict.fromkeys(keys, 0.0)
     share = min(1.0, TOKENS_PER_INPUT * max(sizes.values()) / max(1.0, float(data.lengths.sum())))
     done = 0
     with _watched(encoder) as seen:
         for batch in data.batches(batch_size):
-            logits = task.forward(encoder.model, batch.inputs)
-            drawn = task.draw_labels(logits.detach(), generator)
+            answers = task.forward(encoder.model, batch.inputs)
+            direction = task.fisher_direction(answers.detach(), generator)
             # The sum: every sample's gradients are its own.
-            loss = task.loss(logits, drawn).sum()
+            loss = (answers * direction).sum()
             gradients = dict(zip(keys, torch.autograd.grad(loss, [seen[key].y for key in keys]), strict=True))
             mask = batch.inputs["attention_mask"].bool()
             chosen = mask & (torch.rand(mask.shape, generator=generator) < share)
@@ -127,12 +132,18 @@ def curvature(
                 weight = gradient[chosen].square().sum(-1)
                 x = seen[key].x[chosen] * weight.sqrt()[:, None]
                 inputs[key].addmm_(x.T, x)
+                means[key] += (x.T @ weight.sqrt()).double()
                 weights[key] += float(weight.sum())
             seen.clear()
             done += len(batch.indices)
             if progress:
                 progress(done / len(data))
-    found = {key: Curvature(inputs[key] / max(weights[key], 1e-30), outputs[key] / done) for key in keys}
+    found = {}
+    for key in keys:
+        total = max(weights[key], 1e-30)
+        mean = means[key] / total
+        spread = inputs[key].double() / total - torch.outer(mean, mean)
+        found[key] = Curvature(spread.float(), outputs[key] / done)
     if not all(np.isfinite(float(c.inputs.sum() + c.outputs.sum())) for c in found.values()):
         raise DataError("the gradients of the calibration loss are not finite; look for NaN or overflow in the model")
     return found

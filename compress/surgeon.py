@@ -20,6 +20,8 @@ from compress.curvature import Curvature
 
 # Relative to the mean diagonal of H: keeps dead and duplicate units from making it singular.
 DAMPING = 1e-3
+# Variance, relative to the mean one, below which an input counts as constant.
+CONSTANT = 1e-9
 # Sublayers of very many units are taken apart in about so many steps, several of the cheapest units in each.
 STEPS = 192
 
@@ -38,12 +40,13 @@ def removal_order(
         Units in the order in which they should *stay*, most important first [units], and the loss when the first n of
         them are kept, for n = 0..units [units + 1]; it falls with n and ends at 0.
     """
-    matrix = weight.detach().double().T.contiguous()
-    outputs = curvature.outputs.double()
+    # W_Sᵀ K W_S = ‖K^½ W_S‖²: with √G multiplied in once, costs are plain squares from then on.
+    matrix = weight.detach().double().T @ _root(curvature.outputs.double())
     hessian = curvature.inputs.double()
-    # An input that is always 0 gives nothing, however large its weights; damping would charge for them.
-    matrix[hessian.diagonal() == 0] = 0.0
-    damping = DAMPING * hessian.diagonal().mean().clamp_min(1e-30)
+    # An input that never changes gives nothing that the bias cannot, however large its weights; damping would charge.
+    scale = hessian.diagonal().mean().clamp_min(1e-30)
+    matrix[hessian.diagonal() <= CONSTANT * scale] = 0.0
+    damping = DAMPING * scale
     inverse = torch.linalg.inv(hessian + damping * torch.eye(len(hessian), dtype=torch.float64))
     units = len(matrix) // unit_size
     step = max(1, units // STEPS)
@@ -51,13 +54,13 @@ def removal_order(
     removed: list[int] = []
     losses = [0.0]
     while len(alive):
-        scores = _scores(matrix, inverse, outputs, unit_size)
+        scores = _scores(matrix, inverse, unit_size)
         count = min(step, len(alive))
         cheapest = torch.argsort(scores, stable=True)[:count]
         columns = (cheapest[:, None] * unit_size + torch.arange(unit_size)).reshape(-1)
         # What the removed columns gave, as the others can and cannot make up for it.
         lost = torch.linalg.solve(inverse[columns][:, columns], matrix[columns])
-        cost = 0.5 * float(((lost @ outputs) * matrix[columns]).sum())
+        cost = 0.5 * float((lost * matrix[columns]).sum())
         parts = scores[cheapest].clamp_min(1e-30)
         for unit, part in zip(alive[cheapest].tolist(), (parts / parts.sum()).tolist(), strict=True):
             removed.append(unit)
@@ -72,13 +75,19 @@ def removal_order(
     return np.array(removed[::-1], dtype=np.int64), np.array(losses[::-1])
 
 
-def _scores(matrix: Tensor, inverse: Tensor, outputs: Tensor, unit_size: int) -> Tensor:
+def _root(matrix: Tensor) -> Tensor:
+    """R with R Rᵀ = matrix, symmetric positive semidefinite up to rounding; directions of no weight are left out."""
+    values, vectors = torch.linalg.eigh(matrix)
+    counts = values > 1e-12 * values.max().clamp_min(1e-300)
+    return vectors[:, counts] * values[counts].sqrt()
+
+
+def _scores(matrix: Tensor, inverse: Tensor, unit_size: int) -> Tensor:
     """Cost of removing each unit alone, [units]."""
-    weighted = matrix @ outputs
     if unit_size == 1:
-        return (weighted * matrix).sum(1) / inverse.diagonal()
+        return matrix.square().sum(1) / inverse.diagonal()
     units = len(matrix) // unit_size
     blocks = inverse.reshape(units, unit_size, units, unit_size)
     own = blocks[torch.arange(units), :, torch.arange(units), :]
     grouped = matrix.reshape(units, unit_size, -1)
-    return (torch.linalg.solve(own, grouped) * weighted.reshape(units, unit_size, -1)).sum((1, 2))
+    return (torch.linalg.solve(own, grouped) * grouped).sum((1, 2))

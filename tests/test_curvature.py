@@ -25,10 +25,10 @@ Found = dict[tuple[int, Kind], Curvature]
 
 
 class Second(TextClassification):
-    """Always draws the second class: what is left does not depend on the order of examples."""
+    """Always the gradient for the second class: what is left does not depend on the order of examples."""
 
-    def draw_labels(self, reference: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return torch.ones(len(reference), dtype=torch.long)
+    def fisher_direction(self, outputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return outputs.softmax(-1) - torch.tensor([0.0, 1.0])
 
 
 def slowly(model: nn.Module, data: Encoded) -> dict[tuple[int, Kind], list[tuple[Tensor, Tensor]]]:
@@ -67,6 +67,13 @@ def slowly(model: nn.Module, data: Encoded) -> dict[tuple[int, Kind], list[tuple
     return found
 
 
+def spread(weights: Tensor, reads: Tensor) -> Tensor:
+    """Weighted covariance of rows, [columns, columns]."""
+    shares = weights / weights.sum()
+    centred = reads - (shares[:, None] * reads).sum(0)
+    return torch.einsum("t,ti,tj->ij", shares, centred, centred)
+
+
 def assert_close(found: Found, expected: Found) -> None:
     assert found.keys() == expected.keys()
     for key in expected:
@@ -81,8 +88,7 @@ def test_is_the_sum_over_tokens_and_the_mean_over_samples(family: str) -> None:
     for key, samples in slowly(model, data).items():
         reads, gradients = torch.cat([x for x, _ in samples]), torch.cat([g for _, g in samples])
         weights = gradients.square().sum(-1)
-        inputs = torch.einsum("t,ti,tj->ij", weights, reads, reads) / weights.sum()
-        expected[key] = Curvature(inputs, torch.einsum("ti,tj->ij", gradients, gradients) / len(data))
+        expected[key] = Curvature(spread(weights, reads), torch.einsum("ti,tj->ij", gradients, gradients) / len(data))
     assert_close(curvature(encoder_of(model), Second(), data, batch_size=4), expected)
 
 
@@ -94,7 +100,7 @@ def test_in_the_last_layer_the_first_position_alone_counts(family: str, kind: Ki
     samples = slowly(model, data)[last, kind]
     assert all(float(g[1:].abs().max()) == 0.0 < float(g[0].abs().max()) for _, g in samples)
     first, weights = torch.stack([x[0] for x, _ in samples]), torch.stack([g[0].square().sum() for _, g in samples])
-    expected = torch.einsum("n,ni,nj->ij", weights, first, first) / weights.sum()
+    expected = spread(weights, first)
     found = curvature(encoder_of(model), Second(), data)[last, kind].inputs
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 

@@ -16,7 +16,14 @@ from compress.columns import Columns
 from compress.data import Encoded
 from compress.errors import ModelError
 from compress.tasks.answers import Answer, choose_answer_columns, read_questions
-from compress.tasks.base import Measured, Task, categorical_divergence, draw_categories, labels_to_learn
+from compress.tasks.base import (
+    Measured,
+    Task,
+    categorical_direction,
+    categorical_divergence,
+    draw_categories,
+    labels_to_learn,
+)
 from compress.tasks.encoding import Windows, encode_windows
 
 if TYPE_CHECKING:
@@ -122,6 +129,9 @@ class QuestionAnswering(Task):
 
     def draw_labels(self, reference: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return draw_categories(reference.transpose(1, 2), generator)
+
+    def fisher_direction(self, outputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return categorical_direction(outputs.transpose(1, 2), generator).transpose(1, 2)
 
     def predictions(self, logits: NDArray[Any]) -> NDArray[np.int64]:
         """Most probable start and end, each on its own, [n, 2]."""

@@ -165,6 +165,19 @@ class Task(ABC):
     def draw_labels(self, reference: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Labels drawn from the model's own predictive distribution: those of the true Fisher information."""
 
+    def fisher_direction(self, outputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A random direction for each example, with the Fisher information of its outputs as covariance [like outputs].
+
+        The gradient of the loss for a drawn label is one. Where predictions are confident nearly all such gradients
+        vanish, and a few surprising labels make up the rest: tasks with categories have a better one.
+        """
+        import torch
+
+        with torch.enable_grad():
+            free = outputs.detach().requires_grad_()
+            loss = self.loss(free, self.draw_labels(outputs, generator)).sum()
+            return torch.autograd.grad(loss, free)[0]
+
     @abstractmethod
     def predictions(self, logits: NDArray[Any]) -> NDArray[Any]:
         """The labels that outputs stand for; a dense model's serve as labels where there are none."""
@@ -273,3 +286,21 @@ def draw_categories(reference: Tensor, generator: torch.Generator | None) -> Ten
     check_finite(reference)
     flat = reference.reshape(-1, reference.shape[-1]).softmax(-1)
     return torch.multinomial(flat, 1, generator=generator).reshape(reference.shape[:-1])
+
+
+def categorical_direction(reference: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A random direction with covariance diag(p) - p pᵀ for each distribution over the last axis, [like reference].
+
+    Every category counts with its own probability, a random sign each: Σ_c ±√p_c (e_c - p). The gradient for one drawn
+    label has the same covariance, but where one category is nearly certain it is nearly always 0.
+
+    Raises:
+        DataError: the logits are not finite.
+    """
+    import torch
+
+    check_finite(reference)
+    probabilities = reference.softmax(-1)
+    signs = torch.randint(0, 2, reference.shape, generator=generator, dtype=reference.dtype) * 2 - 1
+    parts = signs * probabilities.sqrt()
+    return parts - probabilities * parts.sum(-1, keepdim=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from compress.columns import Columns, label_ids, label_text, read_column, read_texts
 from compress.data import Encoded
 from compress.errors import DataError, ModelError
-from compress.tasks.base import Task, categorical_divergence, draw_categories, labels_to_learn
+from compress.tasks.base import Task, categorical_direction, categorical_divergence, draw_categories, labels_to_learn
 from compress.tasks.encoding import encode_texts
 
 if TYPE_CHECKING:
@@ -79,6 +79,9 @@ class TextClassification(Task):
 
     def draw_labels(self, reference: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return draw_categories(reference, generator)
+
+    def fisher_direction(self, outputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return categorical_direction(outputs, generator)
 
     def predictions(self, logits: NDArray[Any]) -> NDArray[np.int64]:
         return np.asarray(logits).argmax(-1).astype(np.int64)

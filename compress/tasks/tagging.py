@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from compress.columns import Columns, choose_columns, label_text, read_column, tag_ids
 from compress.data import Encoded
 from compress.errors import ConfigError, DataError, ModelError
-from compress.tasks.base import Measured, Task, categorical_divergence, draw_categories, labels_to_learn
+from compress.tasks.base import (
+    Measured,
+    Task,
+    categorical_direction,
+    categorical_divergence,
+    draw_categories,
+    labels_to_learn,
+)
 from compress.tasks.encoding import encode_words
 
 if TYPE_CHECKING:
@@ -113,6 +120,9 @@ class TokenClassification(Task):
 
     def draw_labels(self, reference: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return draw_categories(reference, generator)
+
+    def fisher_direction(self, outputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return categorical_direction(outputs, generator)
 
     def predictions(self, logits: NDArray[Any]) -> NDArray[np.int64]:
         """Tags of all positions, [n, sequence]."""
