@@ -1,26 +1,28 @@
 """From the paper's method to ours, one change at a time: accuracy, divergence from the dense model, seconds.
 
     python benchmarks/accuracy.py MODEL --data train.tsv --eval-data dev.tsv [--macs 0.5,0.4,0.3,0.2,0.1]
-        [--seeds 0,1,2] [--samples 2048] [--seq-len 64] [--variants kwon,full] [--output table.md] [--plot plot.png]
+        [--seeds 0,1,2] [--samples 2048] [--seq-len 64] [--variants kwon,full] [--log figures.jsonl]
+        [--output table.md] [--plot plot.png]
 
 Every seed draws its own calibration examples, the same for all variants and budgets. The divergence (KL) is measured on
 other rows of the training data, none of them calibrated or evaluated on: choices between methods belong there, not on
 the evaluation data. Models are run in PyTorch; a MACs budget rests on nothing that is timed.
 
-Table and plot are written anew after every seed. This is a benchmark, not a test: it asserts nothing.
+Table and plot are written anew after every seed; with --log, runs may be cut off and continued. This is a benchmark, not
+a test: it asserts nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import os
 import platform
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -33,16 +35,18 @@ from torch import Tensor
 
 from compress.config import RunConfig, make_config
 from compress.data import Encoded, load_data, sample_rows
+from compress.effort import EFFORT
 from compress.errors import CompressError
 from compress.loading import Loaded, load
-from compress.pipeline import prune
-from compress.plan import Budget, Plan
+from compress.plan import Budget, Plan, Widths
 from compress.planning import Rankings, make_plan
+from compress.profile.latency import Profile
 from compress.progress import Silent
+from compress.pruning import prune
 from compress.removal import remove
 from compress.stages import Stages
 from compress.tasks import Task, outputs_of
-from compress.weighing import Importance, weigh
+from compress.weighing import Importance, refine, weigh
 
 Method = Literal["full", "kwon"]
 P = ParamSpec("P")
@@ -62,6 +66,8 @@ class Variant:
         search: the paper's, or the exact one.
         exchange: whether units are exchanged by Fisher's blocks after the paper's search.
         repair: reconstruction: one scale per unit (``kwon``), whole matrices (``full``), or none.
+        tried: whether the search tries structures out as a whole, as many as the effort says.
+        joint: whether joint reconstruction follows, as much as the effort says.
     """
 
     label: str
@@ -69,6 +75,8 @@ class Variant:
     search: Method
     exchange: bool = False
     repair: Method | None = None
+    tried: bool = False
+    joint: bool = False
 
 
 VARIANTS = {
@@ -77,7 +85,9 @@ VARIANTS = {
     "fisher-dp": Variant("fisher + dp", "kwon", "full"),
     "fisher-dp-reconstruction": Variant("fisher + dp + reconstruction", "kwon", "full", repair="full"),
     "obs-dp": Variant("obs + dp, no reconstruction", "full", "full"),
-    "full": Variant("full: obs + dp + reconstruction", "full", "full", repair="full"),
+    "obs-dp-reconstruction": Variant("obs + dp + reconstruction", "full", "full", repair="full"),
+    "obs-spdy-reconstruction": Variant("obs + spdy + reconstruction", "full", "full", repair="full", tried=True),
+    "full": Variant("full: and joint reconstruction", "full", "full", repair="full", tried=True, joint=True),
 }
 
 
@@ -89,12 +99,14 @@ class Figures:
         metric: on the evaluation data.
         kl: mean divergence from the dense model on rows neither calibrated nor evaluated on; None without such rows.
         macs: fraction of the dense sublayers' multiply-accumulates that is left.
+        widths: heads and filters of every layer.
         seconds: per stage.
     """
 
     metric: float
     kl: float | None
     macs: float
+    widths: Widths
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -105,20 +117,58 @@ class Results:
     Attributes:
         settings: what was compared on what, one line.
         metric_name: of the evaluation.
-        dense: the dense model's metric, per seed.
-        figures: by variant and budget, one per seed.
+        log: JSON lines with every figure; what stands there is not computed again. None keeps no log.
+        dense: the dense model's metric, by seed.
+        figures: by variant, budget and seed.
     """
 
     settings: str
+    log: Path | None = None
     metric_name: str = "metric"
-    dense: list[float] = field(default_factory=list)
-    figures: dict[tuple[str, float], list[Figures]] = field(default_factory=lambda: defaultdict(list))
+    dense: dict[int, float] = field(default_factory=dict)
+    figures: dict[tuple[str, float, int], Figures] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.log is None or not self.log.exists():
+            return
+        for line in self.log.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if row.pop("settings") != self.settings:
+                continue
+            self.metric_name = row.pop("metric_name")
+            seed, variant = row.pop("seed"), row.pop("variant")
+            if variant == "dense":
+                self.dense[seed] = row["metric"]
+            else:
+                widths = Widths(**{kind: tuple(units) for kind, units in row.pop("widths").items()})
+                self.figures[variant, row.pop("budget"), seed] = Figures(widths=widths, **row)
+
+    def add_dense(self, seed: int, metric: float) -> None:
+        if seed not in self.dense:
+            self.dense[seed] = metric
+            self._write(seed, variant="dense", metric=metric)
+
+    def add(self, variant: str, budget: float, seed: int, found: Figures) -> None:
+        self.figures[variant, budget, seed] = found
+        self._write(seed, variant=variant, budget=budget, **asdict(found))
+
+    def _write(self, seed: int, **row: Any) -> None:
+        if self.log is not None:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(
+                    json.dumps({"settings": self.settings, "metric_name": self.metric_name, "seed": seed, **row})
+                )
+                file.write("\n")
+
+    def of(self, variant: str, budget: float) -> list[Figures]:
+        """One per seed."""
+        return [found for (name, macs, _), found in self.figures.items() if (name, macs) == (variant, budget)]
 
     def variants(self) -> list[str]:
-        return list(dict.fromkeys(name for name, _ in self.figures))
+        return [name for name in VARIANTS if any(name == variant for variant, _, _ in self.figures)]
 
     def budgets(self) -> list[float]:
-        return list(dict.fromkeys(budget for _, budget in self.figures))
+        return sorted({budget for _, budget, _ in self.figures}, reverse=True)
 
 
 def main() -> None:
@@ -133,21 +183,28 @@ def main() -> None:
     parser.add_argument("--macs", type=_numbers(float), default=(0.5, 0.4, 0.3, 0.2, 0.1), help="budgets, 0.5,0.3")
     parser.add_argument("--seeds", type=_numbers(int), default=(0, 1, 2), help="0,1,2")
     parser.add_argument("--variants", type=_variants, default=tuple(VARIANTS), help=f"of {','.join(VARIANTS)}")
+    parser.add_argument("--effort", choices=tuple(EFFORT), default="standard", help="of what is tried and joint")
     parser.add_argument("--held-out", type=int, default=1024, help="rows of the training data to measure KL on")
     parser.add_argument("--output", type=Path, help="write the table here too")
+    parser.add_argument("--log", type=Path, help="keep every figure here, and compute none twice (JSON lines)")
     parser.add_argument("--plot", type=Path, help="draw metric and KL against MACs here (.png, .svg)")
+    parser.add_argument("--profile", type=Path, help="measured profile: the plot has latency by it too")
     given = parser.parse_args()
 
     compared = f"{Path(given.model).name} on {Path(given.data).name}"
-    results = Results(settings=f"{compared}, {given.samples} samples, seq-len {given.seq_len}")
+    settings = f"{compared}, {given.samples} samples{', label-free' if given.label_free else ''}, "
+    results = Results(f"{settings}seq-len {given.seq_len}, effort {given.effort}", given.log)
     try:
+        profile = Profile.read(given.profile) if given.profile else None
         for seed in given.seeds:
-            compare(given, seed, results)
+            wanted = [(name, budget, seed) for name in given.variants for budget in given.macs]
+            if any(key not in results.figures for key in wanted):
+                compare(given, seed, results)
             table = render(results)
             if given.output:
                 given.output.write_text(table, encoding="utf-8")
             if given.plot:
-                draw(results, given.plot)
+                draw(results, given.plot, profile)
     except CompressError as error:
         raise SystemExit(f"error: {error}") from None
     print(table)
@@ -164,6 +221,7 @@ def compare(given: argparse.Namespace, seed: int, results: Results) -> None:
             "seq_len": given.seq_len,
             "samples": given.samples,
             "label_free": given.label_free,
+            "effort": given.effort,
             "seed": seed,
         }
     )
@@ -173,33 +231,46 @@ def compare(given: argparse.Namespace, seed: int, results: Results) -> None:
     dense, dense_other = outputs_of(model, task, loaded.evaluation), outputs_of(model, task, other)
     measured = task.evaluate(dense, loaded.evaluation, dense)
     results.metric_name = measured.name
-    results.dense.append(measured.value)
+    results.add_dense(seed, measured.value)
     _say(
         f"seed {seed}: {len(loaded.calibration)} calibrated on, {len(loaded.evaluation)} evaluated, KL on {len(other)}"
     )
 
     weighed: dict[Method, tuple[Importance, float]] = {}
-    for name in given.variants:
-        weighing = VARIANTS[name].weighing
-        if weighing not in weighed:
-            weighed[weighing] = timed(weigh, config.model_copy(update={"method": weighing}), loaded)
+    tried: dict[tuple[Method, float], tuple[Importance, float]] = {}
     for budget in given.macs:
         for name in given.variants:
+            if (name, budget, seed) in results.figures:
+                continue
             variant = VARIANTS[name]
+            if variant.weighing not in weighed:
+                changed = config.model_copy(update={"method": variant.weighing})
+                weighed[variant.weighing] = timed(weigh, changed, loaded)
             importance, calibrate = weighed[variant.weighing]
+            trial = 0.0
+            if variant.tried:
+                if (variant.weighing, budget) not in tried:
+                    tried[variant.weighing, budget] = timed(tried_out, importance, budget, config, loaded)
+                importance, trial = tried[variant.weighing, budget]
             plan, search = timed(planned, variant, importance, budget, config, loaded)
             pruned, repair = timed(carried_out, variant, plan, config, loaded)
             found = Figures(
                 metric=task.evaluate(outputs_of(pruned, task, loaded.evaluation), loaded.evaluation, dense).value,
                 kl=divergence(pruned, task, other, dense_other),
                 macs=plan.macs_fraction,
-                seconds={"calibrate": calibrate, "search": search, "remove and reconstruct": repair},
+                widths=plan.structure.widths,
+                seconds={"calibrate": calibrate, "search": trial + search, "remove and reconstruct": repair},
             )
-            results.figures[name, budget].append(found)
+            results.add(name, budget, seed, found)
             _say(
                 f"seed {seed}  {budget:g} of the MACs  {variant.label:32s} {results.metric_name} {found.metric:.4f}  "
                 f"KL {_number(found.kl, 4)}  {sum(found.seconds.values()):.1f} s"
             )
+
+
+def tried_out(importance: Importance, macs: float, config: RunConfig, loaded: Loaded) -> Importance:
+    """Losses mended by trying out structures."""
+    return refine(config.model_copy(update={"macs": macs}), loaded, importance, None, 1.0, Stages(Silent()))
 
 
 def planned(variant: Variant, importance: Importance, macs: float, config: RunConfig, loaded: Loaded) -> Plan:
@@ -225,7 +296,8 @@ def carried_out(variant: Variant, plan: Plan, config: RunConfig, loaded: Loaded)
         model = copy.deepcopy(loaded.checkpoint.model)
         remove(model, plan.structure)
         return model
-    model, _ = prune(config.model_copy(update={"method": variant.repair}), loaded, plan, Stages(Silent()))
+    changes = {"method": variant.repair, "effort": config.effort if variant.joint else "fast"}
+    model, _ = prune(config.model_copy(update=changes), loaded, plan, Stages(Silent()))
     return model
 
 
@@ -274,59 +346,67 @@ def render(results: Results) -> str:
         if first is not None:
             lines.append(f"| dense | {' | '.join([first] * len(budgets))} |")
         for name in results.variants():
-            cells = (cell(results.figures[name, budget]) for budget in budgets)
+            cells = (cell(results.of(name, budget)) for budget in budgets)
             lines.append(f"| {VARIANTS[name].label} | {' | '.join(cells)} |")
         return [*lines, ""]
 
     lines = section(
         f"{results.metric_name}, %, {spread}",
         lambda found: _spread([100 * f.metric for f in found], 2),
-        first=_spread([100 * value for value in results.dense], 2),
+        first=_spread([100 * value for value in results.dense.values()], 2),
     )
     lines += section(
         f"KL to the dense model on unseen training rows, {spread}",
         lambda found: _spread([f.kl for f in found if f.kl is not None], 4),
     )
     lines += section("MACs really kept, mean", lambda found: f"{np.mean([f.macs for f in found]):.3f}")
-    everything = [f for found in results.figures.values() for f in found]
-    stages = list(everything[0].seconds)
+    stages = list(next(iter(results.figures.values())).seconds)
     lines += ["**seconds, mean over seeds and budgets**", ""]
     lines += [f"| | {' | '.join(stages)} | all |", f"|---|{'---|' * (len(stages) + 1)}"]
     for name in results.variants():
-        found = [f for budget in budgets for f in results.figures[name, budget]]
+        found = [f for budget in budgets for f in results.of(name, budget)]
         means = [float(np.mean([f.seconds[stage] for f in found])) for stage in stages]
         lines.append(f"| {VARIANTS[name].label} | {' | '.join(f'{s:.1f}' for s in means)} | {sum(means):.1f} |")
     return "\n".join([*lines, "", f"{results.settings}; {_machine()}"]) + "\n"
 
 
-def draw(results: Results, path: Path) -> None:
-    """Metric and KL against the MACs kept; bands reach from the least to the largest seed."""
+def draw(results: Results, path: Path, profile: Profile | None) -> None:
+    """Metric and KL against the MACs kept, and against latency; bands reach from the least to the largest seed."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
-    left.axhline(100 * float(np.mean(results.dense)), color="0.6", linestyle=":", label="dense")
-    values: list[tuple[Any, Callable[[Figures], float]]] = [
-        (left, lambda f: 100 * f.metric),
-        (right, lambda f: float("nan") if f.kl is None else f.kl),
+    columns: list[tuple[str, Callable[[Figures], float]]] = [("MACs kept", lambda f: f.macs)]
+    if profile is not None:
+        table = profile.table
+        columns.append((f"latency on '{profile.target}', ms", lambda f: table.predict(f.widths)))
+    rows: list[tuple[str, Callable[[Figures], float]]] = [
+        (f"{results.metric_name}, %", lambda f: 100 * f.metric),
+        ("KL to the dense model", lambda f: float("nan") if f.kl is None else f.kl),
     ]
-    for name in results.variants():
-        rows = [results.figures[name, budget] for budget in sorted(results.budgets())]
-        macs = [float(np.mean([f.macs for f in found])) for found in rows]
-        for axes, value in values:
-            all_seeds = [[value(f) for f in found] for found in rows]
-            (line,) = axes.plot(macs, [np.mean(v) for v in all_seeds], marker="o", label=VARIANTS[name].label)
-            low, high = [min(v) for v in all_seeds], [max(v) for v in all_seeds]
-            axes.fill_between(macs, low, high, color=line.get_color(), alpha=0.15)
-    left.set(xlabel="MACs kept", ylabel=f"{results.metric_name}, %")
-    right.set(xlabel="MACs kept", ylabel="KL to the dense model", yscale="log")
-    for axes in (left, right):
-        axes.grid(color="0.9")
-    left.legend(fontsize="small")
+    size = (5.5 * len(columns) + 1, 8)
+    figure, grid = pyplot.subplots(2, len(columns), figsize=size, layout="constrained", squeeze=False, sharex="col")
+    for axes, (y_label, y) in zip(grid, rows, strict=True):
+        for one, (x_label, x) in zip(axes, columns, strict=True):
+            for name in results.variants():
+                found = [results.of(name, budget) for budget in reversed(results.budgets())]
+                places = [float(np.mean([x(f) for f in seeds])) for seeds in found if seeds]
+                values = [[y(f) for f in seeds] for seeds in found if seeds]
+                (line,) = one.plot(places, [np.mean(v) for v in values], marker="o", label=VARIANTS[name].label)
+                low, high = [min(v) for v in values], [max(v) for v in values]
+                one.fill_between(places, low, high, color=line.get_color(), alpha=0.15)
+            one.set(ylabel=y_label)
+            one.grid(color="0.9")
+            if y is rows[0][1]:
+                one.axhline(
+                    100 * float(np.mean(list(results.dense.values()))), color="0.6", linestyle=":", label="dense"
+                )
+            else:
+                one.set(yscale="log", xlabel=x_label)
+    grid[0, 0].legend(fontsize="small")
     figure.suptitle(results.settings, fontsize="medium")
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 

@@ -145,6 +145,7 @@ _SEARCH = [
     _shown("method", type=click.Choice(METHODS)),
     _shown("samples", type=int, metavar="N"),
     _shown("label_free", is_flag=True, default=None),
+    _shown("search_seconds", type=float, metavar="S"),
     _shown("profile", metavar="FILE"),
 ]
 _EFFORT = [_shown("effort", type=click.Choice(EFFORTS))]

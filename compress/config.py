@@ -91,6 +91,7 @@ class RunConfig(BaseModel):
     embedding: Literal["normalized", "pooled", "tokens"] | None = None
     profile: Annotated[Path | None, Field(strict=False)] = None
     effort: Literal["fast", "standard", "thorough"] = "standard"
+    search_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0, lt=2**32)
     output: Annotated[Path, Field(strict=False, default_factory=_default_output)]
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from compress.architectures import Encoder, EncoderLayer
 from compress.data import Encoded
@@ -210,3 +210,13 @@ def positions_read(encoder: Encoder, task: Task, data: Encoded, batch_size: int 
     (gradient,) = torch.autograd.grad((outputs * direction).sum(), caught)
     read = gradient.abs().sum(-1).gt(0).any(0)
     return None if bool(read.sum() * 2 > len(read)) else read.nonzero().squeeze(-1)
+
+
+@torch.no_grad()
+def divergence(dense: nn.Module, student: nn.Module, task: Task, data: Encoded, batch_size: int = 64) -> float:
+    """Mean divergence of a model's outputs from the dense model's; 0 without examples."""
+    total = 0.0
+    for batch in data.batches(batch_size):
+        reference = task.forward(dense, batch.inputs)
+        total += float(task.divergence(task.forward(student, batch.inputs), reference).sum())
+    return total / max(1, len(data))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from compress.config import RunConfig
 from compress.data import Encoded, fixed_batch
+from compress.effort import EFFORT
 from compress.export import graph
 from compress.export.onnx import (
     EXTERNAL_DATA_ABOVE_BYTES,
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 # Sessions that only serve to be timed carry this many rows of the vocabulary: the rest costs memory, not time.
 TIMED_VOCABULARY = 2000
 PARITY_EXAMPLES = 64
-# Seconds of measuring, by effort.
-PROFILE_SECONDS = {"fast": 25.0, "standard": 45.0, "thorough": 120.0}
 CHECK_SECONDS = 3.0
 FORM_SECONDS = 1.5
 # Widest interval of a checked speed-up, relative to it, that is not measured longer.
@@ -270,7 +269,7 @@ def take_device_profile(config: RunConfig, loaded: Loaded, device: Device, progr
         target=loaded.target,
         batch_size=config.batch_size,
         seq_len=config.seq_len,
-        seconds=PROFILE_SECONDS[config.effort],
+        seconds=EFFORT[config.effort].profile_seconds,
         seed=config.seed,
     )
     errors = sorted(abs(check.error) for check in profile.check)

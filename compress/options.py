@@ -29,7 +29,8 @@ HELP: dict[str, str] = {
     "embedding": "What the exported file of a sentence encoder gives: normalized or pooled embeddings, or tokens (the "
     "last hidden state); without it, what the checkpoint's own notes say.",
     "profile": "Profile made by `compress profile`, to use instead of measuring.",
-    "effort": "How long to measure and search: fast, standard or thorough.",
+    "effort": "How long to measure, search and reconstruct: fast, standard or thorough.",
+    "search_seconds": "Try out structures for so long; without it, as many as the effort says (reproducibly), 0 none.",
     "seed": "Seed of every random choice.",
     "output": "Directory for the artifact, new or empty; without it, artifacts/<model>-<target>-<budget>.",
 }

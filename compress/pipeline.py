@@ -6,7 +6,6 @@ what.
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,12 +21,12 @@ from compress.plan import Plan
 from compress.planning import Rankings, describe_plan, limit_of
 from compress.planning import make_plan as search_plan
 from compress.progress import Progress, Silent
+from compress.pruning import prune
 from compress.stages import Stages
-from compress.weighing import Importance, trade_off, weigh
+from compress.weighing import Importance, refine, trade_off, weigh
 
 if TYPE_CHECKING:
     from compress.profile.latency import Profile
-    from compress.reconstruct import Reconstructed
 
 # Part of a latency budget that is planned for: what it leaves absorbs the error of the prediction and the width of the
 # interval. Where the planned structure measures otherwise the profile is corrected and the search repeated.
@@ -89,13 +88,16 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
             # Which heads and filters the loss cares for.
             with stages.stage("calibrate"):
                 importance = weigh(config, loaded)
+            # Trying out whole structures shows how much each sublayer can really lose.
+            with stages.stage("search"):
+                importance = refine(config, loaded, importance, profile, SHARE, stages)
             for attempt in range(1, ATTEMPTS + 1):
                 # Which of them to keep within the budget, checked on the device before anything expensive rests on it.
                 with stages.stage("search"):
                     plan, profile = _search_on_device(config, loaded, importance, profile, device, stages)
                 # Take the rest out, and fit what is left to the dense model.
                 with stages.stage("reconstruct"):
-                    model, repaired = prune(config, loaded, plan, stages)
+                    model, repairs = prune(config, loaded, plan, stages)
                 # Write the file and measure it.
                 with stages.stage("export"):
                     exported = device.export(model, output / "model.onnx", loaded)
@@ -108,7 +110,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
                 # The device has become slower, or the check was lucky: what the file itself shows counts.
                 profile = corrected(profile, plan, timed)
             curve = trade_off(config, loaded, importance, profile)
-            write_artifact(output, config, loaded, model, plan, profile, validation, repaired, exported, curve, stages)
+            write_artifact(output, config, loaded, model, plan, profile, validation, repairs, exported, curve, stages)
         finally:
             device.close()
     return _result(config.output, plan, validation, stages)
@@ -130,6 +132,7 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> tuple[P
     with stages.stage("calibrate"):
         importance = weigh(config, loaded)
     with stages.stage("search"):
+        importance = refine(config, loaded, importance, profile, SHARE, stages)
         plan = _search(config, loaded, importance, profile, SHARE)
     return plan, profile
 
@@ -160,12 +163,12 @@ def export_plan(config: RunConfig, plan: Plan | None, *, progress: Progress | No
             chosen = plan or _dense_plan(config, loaded)
             chosen_for(loaded, chosen)
         with stages.stage("reconstruct"):
-            model, repaired = prune(config, loaded, chosen, stages)
+            model, repairs = prune(config, loaded, chosen, stages)
         with stages.stage("export"):
             from compress.measuring import export_checked
 
             exported = export_checked(model, output / "model.onnx", loaded)
-        write_artifact(output, config, loaded, model, chosen, None, None, repaired, exported, [], stages)
+        write_artifact(output, config, loaded, model, chosen, None, None, repairs, exported, [], stages)
     return config.output
 
 
@@ -309,32 +312,6 @@ def _dense_plan(config: RunConfig, loaded: Loaded, profile: Profile | None = Non
     return describe_plan(
         loaded.shape, structure, budget, config.method, Rankings.none(), loaded.length, profile, 0.0, config.seed
     )
-
-
-def prune(config: RunConfig, loaded: Loaded, plan: Plan, stages: Stages) -> tuple[Any, list[Reconstructed]]:
-    """A copy of the dense model with the plan carried out and, where there is data, reconstructed."""
-    from compress.architectures import encoder_of
-    from compress.reconstruct import reconstruct
-    from compress.removal import remove
-
-    model = copy.deepcopy(loaded.checkpoint.model)
-    if plan.structure.widths == plan.shape.dense:
-        return model, []
-    remove(model, plan.structure)
-    if not len(loaded.calibration):
-        stages.info("no data: weights are not reconstructed")
-        return model, []
-    repaired = reconstruct(
-        loaded.checkpoint.encoder,
-        encoder_of(model),
-        loaded.checkpoint.task,
-        loaded.calibration,
-        method=config.method,
-        seed=config.seed,
-    )
-    if not repaired:
-        stages.info(f"only {len(loaded.calibration)} examples: too few to reconstruct weights from")
-    return model, repaired
 
 
 def chosen_for(loaded: Loaded, plan: Plan) -> None:

@@ -86,6 +86,14 @@ class Rankings:
         """No rankings: for a plan that keeps everything."""
         return cls((), ())
 
+    def weighted(self, coefficients: NDArray[np.float64]) -> Rankings:
+        """The same orders, losses multiplied by coefficients for attention and FFN of each layer, [layers, 2]."""
+
+        def times(rankings: tuple[Ranking, ...], factors: NDArray[np.float64]) -> tuple[Ranking, ...]:
+            return tuple(Ranking(r.order, r.loss * factor) for r, factor in zip(rankings, factors, strict=True))
+
+        return Rankings(times(self.heads, coefficients[:, 0]), times(self.filters, coefficients[:, 1]))
+
     def total(self) -> float:
         """What is lost when nothing stays: the scale of every loss."""
         return float(sum(r.loss[0] for r in (*self.heads, *self.filters)))
@@ -151,6 +159,15 @@ class Costs:
             limit=limit_ms,
         )
 
+    @classmethod
+    def of(cls, budget: Budget, shape: EncoderShape, profile: Profile | None, length: float, share: float) -> Costs:
+        """In the unit of a budget; ``share`` and errors as in ``limit_of``."""
+        if budget.kind == "macs":
+            return cls.macs(shape, budget.value, length)
+        limit = limit_of(budget, shape, profile, length, share)
+        assert profile is not None
+        return cls.latency(profile.table, limit)
+
     def sublayers(self, rankings: Rankings) -> list[Sublayer]:
         """The search's view: attention and FFN of each layer in turn."""
         sublayers = []
@@ -160,14 +177,14 @@ class Costs:
         return sublayers
 
 
-def search_full(rankings: Rankings, costs: Costs) -> tuple[Widths, Allocation]:
-    """The exact search, whole-sublayer removal included.
+def search_full(rankings: Rankings, costs: Costs, buckets: int | None = None) -> tuple[Widths, Allocation]:
+    """The exact search, whole-sublayer removal included; ``buckets`` as in ``search.allocate``.
 
     Raises:
         BudgetUnreachable: even with every sublayer removed the budget is not met.
     """
     sublayers = costs.sublayers(rankings)
-    allocation = allocate(sublayers, costs.limit, fixed=costs.fixed)
+    allocation = allocate(sublayers, costs.limit, fixed=costs.fixed, buckets=buckets)
     return widths_from(allocation.widths(sublayers)), allocation
 
 
@@ -270,12 +287,7 @@ def make_plan(
         assert fisher is not None
         structure = _kwon_structure(fisher, shape, budget, profile, limit, length)
     else:
-        if budget.kind == "macs":
-            costs = Costs.macs(shape, budget.value, length)
-        else:
-            assert profile is not None
-            costs = Costs.latency(profile.table, limit)
-        widths, allocation = search_full(rankings, costs)
+        widths, allocation = search_full(rankings, Costs.of(budget, shape, profile, length, share))
         structure = rankings.structure(widths)
         gap = round((allocation.gap or 0.0) / max(rankings.total(), 1e-30), 6)
     return describe_plan(shape, structure, budget, method, rankings, length, profile, gap, seed)

@@ -15,8 +15,9 @@ apart; an update is taken only if its held-out error falls.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from compress.architectures import Encoder, EncoderLayer
 from compress.data import Encoded
-from compress.layerwise import Kind, LayerCall, Teacher, look, positions_read
+from compress.layerwise import KINDS, Kind, LayerCall, Teacher, divergence, look, positions_read
 from compress.regression import Gram, ridge_solution, scale_solution
 from compress.tasks import Task
 
@@ -106,15 +107,27 @@ def reconstruct(
         progress: called with the fraction done.
 
     Returns:
-        What became of every sublayer; empty when there are too few examples to hold any out (``LEAST_SAMPLES``).
+        What became of every sublayer; empty when there are too few examples to hold any out (``LEAST_SAMPLES``). Where
+        the model as a whole has not come closer on held-out examples, all weights are as they were.
     """
     if len(data) < LEAST_SAMPLES:
         return []
     held_out = np.zeros(len(data), dtype=bool)
     held_out[np.random.default_rng(seed).permutation(len(data))[: max(1, int(HELD_OUT * len(data)))]] = True
+    judges = data.select(np.flatnonzero(held_out))
+    before = divergence(dense.model, student.model, task, judges)
+    outputs = [layer.get(f"{kind}_output") for layer in student for kind in KINDS]
+    start = [_weights_of(module) for module in outputs]
     read = positions_read(dense, task, data) if method == "full" else None
     teacher = Teacher(dense, task, data)
-    return fit(teacher, student, held_out, method=method, read=read, progress=progress)
+    results = fit(teacher, student, held_out, method=method, read=read, progress=progress)
+    after = divergence(dense.model, student.model, task, judges)
+    if math.isfinite(before) and not after <= before:
+        # Every sublayer has come closer on its own and yet the whole has not: with very few examples that happens.
+        for module, weights in zip(outputs, start, strict=True):
+            _store(module, weights)
+        return [replace(r, error_after=r.error_before, ridge=None) for r in results]
+    return results
 
 
 @torch.no_grad()
@@ -228,8 +241,9 @@ def _refit(
                 error = grams.held.error(candidate)
                 if error < best_error:
                     best_error, best, best_ridge, chosen = error, candidate, ridge, mixture
-        if best_ridge is not None:
-            # The ridge is settled; the held-out examples are too good to leave out of the fit.
+        if best_ridge is not None and grams.train.tokens > len(original):
+            # The ridge is settled; the held-out examples are too good to leave out of the fit, unless so few that they
+            # are needed to judge it.
             everything = grams.train.plus(grams.held)
             if grams.train_rest is not None:
                 everything = everything.plus(grams.train_rest, chosen)

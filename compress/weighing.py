@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from compress.config import RunConfig
+from compress.effort import EFFORT
 from compress.errors import BudgetUnreachable
 from compress.loading import Loaded
 from compress.plan import Budget
-from compress.planning import Rankings
+from compress.planning import Costs, Rankings
 from compress.planning import make_plan as search_plan
 
 if TYPE_CHECKING:
     from compress.importance import Fisher
     from compress.profile.latency import Profile
+    from compress.stages import Stages
+
+# Fewer cannot be divided into some to sketch with and some to compare on.
+LEAST_EXAMPLES = 40
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,37 @@ def weigh(config: RunConfig, loaded: Loaded) -> Importance:
         encoder, task, loaded.calibration, seed=config.seed, label_free=config.label_free or None, blocks=True
     )
     return Importance(Rankings.from_fisher(fisher), fisher)
+
+
+def refine(
+    config: RunConfig, loaded: Loaded, importance: Importance, profile: Profile | None, share: float, stages: Stages
+) -> Importance:
+    """Losses of the sublayers mended so that the search's structure is the best of those tried out as a whole.
+
+    Only for ``full``. As many structures are tried as the effort says, or as fit into ``search_seconds``.
+    """
+    seconds, candidates = config.search_seconds, EFFORT[config.effort].candidates
+    examples = len(loaded.calibration)
+    if config.method != "full" or seconds == 0 or (seconds is None and not candidates) or examples < LEAST_EXAMPLES:
+        return importance
+    from compress.allocation import improve
+    from compress.sketch import Sketch
+
+    checkpoint, budget = loaded.checkpoint, config.budget
+    sketch = Sketch(checkpoint.encoder, checkpoint.task, loaded.calibration, seed=config.seed)
+    found = improve(
+        importance.rankings,
+        Costs.of(budget, loaded.shape, profile, loaded.length, share),
+        sketch.score,
+        candidates=candidates if seconds is None else None,
+        seconds=seconds,
+        seed=config.seed,
+    )
+    stages.info(
+        f"{found.tried} structures tried out in {found.seconds:.0f} s: divergence of a sketch from the dense model "
+        f"{found.first:.4f}, best {found.score:.4f}"
+    )
+    return replace(importance, rankings=found.rankings)
 
 
 def trade_off(config: RunConfig, loaded: Loaded, importance: Importance, profile: Profile) -> list[dict[str, float]]:

@@ -20,7 +20,7 @@ from compress.stages import Stages
 if TYPE_CHECKING:
     from compress.measuring import Exported
     from compress.profile.latency import Profile
-    from compress.reconstruct import Reconstructed
+    from compress.pruning import Repairs
 
 TRADE_OFF = "tradeoff.json"
 
@@ -38,7 +38,7 @@ def write_artifact(
     plan: Plan,
     profile: Profile | None,
     validation: Mapping[str, Any] | None,
-    repaired: Sequence[Reconstructed],
+    repairs: Repairs,
     exported: Exported,
     trade_off: Sequence[Mapping[str, float]],
     stages: Stages,
@@ -68,7 +68,7 @@ def write_artifact(
             "seed": config.seed,
             "export": asdict(exported.report),
             "task": {"name": loaded.checkpoint.task.name, **loaded.checkpoint.task.settings()},
-            "reconstruction": [asdict(r) for r in repaired],
+            "reconstruction": asdict(repairs),
             "device": None if validation is None else validation["deployment"]["device"],
             "seconds": stages.seconds,
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,18 @@ import torch
 from compress import cli, measuring, pipeline
 from compress.artifact import load
 from compress.config import RunConfig
+from compress.effort import EFFORT
 from compress.plan import Plan
 from compress.profile.latency import Profile
 
 LENGTH = 24
+BRIEF = {name: replace(effort, profile_seconds=1.0) for name, effort in EFFORT.items()}
 
 
 @pytest.fixture(autouse=True)
 def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is timed here is never asserted on, so it is timed briefly."""
-    monkeypatch.setattr(measuring, "PROFILE_SECONDS", dict.fromkeys(measuring.PROFILE_SECONDS, 1.0))
+    monkeypatch.setattr(measuring, "EFFORT", BRIEF)
     monkeypatch.setattr(measuring, "CHECK_SECONDS", 0.2)
     monkeypatch.setattr(measuring, "FORM_SECONDS", 0.1)
     monkeypatch.setattr("compress.validation.MEASURE_SECONDS", (0.2,))
@@ -39,7 +42,7 @@ def configured(model: Path, data: Path, output: Path, **options: Any) -> RunConf
 def profile_file(tiny_bert: Path, data_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A measured profile of the tiny BERT, saved."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "PROFILE_SECONDS", dict.fromkeys(measuring.PROFILE_SECONDS, 1.0))
+        patch.setattr(measuring, "EFFORT", BRIEF)
         file = tmp_path_factory.mktemp("profiles") / "cpu.json"
         pipeline.profile_model(configured(tiny_bert, data_csv, file.parent / "unused")).write(file)
     return file
