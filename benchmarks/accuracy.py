@@ -8,8 +8,8 @@ Every seed draws its own calibration examples, the same for all variants and bud
 other rows of the training data, none of them calibrated or evaluated on: choices between methods belong there, not on
 the evaluation data. Models are run in PyTorch; a MACs budget rests on nothing that is timed.
 
-Table and plot are written anew after every seed; with --log, runs may be cut off and continued. This is a benchmark, not
-a test: it asserts nothing.
+Table and plot are written anew after every seed; with --log, runs may be cut off and continued. This is a benchmark,
+not a test: it asserts nothing.
 """
 
 from __future__ import annotations

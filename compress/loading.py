@@ -82,6 +82,11 @@ def load(config: RunConfig, stages: Progress | Stages, *, evaluation: bool = Tru
         stages.info(note)
     calibration = _encode(config, checkpoint, train, config.samples, stages)
     stages.info(f"{len(calibration)} calibration examples of {calibration.mean_length:.1f} tokens on average")
+    if (alone := _only_label(calibration)) is not None:
+        stages.info(
+            f"warning: all calibration examples have the label {alone}; texts of the other classes are missing from "
+            "what the model is fitted to: mix the data, or give more of it"
+        )
     checkpoint = replace(checkpoint, task=checkpoint.task.of_calibration(calibration))
     examples = bare.evaluation if held is None else _encode(config, checkpoint, held, None, None)
     return Loaded(checkpoint, bare.target, calibration, examples)
@@ -140,6 +145,14 @@ def _hold_back(rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
         )
     order = np.random.default_rng(seed).permutation(len(rows))
     return rows.select(np.sort(order[count:])), rows.select(np.sort(order[:count]))
+
+
+def _only_label(data: Encoded) -> int | None:
+    """The label of all examples, where they are categories and have but one."""
+    labels = data.labels
+    if labels is None or labels.ndim != 1 or labels.dtype.kind != "i" or len(labels) < 2:
+        return None
+    return int(labels[0]) if bool((labels == labels[0]).all()) else None
 
 
 def _no_examples(checkpoint: Checkpoint) -> Encoded:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from compress.errors import DataError
+
 LARGEST_SCALE = 10.0
 
 
@@ -66,10 +68,13 @@ def solve_spd(matrix: Tensor, right: Tensor) -> Tensor:
     """Solve a symmetric positive definite system; where rounding has made it indefinite, jitter grows until it is not.
 
     Raises:
-        ValueError: the matrix is not finite.
+        DataError: the matrix is not finite.
     """
     if not torch.isfinite(matrix).all():
-        raise ValueError("the normal equations are not finite")
+        raise DataError(
+            "the activations on the calibration data are not finite, or too large to be squared: they overflow; check "
+            "the checkpoint in float32, and the data for texts unlike those it was trained on"
+        )
     jitter = 0.0
     scale = float(matrix.diagonal().mean().clamp_min(1e-30))
     while True:

@@ -11,8 +11,11 @@ from conftest import random_model
 from test_importance import examples
 
 from compress.architectures import encoder_of
-from compress.layerwise import KINDS, first_inputs, look, positions_read
+from compress.curvature import curvature
+from compress.errors import DataError
+from compress.layerwise import KINDS, Teacher, divergence, first_inputs, look, positions_read
 from compress.plan import Structure
+from compress.planning import Rankings
 from compress.reconstruct import reconstruct
 from compress.regression import Gram, ridge_solution, scale_solution, solve_spd
 from compress.removal import remove
@@ -71,7 +74,7 @@ def test_a_singular_system_is_solved_all_the_same() -> None:
     x = torch.ones(3, 2, dtype=torch.float64)
     solution = solve_spd(x.T @ x, x.T @ torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64))
     assert torch.isfinite(solution).all()
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(DataError, match="not finite"):
         solve_spd(torch.full((2, 2), torch.nan), torch.zeros(2, 1))
 
 
@@ -145,3 +148,63 @@ def _distance(dense, pruned, data) -> float:
         for batch in data.batches(16):
             total.append((dense(**batch.inputs).logits - pruned(**batch.inputs).logits).square().sum(-1).numpy())
     return float(np.concatenate(total).mean())
+
+
+@pytest.mark.parametrize("count", [10, 12, 20, 35])
+@pytest.mark.parametrize("method", ["full", "kwon"])
+def test_few_examples_never_make_it_worse_on_those_held_out(count: int, method: str) -> None:
+    """However few: either the model as a whole has come closer on the examples held out, or it is as it was."""
+    dense = random_model("bert", seed=count)
+    pruned = copy.deepcopy(dense)
+    remove(pruned, STRUCTURE)
+    data = examples(count=count, seed=count)
+    judges = data.select(np.sort(np.random.default_rng(0).permutation(count)[: max(1, int(0.2 * count))]))
+    before, weights = divergence(dense, pruned, TASK, judges), copy.deepcopy(pruned.state_dict())
+    reconstruct(encoder_of(dense), encoder_of(pruned), TASK, data, method=method)
+    after = divergence(dense, pruned, TASK, judges)
+    unchanged = all(torch.allclose(v, weights[k]) for k, v in pruned.state_dict().items())
+    assert after < before or unchanged
+
+
+def test_dead_and_constant_filters_are_the_first_to_go_and_cost_nothing() -> None:
+    dense = random_model("bert")
+    encoder = encoder_of(dense)
+    with torch.no_grad():
+        # Filter 2 never says anything, filter 5 always the same.
+        for unit, bias in ((2, -30.0), (5, 3.0)):
+            encoder.layers[0].get("ffn_input").weight[unit] = 0.0
+            encoder.layers[0].get("ffn_input").bias[unit] = bias
+    data = examples(count=120)
+    ranking = Rankings.from_curvature(encoder, curvature(encoder, TASK, data)).filters[0]
+    assert set(ranking.order[-2:].tolist()) == {2, 5}
+    assert ranking.loss[-3] < 1e-4 * ranking.loss[0]
+    pruned = copy.deepcopy(dense)
+    units = encoder.shape.filters
+    everything = Structure.dense(encoder.shape)
+    remove(pruned, Structure(everything.heads, (ranking.first(units - 2), *everything.filters[1:])))
+    reconstruct(encoder, encoder_of(pruned), TASK, data)
+    assert _distance(dense, pruned, data) < 1e-6
+
+
+def test_activations_that_overflow_are_an_error_and_no_traceback_of_numpy() -> None:
+    dense = random_model("bert")
+    with torch.no_grad():
+        encoder_of(dense).layers[0].get("ffn_output").weight.mul_(1e30)
+        encoder_of(dense).layers[0].get("ffn_input").weight.mul_(1e10)
+    pruned = copy.deepcopy(dense)
+    remove(pruned, STRUCTURE)
+    with pytest.raises(DataError, match="overflow"):
+        reconstruct(encoder_of(dense), encoder_of(pruned), TASK, examples(count=40))
+
+
+def test_a_teacher_that_keeps_tells_the_same_in_any_order() -> None:
+    encoder, data = encoder_of(random_model("bert")), examples(count=20)
+    streaming, keeping = Teacher(encoder, TASK, data), Teacher(encoder, TASK, data, keep=True)
+    last = keeping.targets(2)
+    for number in range(3):
+        for kind, totals in streaming.targets(number).items():
+            for ours, theirs in zip(totals, keeping.targets(number)[kind], strict=True):
+                torch.testing.assert_close(ours, theirs)
+    assert all(torch.equal(a, b) for a, b in zip(last["ffn"], keeping.targets(2)["ffn"], strict=True))
+    with pytest.raises(ValueError, match="layer 0 comes next"):
+        Teacher(encoder, TASK, data).targets(1)
