@@ -140,6 +140,7 @@ _DEPLOYMENT = [
     _shown("seq_len", type=int, metavar="N"),
     _shown("precision", type=click.Choice(PRECISIONS)),
     _shown("embedding", type=click.Choice(EMBEDDINGS)),
+    _shown("int8_drop", type=float, metavar="F"),
 ]
 _SEARCH = [
     _shown("method", type=click.Choice(METHODS)),

@@ -82,7 +82,8 @@ class RunConfig(BaseModel):
     target: Place = "cpu"
     batch_size: int = Field(default=1, ge=1)
     seq_len: int = Field(default=128, ge=1)
-    precision: Literal["fp32"] = "fp32"
+    precision: Literal["fp32", "fp16", "int8", "auto"] = "fp32"
+    int8_drop: float = Field(default=0.01, ge=0, le=1, allow_inf_nan=False)
     method: Literal["full", "kwon"] = "full"
     samples: int = Field(default=2048, ge=1)
     label_free: bool = False

@@ -56,6 +56,12 @@ class BudgetUnreachable(CompressError):
     exit_code = EXIT_FAIL
 
 
+class PrecisionRefused(CompressError):
+    """A number format costs more accuracy than is allowed. The message names the layers that it hurts most."""
+
+    exit_code = EXIT_FAIL
+
+
 def did_you_mean(name: str, known: list[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest known name, or an empty string."""
     from difflib import get_close_matches

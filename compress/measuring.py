@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +15,16 @@ from compress.config import RunConfig
 from compress.data import Encoded, fixed_batch
 from compress.effort import EFFORT
 from compress.export import graph
-from compress.export.onnx import (
-    EXTERNAL_DATA_ABOVE_BYTES,
-    ExportReport,
-    check_parity,
-    export_onnx,
-    report_of,
-)
+from compress.export.engine import Engine, lower, variants
+from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
+from compress.export.onnx import ExportReport, check_parity, export_onnx, report_of
 from compress.export.runtime import Session, open_session
-from compress.export.validate import LatencyComparison, choose, compare_latency, predict
+from compress.export.validate import LatencyComparison, choose, compare_latency
 from compress.loading import Loaded
 from compress.plan import Budget, Plan, Widths
 from compress.profile.latency import Profile, recalibrate, take_profile
-from compress.profile.target import Target, describe_device
+from compress.profile.target import Precision, Target, describe_device
+from compress.sensitivity import answers_of, hold_accuracy, samples_of
 from compress.validation import document, measured_verdict, metric_section
 
 if TYPE_CHECKING:
@@ -36,6 +34,8 @@ if TYPE_CHECKING:
 # Sessions that only serve to be timed carry this many rows of the vocabulary: the rest costs memory, not time.
 TIMED_VOCABULARY = 2000
 PARITY_EXAMPLES = 64
+# As exported, in float32.
+DENSE_ENGINE = Engine()
 CHECK_SECONDS = 3.0
 FORM_SECONDS = 1.5
 # Widest interval of a checked speed-up, relative to it, that is not measured longer.
@@ -44,52 +44,59 @@ WIDEST_CHECK = 0.03
 
 @dataclass(frozen=True)
 class Exported:
-    """A written ONNX file.
+    """A written model file.
 
     Attributes:
-        path: the file.
+        path: what the target's runtime loads.
+        engine: what was done to the graph on the way.
         report: operators and size.
         parity: largest absolute difference from PyTorch on real examples, padding included.
+        float_path: the same weights in float32; ``path`` itself where nothing was quantized.
     """
 
     path: Path
+    engine: Engine
     report: ExportReport
     parity: float
+    float_path: Path
 
     def summary(self) -> str:
         """One line for people: size, opset, fused operators, parity."""
         fused = ", ".join(f"{count} {name}" for name, count in sorted(self.report.fusions.items())) or "none"
         return (
-            f"{self.report.size_bytes / 1e6:.1f} MB, opset {self.report.opset}, fused operators: {fused}; "
-            f"differs from PyTorch by at most {self.parity:.1e}"
+            f"{self.engine.name}, {self.report.size_bytes / 1e6:.1f} MB, opset {self.report.opset}, "
+            f"fused operators: {fused}; differs from PyTorch by at most {self.parity:.1e}"
         )
-
-    @classmethod
-    def check(cls, path: Path, model: Any, loaded: Loaded, report: ExportReport) -> Exported:
-        """Compare a file with the PyTorch model it should equal.
-
-        Raises:
-            ExportError: they differ.
-        """
-        examples, task = _some_examples(loaded), loaded.checkpoint.task
-        session = open_session(path, loaded.target)
-        try:
-            parity = check_parity(
-                session, model, (batch.inputs for batch in examples.batches(8)), task.forward, read=task.read_file
-            )
-        finally:
-            session.close()
-        return cls(path, report, parity)
 
 
 def export_checked(
-    model: Any, path: Path, loaded: Loaded, feed: dict[str, NDArray[np.int64]] | None = None
+    model: Any, path: Path, loaded: Loaded, engine: Engine = DENSE_ENGINE, float_path: Path | None = None
 ) -> Exported:
-    """Export a model, in its faster form where a feed to time it on is given, and compare the file with it."""
-    _write_onnx(model, path, loaded)
-    if feed is not None:
-        settle_form(path, loaded.target, feed)
-    return Exported.check(path, model, loaded, report_of(path))
+    """Export a model, compare it with PyTorch, and lower it to its number format.
+
+    The float graph has to equal PyTorch; what int8 differs by is measured, and judged by the accuracy it costs.
+
+    Args:
+        model: in PyTorch.
+        path: file to write.
+        loaded: examples to compare on, and to calibrate int8 on.
+        engine: form and number format.
+        float_path: where the float32 file goes; None keeps none beside a quantized one.
+
+    Raises:
+        ExportError: the float graph is not the model.
+    """
+    unquantized = path if engine.scheme == "float" else (float_path or path.with_name(f".{path.name}.float"))
+    _write_onnx(model, unquantized, loaded)
+    write_lowered(unquantized, replace(engine, precision="fp32", scheme="float"), unquantized, loaded)
+    parity = parity_of(unquantized, model, loaded)
+    if engine.scheme != "float":
+        write_lowered(unquantized, replace(engine, form="plain"), path, loaded)
+        parity = parity_of(path, model, loaded, tolerance=math.inf)
+        if float_path is None:
+            graph.remove(unquantized)
+            unquantized = path
+    return Exported(path, engine, report_of(path), parity, unquantized)
 
 
 def _write_onnx(model: Any, path: Path, loaded: Loaded) -> None:
@@ -98,29 +105,30 @@ def _write_onnx(model: Any, path: Path, loaded: Loaded) -> None:
     export_onnx(model, path, input_names=loaded.input_names, output_names=task.file_names, outputs=task.file_outputs)
 
 
-def settle_form(path: Path, target: Target, feed: dict[str, NDArray[np.int64]]) -> str:
-    """Keep the faster of two forms of an exported file: as it is, or fused by ONNX Runtime's offline optimizer.
+def parity_of(path: Path, model: Any, loaded: Loaded, tolerance: float = 1e-3) -> float:
+    """Largest difference of a file from the PyTorch model that it should equal, on real examples.
 
-    Returns:
-        ``plain`` or ``offline``: what the file is now. Plain unless the other is faster beyond doubt.
+    Raises:
+        ExportError: they differ by more than the tolerance.
     """
+    examples, task = _some_examples(loaded), loaded.checkpoint.task
+    session = open_session(path, loaded.target)
+    try:
+        batches = (batch.inputs for batch in examples.batches(8))
+        return check_parity(session, model, batches, task.forward, tolerance, read=task.read_file)
+    finally:
+        session.close()
+
+
+def write_lowered(source: Path, engine: Engine, path: Path, loaded: Loaded) -> None:
+    """Write an exported float32 file as an engine has it."""
     import onnx
 
-    if graph.size_bytes(path) > EXTERNAL_DATA_ABOVE_BYTES:
-        return "plain"
-    fused = path.with_name(f".{path.name}.offline")
-    sessions: dict[str, Session] = {}
-    try:
-        graph.save(graph.fuse_offline(onnx.load(str(path))), fused, EXTERNAL_DATA_ABOVE_BYTES)
-        sessions = {"plain": open_session(path, target), "offline": open_session(fused, target)}
-        chosen = choose(sessions, feed, seconds=FORM_SECONDS)
-        if chosen == "offline":
-            fused.replace(path)
-        return chosen
-    finally:
-        for session in sessions.values():
-            session.close()
-        fused.unlink(missing_ok=True)
+    if engine == Engine(precision=engine.precision):
+        return  # as exported
+    if engine.form == "offline" and graph.size_bytes(source) > EXTERNAL_DATA_ABOVE_BYTES:
+        return  # the optimizer takes no such file
+    graph.save(lower(onnx.load(str(source)), engine, samples_of(loaded)), path, EXTERNAL_DATA_ABOVE_BYTES)
 
 
 class Device:
@@ -131,6 +139,7 @@ class Device:
         self._config = config
         self._session: Session | None = None
         self._pattern: Any = None
+        self._settled: dict[tuple[Precision, Widths], Engine] = {}
 
     @classmethod
     def open(cls, config: RunConfig, loaded: Loaded, scratch: Path) -> Device:
@@ -139,14 +148,13 @@ class Device:
         _write_onnx(loaded.checkpoint.model, dense, loaded)
         return cls(config, loaded.target, dense, deployment_feed(config, loaded))
 
-    @property
-    def dense(self) -> Session:
-        """The dense model's session: the baseline, given the same choice of forms as the compressed model."""
+    def baseline(self, loaded: Loaded) -> Session:
+        """The dense float32 model in its fastest form: what every speed-up is against."""
         if self._session is None:
-            baseline = self._dense.with_name("baseline.onnx")
-            shutil.copyfile(self._dense, baseline)
-            settle_form(baseline, self._target, self._feed)
-            self._session = open_session(baseline, self._target)
+            path = self._dense.with_name("baseline.onnx")
+            shutil.copyfile(self._dense, path)
+            write_lowered(self._dense, self.settle("fp32", loaded, loaded.shape.dense), path, loaded)
+            self._session = open_session(path, self._target)
         return self._session
 
     def close(self) -> None:
@@ -156,13 +164,14 @@ class Device:
             self._session = None
         self._pattern = None
 
-    def build(self, loaded: Loaded, widths: Widths) -> bytes:
-        """The exported file that a structure of these widths would have, but for its weights; good for timing."""
+    def build(self, loaded: Loaded, widths: Widths, engine: Engine = DENSE_ENGINE) -> bytes:
+        """The file that a structure of these widths would have, but for its weights; good for timing."""
         import onnx
 
         if self._pattern is None:
             self._pattern = graph.trim_vocabulary(onnx.load(str(self._dense)), TIMED_VOCABULARY)
-        data: bytes = graph.narrow(self._pattern, loaded.checkpoint.encoder, widths).SerializeToString()
+        narrowed = graph.narrow(self._pattern, loaded.checkpoint.encoder, widths)
+        data: bytes = lower(narrowed, engine, [self.timing_feed], timing_only=True).SerializeToString()
         return data
 
     @property
@@ -170,13 +179,39 @@ class Device:
         """The deployment's batch, with token ids that ``build`` has rows for."""
         return {k: v % TIMED_VOCABULARY if k == "input_ids" else v for k, v in self._feed.items()}
 
-    def time_structure(self, plan: Plan, loaded: Loaded) -> LatencyComparison:
-        """Time a planned structure beside the dense model, before its weights exist.
+    def settle(self, precision: Precision, loaded: Loaded, widths: Widths | None = None) -> Engine:
+        """The fastest way to run a structure in a precision on the target, found by timing all there are.
+
+        Args:
+            precision: number format.
+            loaded: encoder and target.
+            widths: of the structure; None is half of every sublayer, which stands for pruned ones.
+        """
+        shape = loaded.shape
+        widths = widths or Widths(
+            (max(1, shape.heads // 2),) * shape.layers, (max(1, shape.filters // 2),) * shape.layers
+        )
+        if (precision, widths) not in self._settled:
+            offered = variants(self._target, precision)
+            sessions: dict[str, Session] = {}
+            try:
+                for engine in offered if len(offered) > 1 else ():
+                    sessions[engine.name] = open_session(self.build(loaded, widths, engine), self._target)
+                chosen = choose(sessions, self.timing_feed, seconds=FORM_SECONDS) if sessions else offered[0].name
+            finally:
+                for session in sessions.values():
+                    session.close()
+            self._settled[precision, widths] = next(engine for engine in offered if engine.name == chosen)
+        return self._settled[precision, widths]
+
+    def compare(self, loaded: Loaded, widths: Widths, engine: Engine) -> LatencyComparison:
+        """Time a structure beside the dense float32 model, before its weights exist.
 
         Measured longer while the interval of the speed-up is wide: a search corrected by noise goes astray.
         """
-        dense = open_session(self.build(loaded, plan.shape.dense), self._target)
-        candidate = open_session(self.build(loaded, plan.structure.widths), self._target)
+        shape = loaded.shape
+        dense = open_session(self.build(loaded, shape.dense, self.settle("fp32", loaded, shape.dense)), self._target)
+        candidate = open_session(self.build(loaded, widths, engine), self._target)
         try:
             for factor in (1, 2):
                 timed = compare_latency(dense, candidate, self.timing_feed, seconds=factor * CHECK_SECONDS)
@@ -187,14 +222,24 @@ class Device:
             dense.close()
             candidate.close()
 
-    def export(self, model: Any, path: Path, loaded: Loaded) -> Exported:
-        """Export the compressed model and compare the file with it."""
-        return export_checked(model, path, loaded, self._feed)
+    def export(self, model: Any, loaded: Loaded, engine: Engine, allowed_drop: float, stages: Stages) -> Exported:
+        """Write a model as an engine has it, layers that int8 harms left in float, beside the dense one."""
+        folder = self._dense.parent / engine.precision
+        folder.mkdir(exist_ok=True)
+        path, float_path = folder / "model.onnx", folder / "float.onnx"
+        exported = export_checked(model, path, loaded, engine, float_path)
+        if engine.scheme in ("dynamic", "static"):
+            held = hold_accuracy(float_path, engine, loaded, allowed_drop, stages)
+            if held != engine:
+                write_lowered(float_path, replace(held, form="plain"), path, loaded)
+                parity = parity_of(path, model, loaded, tolerance=math.inf)
+                exported = replace(exported, engine=held, report=report_of(path), parity=parity)
+        return exported
 
     def validate(
         self, plan: Plan, exported: Exported, loaded: Loaded, profile: Profile | None = None
     ) -> tuple[LatencyComparison, dict[str, Any]]:
-        """Measure latency and metric of the exported file against the dense one.
+        """Measure latency and metric of the exported file against the dense float32 one.
 
         Args:
             plan: what the file should be.
@@ -206,19 +251,19 @@ class Device:
             The timing, and what validation.json holds.
         """
         compressed = open_session(exported.path, self._target)
+        baseline = self.baseline(loaded)
 
         def compare(seconds: float) -> LatencyComparison:
-            return compare_latency(self.dense, compressed, self._feed, seconds=seconds)
+            return compare_latency(baseline, compressed, self._feed, seconds=seconds)
 
         try:
             comparison, verdict, reason = measured_verdict(plan, compare)
             evaluation, task = loaded.evaluation, loaded.checkpoint.task
-            metric = metric_section(
-                task,
-                evaluation,
-                predict(self.dense, evaluation, read=task.read_file, fill=task.fill),
-                predict(compressed, evaluation, read=task.read_file, fill=task.fill),
-            )
+            ours = answers_of(compressed, loaded, evaluation, self._rows_per_call(exported))
+            metric = metric_section(task, evaluation, answers_of(baseline, loaded, evaluation), ours)
+            if exported.float_path != exported.path:
+                unquantized = self._in_float(exported, loaded)
+                metric["drop_of_int8"] = metric_section(task, evaluation, unquantized, ours)["drop"]
         finally:
             compressed.close()
         return comparison, document(
@@ -235,10 +280,22 @@ class Device:
                 "target": self._target.name,
                 "batch_size": self._config.batch_size,
                 "seq_len": self._config.seq_len,
-                "precision": self._config.precision,
+                "precision": exported.engine.precision,
+                "engine": exported.engine.to_json(),
                 "device": describe_device(self._target),
             },
         )
+
+    def _rows_per_call(self, exported: Exported) -> int:
+        # Dynamic int8 takes the range of activations from the whole call: answers depend on what shares it.
+        return self._config.batch_size if exported.engine.scheme == "dynamic" else 32
+
+    def _in_float(self, exported: Exported, loaded: Loaded) -> NDArray[np.float64]:
+        session = open_session(exported.float_path, self._target)
+        try:
+            return answers_of(session, loaded, loaded.evaluation)
+        finally:
+            session.close()
 
 
 def used_budget(budget: Budget, timed: LatencyComparison) -> float:
@@ -251,30 +308,41 @@ def used_budget(budget: Budget, timed: LatencyComparison) -> float:
 def corrected(profile: Profile, plan: Plan, timed: LatencyComparison) -> Profile:
     """The profile, corrected so that it predicts what was measured for a plan's structure.
 
-    For a speed-up only the ratio counts, and the profile's dense latency stays; for a latency both are as measured now.
+    For a speed-up only the ratio counts, and the profile's dense latencies stay; for a latency all are as measured now.
     """
-    widths = plan.structure.widths
+    widths, factor = plan.structure.widths, timed.dense.value / profile.dense_ms
     if plan.budget.kind == "speedup":
-        return recalibrate(profile, widths, profile.table.dense_ms / timed.speedup.value)
-    return recalibrate(profile, widths, timed.compressed.value, timed.dense.value)
+        return recalibrate(profile, widths, profile.dense_ms / timed.speedup.value)
+    renewed = recalibrate(profile, widths, timed.compressed.value, factor * profile.table.dense_ms)
+    return replace(renewed, baseline_ms=None if profile.baseline_ms is None else timed.dense.value)
 
 
-def take_device_profile(config: RunConfig, loaded: Loaded, device: Device, progress: Progress | Stages) -> Profile:
-    """Measure the latency table on the device."""
+def take_device_profile(
+    config: RunConfig, loaded: Loaded, device: Device, engine: Engine, progress: Progress | Stages
+) -> Profile:
+    """Measure the latency table of an engine on the device, and the dense float32 model beside it."""
+    shape = loaded.shape
     profile = take_profile(
-        lambda widths: device.build(loaded, widths),
+        lambda widths: device.build(loaded, widths, engine),
         lambda data: open_session(data, loaded.target),
         device.timing_feed,
-        shape=loaded.shape,
-        target=loaded.target,
+        shape=shape,
+        target=loaded.target.model_copy(update={"precision": engine.precision}),
         batch_size=config.batch_size,
         seq_len=config.seq_len,
         seconds=EFFORT[config.effort].profile_seconds,
         seed=config.seed,
     )
+    profile = replace(profile, engine=engine.name)
+    if engine.precision != "fp32":
+        timed = device.compare(loaded, shape.dense, engine)
+        profile = replace(profile, baseline_ms=profile.table.dense_ms * timed.speedup.value)
     errors = sorted(abs(check.error) for check in profile.check)
+    dense = f"dense {profile.table.dense_ms:.2f} ms" + (
+        "" if profile.baseline_ms is None else f" (fp32 {profile.dense_ms:.2f} ms)"
+    )
     progress.info(
-        f"dense {profile.table.dense_ms:.2f} ms, embeddings and head {profile.table.fixed_ms:.2f} ms; prediction off "
+        f"{engine.name}: {dense}, embeddings and head {profile.table.fixed_ms:.2f} ms; prediction off "
         f"by {errors[len(errors) // 2]:.1%} (median of {len(errors)} random structures)"
     )
     return profile

@@ -20,7 +20,9 @@ HELP: dict[str, str] = {
     "target": "Device to run on: a name from `compress targets`, or a TOML file.",
     "batch_size": "Examples per call in deployment; latency is measured with it.",
     "seq_len": "Tokens per example in deployment; longer texts are cut.",
-    "precision": "Number format of the exported model; without it, the target's.",
+    "precision": "Number format of the exported model; auto tries all that the target has and keeps the most accurate "
+    "within the budget. Without it, the target's.",
+    "int8_drop": "Most that int8 may lose of the metric, compared with the same model in fp32; more is refused.",
     "method": "full: exact search over the measured latency table; kwon: the search of Kwon et al., 2022.",
     "samples": "Examples to calibrate on, drawn at random.",
     "label_free": "Calibrate without labels, even where the data has them.",
@@ -36,10 +38,11 @@ HELP: dict[str, str] = {
 }
 
 # What holds without the option, where that is one value; RunConfig has the same (tested).
-DEFAULTS: dict[str, str | int] = {
+DEFAULTS: dict[str, str | int | float] = {
     "target": "cpu",
     "batch_size": 1,
     "seq_len": 128,
+    "int8_drop": 0.01,
     "method": "full",
     "samples": 2048,
     "effort": "standard",
@@ -49,7 +52,7 @@ DEFAULTS: dict[str, str | int] = {
 BUDGETS = ("latency_ms", "speedup", "macs")
 METHODS = ("full", "kwon")
 EFFORTS = ("fast", "standard", "thorough")
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "fp16", "int8", "auto")
 EMBEDDINGS = ("normalized", "pooled", "tokens")
 
 

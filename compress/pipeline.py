@@ -6,6 +6,7 @@ what.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,19 +14,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import staged
+from compress.candidates import Finished, Proposal, account, best, hopeless, in_order, place
 from compress.config import RunConfig
+from compress.errors import BudgetUnreachable
 from compress.loading import Loaded, load, load_model
 from compress.manifest import read_manifest
 from compress.measuring import Device, corrected, take_device_profile, used_budget
 from compress.plan import Plan
 from compress.planning import Rankings, describe_plan, limit_of
 from compress.planning import make_plan as search_plan
+from compress.profile.target import offered
 from compress.progress import Progress, Silent
 from compress.pruning import prune
+from compress.sensitivity import refusal_of
 from compress.stages import Stages
 from compress.weighing import Importance, refine, trade_off, weigh
 
 if TYPE_CHECKING:
+    from compress.export.engine import Engine
     from compress.profile.latency import Profile
 
 # Part of a latency budget that is planned for: what it leaves absorbs the error of the prediction and the width of the
@@ -72,7 +78,6 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
     from compress.writing import write_artifact
 
     stages = Stages(progress or Silent())
-    budget = config.budget
     with staged(config.output) as output, tempfile.TemporaryDirectory(prefix="compress-") as scratch:
         # Read and check everything the user gave before the first second of computing.
         with stages.stage("load"):
@@ -81,39 +86,75 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
         with stages.stage("export dense"):
             device = Device.open(config, loaded, Path(scratch))
         try:
-            # How long heads and filters take on the target.
+            # How long heads and filters take on the target, in every precision in question.
             with stages.stage("profile"):
-                profile = _profile(config, loaded, device, stages)
-            limit_of(budget, loaded.shape, profile, loaded.length)
+                profiles = _profiles(config, loaded, device, stages)
             # Which heads and filters the loss cares for.
             with stages.stage("calibrate"):
                 importance = weigh(config, loaded)
-            # Trying out whole structures shows how much each sublayer can really lose.
+            # Which of them to keep within the budget, checked on the device before anything expensive rests on it.
             with stages.stage("search"):
-                importance = refine(config, loaded, importance, profile, SHARE, stages)
-            for attempt in range(1, ATTEMPTS + 1):
-                # Which of them to keep within the budget, checked on the device before anything expensive rests on it.
-                with stages.stage("search"):
-                    plan, profile = _search_on_device(config, loaded, importance, profile, device, stages)
-                # Take the rest out, and fit what is left to the dense model.
-                with stages.stage("reconstruct"):
-                    model, repairs = prune(config, loaded, plan, stages)
-                # Write the file and measure it.
-                with stages.stage("export"):
-                    exported = device.export(model, output / "model.onnx", loaded)
-                stages.info(exported.summary())
-                with stages.stage("validate"):
-                    timed, validation = device.validate(plan, exported, loaded, profile)
-                stages.info(validation["reason"])
-                if validation["verdict"] == "pass" or budget.kind == "macs" or config.profile or attempt == ATTEMPTS:
-                    break
-                # The device has become slower, or the check was lucky: what the file itself shows counts.
-                profile = corrected(profile, plan, timed)
-            curve = trade_off(config, loaded, importance, profile)
-            write_artifact(output, config, loaded, model, plan, profile, validation, repairs, exported, curve, stages)
+                proposals = in_order([propose(config, loaded, importance, *pair, device, stages) for pair in profiles])
+            # Carry out what is promising, and keep the most accurate.
+            finished: list[Finished] = []
+            set_aside: dict[str, str] = {}
+            for proposal in proposals:
+                reason = hopeless(proposal, finished)
+                if reason is None:
+                    finished.append(finish(config, loaded, proposal, device, stages))
+                else:
+                    set_aside[proposal.engine.precision] = reason
+            chosen = best(finished)
+            rows, why_chosen = account(proposals, finished, chosen, set_aside)
+            stages.info(why_chosen)
+            validation = {**chosen.measured, "candidates": rows, "chosen_because": why_chosen}
+            curve = trade_off(config, loaded, chosen.proposal.weighed, chosen.proposal.measured_with)
+            place(chosen.exported, output)
+            write_artifact(output, config, loaded, replace(chosen, validation=validation), curve, stages)
         finally:
             device.close()
-    return _result(config.output, plan, validation, stages)
+    return _result(config.output, chosen.proposal.plan, validation, stages)
+
+
+def propose(
+    config: RunConfig,
+    loaded: Loaded,
+    importance: Importance,
+    engine: Engine,
+    profile: Profile,
+    device: Device,
+    stages: Stages,
+) -> Proposal:
+    """The best plan for the budget in one precision, with losses mended by trying out whole structures."""
+    if not _met_by_dense(config, profile):
+        importance = refine(config, loaded, importance, profile, SHARE, stages)
+    plan, profile = _search_on_device(config, loaded, importance, profile, device, engine, stages)
+    return Proposal(engine, profile, plan, importance)
+
+
+def finish(config: RunConfig, loaded: Loaded, proposal: Proposal, device: Device, stages: Stages) -> Finished:
+    """Carry a proposal out: prune, reconstruct, export, measure; once more where the file misses the budget."""
+    engine, plan, profile, importance = proposal.engine, proposal.plan, proposal.measured_with, proposal.weighed
+    for attempt in range(1, ATTEMPTS + 1):
+        # Take out what the plan does not keep, and fit what is left to the dense model.
+        with stages.stage("reconstruct"):
+            model, repairs = prune(config, loaded, plan, stages)
+        # Write the file and measure it.
+        with stages.stage("export"):
+            exported = device.export(model, loaded, engine, config.int8_drop, stages)
+        stages.info(exported.summary())
+        with stages.stage("validate"):
+            timed, validation = device.validate(plan, exported, loaded, profile)
+        stages.info(validation["reason"])
+        refused = refusal_of(validation, exported, loaded, config.int8_drop)
+        done = validation["verdict"] == "pass" or config.budget.kind == "macs" or config.profile or refused
+        if done or attempt == ATTEMPTS:
+            break
+        # The device has become slower, or the check was lucky: what the file itself shows counts.
+        profile = corrected(profile, plan, timed)
+        with stages.stage("search"):
+            plan, profile = _search_on_device(config, loaded, importance, profile, device, engine, stages)
+    return Finished(replace(proposal, profile=profile, plan=plan), model, repairs, exported, validation, refused)
 
 
 def make_plan(config: RunConfig, *, progress: Progress | None = None) -> tuple[Plan, Profile | None]:
@@ -128,7 +169,7 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> tuple[P
     profile: Profile | None = None
     if config.profile is not None or config.budget.kind != "macs":
         profile = _profile_without_run(config, loaded, stages)
-    limit_of(config.budget, loaded.shape, profile, loaded.length)
+        limit_of(config.budget, loaded.shape, profile, loaded.length)
     with stages.stage("calibrate"):
         importance = weigh(config, loaded)
     with stages.stage("search"):
@@ -165,10 +206,14 @@ def export_plan(config: RunConfig, plan: Plan | None, *, progress: Progress | No
         with stages.stage("reconstruct"):
             model, repairs = prune(config, loaded, chosen, stages)
         with stages.stage("export"):
+            from compress.export.engine import variants
             from compress.measuring import export_checked
 
-            exported = export_checked(model, output / "model.onnx", loaded)
-        write_artifact(output, config, loaded, model, chosen, None, None, repairs, exported, [], stages)
+            precision = offered(loaded.target, config.precision)[0]
+            engine = variants(loaded.target, precision)[0]
+            exported = export_checked(model, output / "model.onnx", loaded, engine)
+        done = Finished(Proposal(engine, None, chosen), model, repairs, exported, None)
+        write_artifact(output, config, loaded, done, [], stages)
     return config.output
 
 
@@ -183,8 +228,9 @@ def validate_artifact(
         progress: told about stages as they begin.
     """
     from compress.artifact import load as load_artifact
+    from compress.export.engine import Engine
     from compress.export.onnx import report_of
-    from compress.measuring import Exported
+    from compress.measuring import Exported, parity_of
     from compress.writing import renew_validation
 
     stages = Stages(progress or Silent())
@@ -200,7 +246,11 @@ def validate_artifact(
             device = Device.open(config, loaded, Path(scratch))
         try:
             with stages.stage("validate"):
-                exported = Exported.check(artifact / "model.onnx", model, loaded, report_of(artifact / "model.onnx"))
+                file = artifact / "model.onnx"
+                engine = Engine.from_json(manifest["engine"]) if "engine" in manifest else Engine()
+                tolerance = 1e-3 if engine.scheme == "float" else math.inf
+                parity = parity_of(file, model, loaded, tolerance)
+                exported = Exported(file, engine, report_of(file), parity, file)
                 _, validation = device.validate(plan, exported, loaded)
         finally:
             device.close()
@@ -226,24 +276,51 @@ def _given_profile(config: RunConfig, loaded: Loaded) -> Profile | None:
     from compress.profile.latency import Profile
 
     profile = Profile.read(config.profile)
-    profile.matches(loaded.shape, config.batch_size, config.seq_len, loaded.target)
+    profile.matches(
+        loaded.shape,
+        config.batch_size,
+        config.seq_len,
+        loaded.target,
+        None if config.precision == "auto" else config.precision,
+    )
     return profile
 
 
-def _profile(config: RunConfig, loaded: Loaded, device: Device, stages: Stages) -> Profile:
-    return _given_profile(config, loaded) or take_device_profile(config, loaded, device, stages)
+def _profiles(config: RunConfig, loaded: Loaded, device: Device, stages: Stages) -> list[tuple[Engine, Profile]]:
+    """Engine and profile of every precision in question that can meet the budget at all.
+
+    Raises:
+        BudgetUnreachable: none can.
+    """
+    given = _given_profile(config, loaded)
+    found: list[tuple[Engine, Profile]] = []
+    unreachable: BudgetUnreachable | None = None
+    for precision in offered(loaded.target, config.precision if given is None else given.precision):
+        engine = device.settle(precision, loaded)
+        profile = given or take_device_profile(config, loaded, device, engine, stages)
+        try:
+            limit_of(config.budget, loaded.shape, profile, loaded.length)
+            found.append((engine, profile))
+        except BudgetUnreachable as error:
+            stages.info(f"{precision}: {error}")
+            unreachable = error
+    if not found and unreachable is not None:
+        raise unreachable
+    return found
 
 
 def _profile_without_run(config: RunConfig, loaded: Loaded, stages: Stages) -> Profile:
     given = _given_profile(config, loaded)
     if given is not None:
         return given
+    # Of several precisions the fastest: what a plan without a run is for is to see what can be reached.
+    precision = offered(loaded.target, config.precision)[-1]
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
         with stages.stage("export dense"):
             device = Device.open(config, loaded, Path(scratch))
         try:
             with stages.stage("profile"):
-                return take_device_profile(config, loaded, device, stages)
+                return take_device_profile(config, loaded, device, device.settle(precision, loaded), stages)
         finally:
             device.close()
 
@@ -263,7 +340,13 @@ def _search(config: RunConfig, loaded: Loaded, importance: Importance, profile: 
 
 
 def _search_on_device(
-    config: RunConfig, loaded: Loaded, importance: Importance, profile: Profile, device: Device, stages: Stages
+    config: RunConfig,
+    loaded: Loaded,
+    importance: Importance,
+    profile: Profile,
+    device: Device,
+    engine: Engine,
+    stages: Stages,
 ) -> tuple[Plan, Profile]:
     """Search, time the planned structure, and search again with a corrected profile where the two disagree.
 
@@ -277,23 +360,23 @@ def _search_on_device(
     if budget.kind == "macs":
         # The plan of a MACs budget rests on nothing measured; the profile is there for `compress why`.
         return _search(config, loaded, importance, profile if config.profile else None, 1.0), profile
-    if profile.table.dense_ms <= (budget.latency_ms(profile.table.dense_ms) or 0.0):
-        stages.info(f"the dense model already meets {budget}: nothing is pruned")
+    if _met_by_dense(config, profile):
+        stages.info(f"the dense model in {engine.precision} already meets {budget}: nothing is pruned")
         return _dense_plan(config, loaded, profile), profile
     plan = _search(config, loaded, importance, profile, SHARE)
     if config.profile is not None:
         return plan, profile
     within: list[tuple[float, Plan, Profile]] = []
     for number in range(ROUNDS):
-        timed = device.time_structure(plan, loaded)
+        timed = device.compare(loaded, plan.structure.widths, engine)
         used = used_budget(budget, timed)
-        stages.info(f"planned structure measured at {used:.1%} of the budget (round {number + 1})")
+        stages.info(f"planned {engine.precision} structure measured at {used:.1%} of the budget (round {number + 1})")
         if LEAST_USED <= used <= MOST_USED:
             return plan, profile
         profile = corrected(profile, plan, timed)
         if used <= MOST_USED:
             predicted = round(profile.table.predict(plan.structure.widths), 6)
-            within.append((used, replace(plan, predicted_ms=predicted, dense_ms=profile.table.dense_ms), profile))
+            within.append((used, replace(plan, predicted_ms=predicted, dense_ms=profile.dense_ms), profile))
         replanned = _search(config, loaded, importance, profile, SHARE)
         if replanned.structure == plan.structure:
             break
@@ -302,6 +385,11 @@ def _search_on_device(
         return plan, profile
     _, plan, profile = max(within, key=lambda found: found[0])
     return plan, profile
+
+
+def _met_by_dense(config: RunConfig, profile: Profile) -> bool:
+    """Whether the dense model, in the profile's precision, is within a latency budget."""
+    return profile.table.dense_ms <= (config.budget.latency_ms(profile.dense_ms) or 0.0)
 
 
 def _dense_plan(config: RunConfig, loaded: Loaded, profile: Profile | None = None) -> Plan:

@@ -237,7 +237,7 @@ def limit_of(budget: Budget, shape: EncoderShape, profile: Profile | None, lengt
         return budget.value * shape.macs(shape.dense, length)
     assert profile is not None
     table = profile.table
-    limit = budget.latency_ms(table.dense_ms)
+    limit = budget.latency_ms(profile.dense_ms)
     assert limit is not None
     if limit * share < table.fixed_ms:
         raise BudgetUnreachable(unreachable(budget, limit, table.fixed_ms, profile.target))
@@ -314,7 +314,7 @@ def describe_plan(
         method=method,
         macs_fraction=round(shape.macs(widths, length) / shape.macs(shape.dense, length), 6),
         predicted_ms=None if table is None else round(table.predict(widths), 6),
-        dense_ms=None if table is None else round(table.dense_ms, 6),
+        dense_ms=None if profile is None else round(profile.dense_ms, 6),
         latency_source=None if profile is None else profile.source,
         importance_kept=round(1.0 - rankings.lost(widths) / max(rankings.total(), 1e-30), 6),
         optimality_gap=gap,

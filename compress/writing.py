@@ -18,9 +18,7 @@ from compress.plan import Plan
 from compress.stages import Stages
 
 if TYPE_CHECKING:
-    from compress.measuring import Exported
-    from compress.profile.latency import Profile
-    from compress.pruning import Repairs
+    from compress.candidates import Finished
 
 TRADE_OFF = "tradeoff.json"
 
@@ -34,17 +32,13 @@ def write_artifact(
     directory: Path,
     config: RunConfig,
     loaded: Loaded,
-    model: Any,
-    plan: Plan,
-    profile: Profile | None,
-    validation: Mapping[str, Any] | None,
-    repairs: Repairs,
-    exported: Exported,
+    done: Finished,
     trade_off: Sequence[Mapping[str, float]],
     stages: Stages,
 ) -> None:
     """Write everything beside the ONNX file, the manifest last."""
-    save_model(model, directory)
+    plan, profile, validation = done.proposal.plan, done.proposal.profile, done.validation
+    save_model(done.model, directory)
     # Both loaders look beside model.onnx: optimum for config.json, a tokenizer for its own files.
     loaded.checkpoint.model.config.save_pretrained(directory)
     loaded.checkpoint.tokenizer.save_pretrained(directory)
@@ -66,9 +60,10 @@ def write_artifact(
                 "evaluation": {"examples": len(loaded.evaluation), "sha256": loaded.evaluation.fingerprint()},
             },
             "seed": config.seed,
-            "export": asdict(exported.report),
+            "export": asdict(done.exported.report),
+            "engine": done.exported.engine.to_json(),
             "task": {"name": loaded.checkpoint.task.name, **loaded.checkpoint.task.settings()},
-            "reconstruction": asdict(repairs),
+            "reconstruction": asdict(done.repairs),
             "device": None if validation is None else validation["deployment"]["device"],
             "seconds": stages.seconds,
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -106,6 +101,7 @@ def card(config: RunConfig, plan: Plan, validation: Mapping[str, Any] | None) ->
             f"| {metric['name']}, {metric['examples']} examples | {metric['dense']:.4f} | {metric['compressed']:.4f} |",
             f"| model.onnx, MB | {size['dense'] / 1e6:.1f} | {size['compressed'] / 1e6:.1f} |",
             f"| encoder MACs | 1 | {plan.macs_fraction:.3f} |",
+            f"| precision | fp32 | {validation['deployment']['precision']} |",
             "",
             f"Measured on {device['processor']}, {device['threads']} threads, "
             f"{validation['date'][:10]}, dense and compressed interleaved. Verdict: **{validation['verdict']}** "

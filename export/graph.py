@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 from ast import literal_eval
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,8 @@ from compress.errors import ExportError
 from compress.plan import Structure, Widths
 
 FUSED_DOMAIN = "com.microsoft"
+# A protobuf message ends at 2 GiB; some room is left for the graph itself.
+EXTERNAL_DATA_ABOVE_BYTES = 2**31 - 2**26
 _ATTENTION = "MultiHeadAttention"
 
 
@@ -38,7 +41,7 @@ def _live(graph: GraphProto, nodes: Sequence[NodeProto]) -> list[NodeProto]:
     return kept[::-1]
 
 
-def _rebuilt(model: ModelProto, nodes: Sequence[NodeProto], initializers: Sequence[TensorProto]) -> ModelProto:
+def rebuilt(model: ModelProto, nodes: Sequence[NodeProto], initializers: Sequence[TensorProto]) -> ModelProto:
     """A model with other nodes and weights, without what no output depends on, and without the record of its making.
 
     Shapes of intermediate values are left out. They would be wrong after surgery, and they make the file slower: with
@@ -78,7 +81,7 @@ def tidy(model: ModelProto, parameter_prefix: str = "") -> ModelProto:
         parameter_prefix: what the exporter put before every parameter's name; it is cut off.
     """
     linears = {output: path for node in model.graph.node if (path := _linear_of(node)) for output in node.output}
-    tidied = _rebuilt(model, model.graph.node, model.graph.initializer)
+    tidied = rebuilt(model, model.graph.node, model.graph.initializer)
     graph = tidied.graph
     tensors: dict[str, TensorProto] = {}
     for tensor in graph.initializer:
@@ -211,7 +214,7 @@ def narrow(model: ModelProto, encoder: Encoder, widths: Widths) -> ModelProto:
     for layer, heads, filters in zip(encoder, widths.heads, widths.filters, strict=True):
         _narrow_attention(cut, layer, heads, encoder)
         _narrow_ffn(cut, layer, filters, encoder)
-    return _rebuilt(model, cut.nodes, [cut.changed.get(name, tensor) for name, tensor in tensors.items()])
+    return rebuilt(model, cut.nodes, [cut.changed.get(name, tensor) for name, tensor in tensors.items()])
 
 
 def _narrow_attention(cut: _Cut, layer: EncoderLayer, heads: int, encoder: Encoder) -> None:
@@ -249,7 +252,7 @@ def trim_vocabulary(model: ModelProto, rows: int) -> ModelProto:
         tensor.name: numpy_helper.from_array(numpy_helper.to_array(tensor)[:rows].copy(), tensor.name)
         for tensor in tensors
     }
-    return _rebuilt(model, model.graph.node, [trimmed.get(tensor.name, tensor) for tensor in model.graph.initializer])
+    return rebuilt(model, model.graph.node, [trimmed.get(tensor.name, tensor) for tensor in model.graph.initializer])
 
 
 def fusions(model: ModelProto) -> dict[str, int]:
@@ -272,8 +275,7 @@ def fuse_offline(model: ModelProto) -> ModelProto:
         raise ExportError(
             "the offline optimizer comes with ONNX Runtime, which is not installed; pip install 'compress[cpu]'"
         ) from None
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = copy_of(model)
     # It warns about any producer that it does not know.
     copy.producer_name = "pytorch"
     # To it, "bert" is any encoder with norms after the sums. Sizes are 0, "read them from the graph": the number of
@@ -292,9 +294,27 @@ def fuse_offline(model: ModelProto) -> ModelProto:
     return result
 
 
+def size_of(tensor: TensorProto) -> int:
+    """Bytes of a tensor's values."""
+    return math.prod(tensor.dims) * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
 def _data_file(path: Path) -> Path:
     """Where the weights of a model file lie when they do not fit into it."""
     return path.with_name(f"{path.name}.data")
+
+
+def copy_of(model: ModelProto) -> ModelProto:
+    """A copy that may be changed."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def remove(path: Path) -> None:
+    """Delete a model file, and the weights beside it where there are any."""
+    for file in (path, _data_file(path)):
+        file.unlink(missing_ok=True)
 
 
 def size_bytes(path: Path) -> int:

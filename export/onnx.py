@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from compress.architectures import EncoderLayer, encoder_of
 from compress.errors import ExportError
+from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
 from compress.removal import NoAttention, attention_input, projection_in_attention
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 OPSET = 20
 Outputs = Callable[[nn.Module, dict[str, Tensor]], tuple[Tensor, ...]]
 MASK_INPUT = "attention_mask"
-# A protobuf message ends at 2 GiB; some room is left for the graph itself.
-EXTERNAL_DATA_ABOVE_BYTES = 2**31 - 2**26
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,9 @@ class Profile:
         seconds: how long it took.
         points: raw measurements behind the curves; empty where estimated.
         check: predicted against measured on random structures; empty where estimated.
+        baseline_ms: latency of the dense float32 model on the same scale, which speed-ups are against; None where the
+            table itself is of float32.
+        engine: how the timed models were brought onto the runtime, in words.
         format: version of this layout.
     """
 
@@ -101,6 +104,8 @@ class Profile:
     seconds: float = 0.0
     points: tuple[Point, ...] = ()
     check: tuple[Check, ...] = ()
+    baseline_ms: float | None = None
+    engine: str = "fp32"
     format: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -111,6 +116,11 @@ class Profile:
             )
         if min(self.batch_size, self.seq_len) < 1:
             raise ValueError(f"batch size and length must be positive, got {self.batch_size} x {self.seq_len}")
+
+    @property
+    def dense_ms(self) -> float:
+        """Milliseconds of the dense float32 model."""
+        return self.table.dense_ms if self.baseline_ms is None else self.baseline_ms
 
     @property
     def median_error(self) -> float | None:
@@ -130,8 +140,15 @@ class Profile:
             ffn_fit=fit_piecewise(table.filters, table.ffn_ms),
         )
 
-    def matches(self, shape: EncoderShape, batch_size: int, seq_len: int, target: Target) -> None:
-        """Raise ProfileError, naming what differs, unless the profile is of this encoder, batch, length and target."""
+    def matches(
+        self, shape: EncoderShape, batch_size: int, seq_len: int, target: Target, precision: str | None = None
+    ) -> None:
+        """Raise ProfileError, naming what differs, unless the profile is of this encoder, batch, length and target.
+
+        Args:
+            shape, batch_size, seq_len, target: of the deployment.
+            precision: number format; None accepts the profile's.
+        """
         differences = [
             f"{what} {mine}, not {theirs}"
             for what, mine, theirs in (
@@ -139,6 +156,7 @@ class Profile:
                 ("batch size", self.batch_size, batch_size),
                 ("length", self.seq_len, seq_len),
                 ("target", self.target, target.name),
+                ("precision", self.precision, precision or self.precision),
             )
             if mine != theirs
         ]

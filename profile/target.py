@@ -27,6 +27,9 @@ else:
 RuntimeName = Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "openvino"]
 Precision = Literal["fp32", "fp16", "int8"]
 
+# What can be made and measured here, by runtime; the first is the safest.
+_OFFERED: dict[str, tuple[Precision, ...]] = {"onnxruntime-cpu": ("fp32", "int8"), "openvino": ("fp32", "int8")}
+
 # Distributions whose release changes how fast a model runs.
 _RUNTIME_PACKAGES: dict[str, tuple[str, ...]] = {
     "onnxruntime-cpu": ("onnxruntime", "onnxruntime-gpu"),
@@ -62,6 +65,25 @@ class Target(BaseModel):
     peak_flops: Mapping[Precision, float] | None = None
     memory_bandwidth_gb_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     launch_overhead_us: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+
+def offered(target: Target, precision: str) -> tuple[Precision, ...]:
+    """The precisions to try on a target.
+
+    Args:
+        target: the device.
+        precision: one of them, or ``auto`` for all.
+
+    Raises:
+        TargetError: the target lacks it.
+    """
+    known = _OFFERED.get(target.runtime, (target.precision,))
+    found = tuple(name for name in known if precision in (name, "auto"))
+    if not found:
+        raise TargetError(
+            f"target '{target.name}' ({target.runtime}) has no {precision}; use --precision {', '.join(known)} or auto"
+        )
+    return found
 
 
 def _shipped() -> dict[str, Path]:

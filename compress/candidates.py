@@ -1,0 +1,204 @@
+"""Candidates of a run: one per precision, planned for the same budget; the most accurate within it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.errors import PrecisionRefused
+
+if TYPE_CHECKING:
+    from compress.export.engine import Engine
+    from compress.measuring import Exported
+    from compress.plan import Plan
+    from compress.profile.latency import Profile
+    from compress.pruning import Repairs
+    from compress.weighing import Importance
+
+# A candidate is finished unless the search expects it to lose so many times what an accepted one is expected to lose,
+# and so much more of the importance: quantization costs something that the search does not see.
+HOPELESS_FACTOR, HOPELESS_LOSS = 2.0, 0.02
+_ORDER = {"pass": 0, "inconclusive": 1, "fail": 2}
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A plan in a precision.
+
+    Attributes:
+        engine: how it runs.
+        profile: what it was planned with; None for a plan that was given.
+        plan: what it keeps.
+        importance: what it was searched with; None for a plan that was given.
+    """
+
+    engine: Engine
+    profile: Profile | None
+    plan: Plan
+    importance: Importance | None = None
+
+    @property
+    def measured_with(self) -> Profile:
+        """``profile``, where it is there."""
+        assert self.profile is not None
+        return self.profile
+
+    @property
+    def weighed(self) -> Importance:
+        """``importance``, where it is there."""
+        assert self.importance is not None
+        return self.importance
+
+    @property
+    def loss(self) -> float:
+        """What the search expects to lose, as a fraction of the importance."""
+        return 1.0 - self.plan.importance_kept
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A proposal carried out and measured.
+
+    Attributes:
+        proposal: with the plan and the profile as they were at the end.
+        model, repairs: the pruned model, and what was done about its loss.
+        exported: its file.
+        validation: what was measured; None where nothing was.
+        refused: why it must not be used; None where it may.
+    """
+
+    proposal: Proposal
+    model: Any
+    repairs: Repairs
+    exported: Exported
+    validation: dict[str, Any] | None
+    refused: str | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Within the budget, and not refused."""
+        return self.refused is None and self.measured["verdict"] == "pass"
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """``validation``, where it is there."""
+        assert self.validation is not None
+        return self.validation
+
+    @property
+    def metric(self) -> float:
+        """On the evaluation data."""
+        return float(self.measured["metric"]["compressed"])
+
+
+def in_order(proposals: Sequence[Proposal]) -> list[Proposal]:
+    """The most promising first: what the search expects to lose least; among equals the safest precision."""
+    return sorted(proposals, key=lambda proposal: proposal.loss)
+
+
+def hopeless(proposal: Proposal, finished: Sequence[Finished]) -> str | None:
+    """Why a proposal is not worth finishing beside what has been accepted; None where it is."""
+    for other in finished:
+        theirs = other.proposal
+        if not other.accepted:
+            continue
+        if theirs.plan.structure.widths == theirs.plan.shape.dense:
+            return f"not needed: {theirs.engine.precision} meets the budget with nothing pruned"
+        if proposal.loss > max(HOPELESS_FACTOR * theirs.loss, theirs.loss + HOPELESS_LOSS):
+            ours, its = proposal.plan, theirs.plan
+            return (
+                f"not finished: keeps {ours.macs_fraction:.0%} of the MACs and {ours.importance_kept:.1%} of the "
+                f"importance, {theirs.engine.precision} {its.macs_fraction:.0%} and {its.importance_kept:.1%}"
+            )
+    return None
+
+
+def best(finished: Sequence[Finished]) -> Finished:
+    """The most accurate of those within the budget; where none is, the one that comes nearest to a verdict of pass.
+
+    Raises:
+        PrecisionRefused: all were refused.
+    """
+    usable = [candidate for candidate in finished if candidate.refused is None]
+    if not usable:
+        raise PrecisionRefused("; ".join(str(candidate.refused) for candidate in finished))
+    return min(
+        usable,
+        key=lambda c: (
+            _ORDER[c.measured["verdict"]],
+            -c.metric,
+            c.measured["latency_ms"]["compressed"],
+        ),
+    )
+
+
+def account(
+    proposals: Sequence[Proposal], finished: Sequence[Finished], chosen: Finished, set_aside: dict[str, str]
+) -> tuple[list[dict[str, Any]], str]:
+    """Every candidate as plain JSON types, and in words why the chosen one was chosen.
+
+    Args:
+        proposals: all of them.
+        finished: those carried out.
+        chosen: one of them.
+        set_aside: reasons for the others, by precision.
+    """
+    done = {candidate.proposal.engine.precision: candidate for candidate in finished}
+    rows = []
+    for proposal in proposals:
+        precision = proposal.engine.precision
+        candidate = done.get(precision)
+        plan = proposal.plan if candidate is None else candidate.proposal.plan
+        row: dict[str, Any] = {
+            "precision": precision,
+            "engine": proposal.engine.name,
+            "macs_fraction": plan.macs_fraction,
+            "heads": list(plan.structure.widths.heads),
+            "filters": list(plan.structure.widths.filters),
+            "predicted_ms": plan.predicted_ms,
+        }
+        if candidate is None:
+            row |= {"latency_ms": None, "metric": None, "size_bytes": None, "outcome": set_aside[precision]}
+        else:
+            validation = candidate.measured
+            row |= {
+                "engine": candidate.exported.engine.name,
+                "left_out": list(candidate.exported.engine.left_out),
+                "latency_ms": validation["latency_ms"]["compressed"],
+                "speedup": validation["speedup"]["value"],
+                "metric": validation["metric"]["compressed"],
+                "drop_of_int8": validation["metric"].get("drop_of_int8"),
+                "size_bytes": validation["size_bytes"]["compressed"],
+                "verdict": validation["verdict"],
+                "outcome": "chosen" if candidate is chosen else candidate.refused or _why_not(candidate, chosen),
+            }
+        rows.append(row)
+    return rows, _why(chosen, rows)
+
+
+def _why_not(candidate: Finished, chosen: Finished) -> str:
+    if candidate.measured["verdict"] != "pass":
+        return f"{candidate.measured['verdict']}: {candidate.measured['reason']}"
+    return f"less accurate: {candidate.metric:.4f} against {chosen.metric:.4f}"
+
+
+def _why(chosen: Finished, rows: Sequence[dict[str, Any]]) -> str:
+    plan, engine = chosen.proposal.plan, chosen.exported.engine
+    kept = (
+        "nothing is pruned"
+        if plan.structure.widths == plan.shape.dense
+        else f"keeps {plan.macs_fraction:.0%} of the MACs"
+    )
+    others = [row for row in rows if row["outcome"] != "chosen"]
+    if not others:
+        return f"{engine.name}: {kept}"
+    reasons = "; ".join(f"{row['precision']}: {row['outcome']}" for row in others)
+    return f"{engine.name}: {kept}, {chosen.measured['metric']['name']} {chosen.metric:.4f}. Others: {reasons}"
+
+
+def place(exported: Exported, directory: Path) -> None:
+    """Move a finished file, and what belongs to it, into the artifact."""
+    for file in exported.path.parent.glob(f"{exported.path.name}*"):
+        file.replace(directory / file.name)
