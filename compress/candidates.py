@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from compress.pruning import Repairs
     from compress.weighing import Importance
 
-# A candidate is finished unless the search expects it to lose so many times what an accepted one is expected to lose,
-# and so much more of the importance: quantization costs something that the search does not see.
-HOPELESS_FACTOR, HOPELESS_LOSS = 2.0, 0.02
+# A candidate is finished unless the search expects it to lose more than so many times what an accepted one is expected
+# to lose, and so much of the importance on top: quantization costs something that the search does not see.
+HOPELESS_FACTOR, HOPELESS_LOSS = 4.0, 0.002
 _ORDER = {"pass": 0, "inconclusive": 1, "fail": 2}
 
 
@@ -106,11 +106,11 @@ def hopeless(proposal: Proposal, finished: Sequence[Finished]) -> str | None:
             continue
         if theirs.plan.structure.widths == theirs.plan.shape.dense:
             return f"not needed: {theirs.engine.precision} meets the budget with nothing pruned"
-        if proposal.loss > max(HOPELESS_FACTOR * theirs.loss, theirs.loss + HOPELESS_LOSS):
+        if proposal.loss > HOPELESS_FACTOR * theirs.loss + HOPELESS_LOSS:
             ours, its = proposal.plan, theirs.plan
             return (
-                f"not finished: keeps {ours.macs_fraction:.0%} of the MACs and {ours.importance_kept:.1%} of the "
-                f"importance, {theirs.engine.precision} {its.macs_fraction:.0%} and {its.importance_kept:.1%}"
+                f"not finished: keeps {ours.macs_fraction:.0%} of the MACs and {ours.importance_kept:.2%} of the "
+                f"importance, {theirs.engine.precision} {its.macs_fraction:.0%} and {its.importance_kept:.2%}"
             )
     return None
 
