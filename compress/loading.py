@@ -11,7 +11,7 @@ from compress.config import RunConfig
 from compress.data import Encoded, load_data, sample_rows
 from compress.errors import DataError
 from compress.plan import EncoderShape
-from compress.profile.target import Target, load_target
+from compress.profile.target import Target, load_target, offered
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,6 +58,7 @@ class Loaded:
 def load_model(config: RunConfig) -> Loaded:
     """Checkpoint and target; no data, but for one made-up example that tells the model's inputs."""
     target = load_target(config.target)
+    offered(target, config.precision)
     checkpoint = load_checkpoint(config.model, config.task, config.seq_len)
     if config.embedding is not None:
         checkpoint = replace(checkpoint, task=checkpoint.task.giving(config.embedding))

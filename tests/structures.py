@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,3 +66,48 @@ def padded_inputs(family: str, batch: int = 3, length: int = 9, seed: int = 0) -
     if family == "bert":
         inputs["token_type_ids"] = torch.randint(0, 2, (batch, length), generator=generator)
     return inputs
+
+
+def with_outliers(source: Path, directory: Path, layer: int = 1, factor: float = 3000.0) -> Path:
+    """A BERT checkpoint that computes about what another does, and that int8 ruins in one place.
+
+    One filter's output is made very large and its column of W_2 as much smaller: the range of activations that W_2
+    reads is then that filter's, and the others are rounded away.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(source)
+    block = model.bert.encoder.layer[layer]
+    with torch.no_grad():
+        block.intermediate.dense.weight[0].zero_()
+        block.intermediate.dense.bias[0] = factor
+        block.output.dense.weight[:, 0] /= factor
+    model.save_pretrained(directory)
+    AutoTokenizer.from_pretrained(source).save_pretrained(directory)
+    return directory
+
+
+def undecided(model: Path, directory: Path, length: int, count: int = 150) -> Path:
+    """Texts that a two-class checkpoint is divided on, with its own answers as labels, as csv.
+
+    The bias of its head is moved, in place, so that half of the texts are of each class and many lie on the border.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    words = ["warm", "cold", "slow", "great", "funny", "wit", "food", "story", "money", "never", "best", "two"]
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randint(0, len(words), (count, 6), generator=generator).tolist()
+    texts = [" ".join(words[i] for i in draw) for draw in draws]
+    network = AutoModelForSequenceClassification.from_pretrained(model).eval()
+    inputs = AutoTokenizer.from_pretrained(model)(
+        texts, padding=True, truncation=True, max_length=length, return_tensors="pt"
+    )
+    with torch.no_grad():
+        logits = network(**inputs).logits
+        difference = logits[:, 1] - logits[:, 0]
+        network.classifier.bias[1] -= difference.median()
+    network.save_pretrained(model)
+    labels = (difference > difference.median()).int().tolist()
+    data = directory / "undecided.csv"
+    data.write_text("text,label\n" + "".join(f"{t},{label}\n" for t, label in zip(texts, labels, strict=True)))
+    return data

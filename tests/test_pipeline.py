@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from structures import undecided, with_outliers
 
 from compress import cli, measuring, pipeline
 from compress.artifact import load
@@ -135,6 +136,56 @@ def test_equal_inputs_give_equal_plans_byte_for_byte(
     assert (tmp_path / "run" / "plan.json").read_text() in texts
 
 
+def test_the_best_of_several_precisions_is_kept_and_every_candidate_is_accounted_for(
+    tiny_bert: Path, data_csv: Path, tmp_path: Path
+) -> None:
+    import onnxruntime
+
+    config = configured(tiny_bert, data_csv, tmp_path / "out", macs=0.6, precision="auto", int8_drop=1.0)
+    result = pipeline.run(config)
+    assert result.exit_code == 0
+    rows = result.validation["candidates"]
+    assert {row["precision"] for row in rows} == {"fp32", "int8"}
+    assert [row["outcome"] for row in rows].count("chosen") == 1
+    accuracy = {row["precision"]: row["metric"] for row in rows}
+    chosen = next(row for row in rows if row["outcome"] == "chosen")
+    assert chosen["metric"] == max(accuracy.values())
+    assert chosen["precision"] == result.validation["deployment"]["precision"]
+    assert chosen["size_bytes"] == result.validation["size_bytes"]["compressed"]
+    assert "Others" in result.validation["chosen_because"]
+    onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"), providers=["CPUExecutionProvider"])
+    assert pipeline.validate_artifact(tmp_path / "out").validation["deployment"]["precision"] == chosen["precision"]
+
+
+def test_dense_int8_that_meets_the_budget_is_not_pruned(tiny_bert: Path, data_csv: Path, tmp_path: Path) -> None:
+    config = configured(tiny_bert, data_csv, tmp_path / "out", latency_ms=1e4, precision="int8", int8_drop=1.0)
+    result = pipeline.run(config)
+    assert result.plan.structure.widths == result.plan.shape.dense
+    assert result.validation["deployment"]["precision"] == "int8"
+    assert "nothing is pruned" in result.validation["chosen_because"]
+    assert Profile.read(tmp_path / "out").precision == "int8"
+    assert Profile.read(tmp_path / "out").dense_ms != Profile.read(tmp_path / "out").table.dense_ms
+    sizes = result.validation["size_bytes"]
+    assert sizes["compressed"] != sizes["dense"]
+
+
+def test_int8_that_loses_too_much_is_refused_with_the_layers_to_blame(
+    make_checkpoint: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = with_outliers(make_checkpoint("bert"), tmp_path / "outliers")
+    data = undecided(model, tmp_path, LENGTH)
+    out = tmp_path / "out"
+    options = {"--data": str(data), "--eval-data": str(data), "--macs": "1", "--seq-len": str(LENGTH)}
+    options |= {"--precision": "int8", "--output": str(out), "--int8-drop": "0"}
+    with pytest.MonkeyPatch.context() as patch:
+        # Nothing may be left out: the file then has to be refused.
+        patch.setattr("compress.measuring.hold_accuracy", lambda path, engine, *_: engine)
+        code = cli.main(["run", str(model), *(text for pair in options.items() for text in pair)])
+    said = capsys.readouterr().err
+    assert code == 1 and "int8 loses" in said and "layer.1.output.dense" in said.partition("most in ")[2].split(",")[0]
+    assert not out.exists()
+
+
 def test_a_macs_plan_needs_no_measurement(tiny_bert: Path, data_csv: Path, tmp_path: Path) -> None:
     config = configured(tiny_bert, data_csv, tmp_path / "out", macs=0.5)
     first, again = (pipeline.make_plan(config) for _ in range(2))
@@ -204,6 +255,7 @@ BAD = {
     "two budgets": (["MODEL"], {"--speedup": "2"}, "more than one budget"),
     "no budget": (["MODEL"], {"--macs": None}, "no budget"),
     "budget of nothing": (["MODEL"], {"--macs": "0"}, "macs"),
+    "precision that the target lacks": (["MODEL"], {"--precision": "fp16"}, "use --precision fp32, int8 or auto"),
     "unknown column": (["MODEL"], {"--text-column": "story"}, "story"),
     "unknown option": (["MODEL"], {"--sped": "2"}, "--sped"),
 }
