@@ -141,7 +141,8 @@ class Results:
                 self.dense[seed] = row["metric"]
             else:
                 widths = Widths(**{kind: tuple(units) for kind, units in row.pop("widths").items()})
-                self.figures[variant, row.pop("budget"), seed] = Figures(widths=widths, **row)
+                budget = row.pop("budget")
+                self.figures[variant, budget, seed] = Figures(widths=widths, **row)
 
     def add_dense(self, seed: int, metric: float) -> None:
         if seed not in self.dense:

@@ -1,0 +1,163 @@
+"""What the method itself costs: seconds of every stage and peak memory, against layers and against samples.
+
+    python benchmarks/cost.py [--layers 2,4,6,12] [--samples 128,512,2048] [--size minilm|base] [--length 32]
+        [--macs 0.3] [--effort standard] [--output table.md] [--plot plot.png]
+
+Encoders of random weights and texts of random tokens: what is computed does not depend on their values. Every row is a
+process of its own, so that its peak memory is its own. One list is varied at a time, the other at its largest value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+SIZES = {
+    "minilm": {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536},
+    "base": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
+}
+STAGES = ("calibrate", "search", "reconstruct")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=_whole, default=(2, 4, 6, 12))
+    parser.add_argument("--samples", type=_whole, default=(128, 512, 2048))
+    parser.add_argument("--size", choices=tuple(SIZES), default="minilm")
+    parser.add_argument("--length", type=int, default=32, help="tokens of every example")
+    parser.add_argument("--macs", type=float, default=0.3)
+    parser.add_argument("--effort", default="standard")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(measure(**json.loads(given.one))))
+        return
+    cases = [(layers, given.samples[-1]) for layers in given.layers]
+    cases += [(given.layers[-1], samples) for samples in given.samples[:-1]]
+    rows = []
+    for layers, samples in cases:
+        case = {"layers": layers, "samples": samples}
+        case |= {"size": given.size, "length": given.length, "macs": given.macs, "effort": given.effort}
+        done = subprocess.run(
+            [sys.executable, __file__, "--one", json.dumps(case)], check=True, capture_output=True, text=True
+        )
+        rows.append({**case, **json.loads(done.stdout.splitlines()[-1])})
+        print(rows[-1], file=sys.stderr, flush=True)
+        table = render(rows, given)
+        if given.output:
+            given.output.write_text(table, encoding="utf-8")
+    print(table)
+    if given.plot:
+        draw(rows, given)
+
+
+def measure(layers: int, samples: int, size: str, length: int, macs: float, effort: str) -> dict[str, Any]:
+    """Seconds of every stage and peak memory of one case."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from compress.architectures import encoder_of
+    from compress.config import make_config
+    from compress.data import Encoded
+    from compress.loading import Loaded
+    from compress.plan import Budget
+    from compress.planning import make_plan
+    from compress.profile.target import load_target
+    from compress.progress import Silent
+    from compress.pruning import prune
+    from compress.stages import Stages
+    from compress.tasks import TASKS
+    from compress.weighing import refine, weigh
+
+    torch.manual_seed(0)
+    generator = np.random.default_rng(0)
+    model = BertForSequenceClassification(BertConfig(num_hidden_layers=layers, num_labels=2, **SIZES[size])).eval()
+    model.requires_grad_(False)
+    ids = [generator.integers(1000, 30000, length) for _ in range(samples)]
+    masks = [np.ones_like(row) for row in ids]
+    data = Encoded({"input_ids": ids, "attention_mask": masks}, None, {"input_ids": 0, "attention_mask": 0})
+    # A checkpoint that never was a file: only these three of its parts are read by the stages measured.
+    checkpoint: Any = SimpleNamespace(model=model, encoder=encoder_of(model), task=TASKS["text-classification"])
+    loaded = Loaded(checkpoint, load_target("cpu"), data, data.select([]))
+    config = make_config({"model": "random", "data": "random", "macs": macs, "effort": effort})
+    stages = Stages(Silent())
+    with stages.stage("calibrate"):
+        importance = weigh(config, loaded)
+    with stages.stage("search"):
+        importance = refine(config, loaded, importance, None, 1.0, stages)
+        plan = make_plan(
+            shape=loaded.shape,
+            budget=Budget("macs", macs),
+            method="full",
+            rankings=importance.rankings,
+            length=loaded.length,
+            profile=None,
+        )
+    with stages.stage("reconstruct"):
+        prune(config, loaded, plan, stages)
+    # Kilobytes on Linux.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return {"seconds": stages.seconds, "peak_gb": round(peak, 2), "date": time.strftime("%Y-%m-%d")}
+
+
+def render(rows: Sequence[dict[str, Any]], given: argparse.Namespace) -> str:
+    """The rows so far in Markdown."""
+    lines = [
+        f"| layers | samples | {' | '.join(STAGES)} | all, s | peak, GB |",
+        f"|---|---|{'---|' * len(STAGES)}---|---|",
+    ]
+    for row in rows:
+        seconds = [row["seconds"][stage] for stage in STAGES]
+        cells = " | ".join(f"{s:.0f}" for s in seconds)
+        lines.append(f"| {row['layers']} | {row['samples']} | {cells} | {sum(seconds):.0f} | {row['peak_gb']:.2f} |")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    versions = ", ".join(f"{name} {version(name)}" for name in ("compress", "torch", "transformers"))
+    settings = f"{given.size}, {given.length} tokens, {given.macs:g} of the MACs, effort {given.effort}"
+    return (
+        "\n".join([*lines, "", f"{settings}; {cores} cores, {platform.machine()}, {date.today()}, {versions}"]) + "\n"
+    )
+
+
+def draw(rows: Sequence[dict[str, Any]], given: argparse.Namespace) -> None:
+    """Seconds against layers and against samples, stages stacked."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+    for one, (key, fixed) in zip(axes, (("layers", "samples"), ("samples", "layers")), strict=True):
+        most = max(row[fixed] for row in rows)
+        chosen = sorted((row for row in rows if row[fixed] == most), key=lambda row: row[key])
+        places = [row[key] for row in chosen]
+        one.stackplot(places, *[[row["seconds"][s] for row in chosen] for s in STAGES], labels=STAGES, alpha=0.8)
+        one.set(xlabel=f"{key} ({most} {fixed})", xlim=(0, None), ylim=(0, None))
+        one.grid(color="0.9")
+    axes[0].set(ylabel="seconds")
+    axes[0].legend(loc="upper left")
+    figure.savefig(given.plot, dpi=110)
+    pyplot.close(figure)
+
+
+def _whole(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+if __name__ == "__main__":
+    main()
