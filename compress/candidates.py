@@ -199,6 +199,8 @@ def _why(chosen: Finished, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def place(exported: Exported, directory: Path) -> None:
-    """Move a finished file, and what belongs to it, into the artifact."""
-    for file in exported.path.parent.glob(f"{exported.path.name}*"):
-        file.replace(directory / file.name)
+    """Move a finished file, and what belongs to it, into the artifact; the float32 file that it was made of stays."""
+    folder = exported.path.parent.parent if exported.path.parent.name == "engine" else exported.path.parent
+    for file in folder.iterdir():
+        if not file.name.startswith("float.onnx"):
+            file.replace(directory / file.name)

@@ -308,6 +308,32 @@ def plan(config_file: str | None, output_file: str | None, as_json: bool, **valu
         click.echo(f"plan: {output_file}")
 
 
+@cli.command(short_help="Many budgets: accuracy against latency.")
+@_with(_MODEL, _DATA, _DEPLOYMENT, _SEARCH, _EFFORT, _SEED, _OUTPUT, _CONFIG)
+@click.option("--latency-ms", metavar="X,X,...", help="Budgets: milliseconds of one call on the target.")
+@click.option("--speedup", metavar="X,X,...", help="Budgets: times faster than the dense model in fp32.")
+def sweep(config_file: str | None, latency_ms: str | None, speedup: str | None, as_json: bool, **values: Any) -> None:
+    """Compress MODEL to many budgets with one calibration and one profile; table and picture, no artifacts.
+
+    \b
+    Example:
+      compress sweep path/to/model --data train.csv --speedup 1.5,2,3 --precision auto --output sweep
+    """
+    from compress.sweep import parse_budgets
+    from compress.sweep import sweep as sweep_budgets
+
+    if (latency_ms is None) == (speedup is None):
+        raise ConfigError("give the budgets of the sweep with one of --latency-ms 4,6,8 and --speedup 1.5,2,3")
+    budgets = parse_budgets("latency_ms", latency_ms) if latency_ms else parse_budgets("speedup", speedup or "")
+    given = {"output": "sweep", **{name: value for name, value in values.items() if value is not None}}
+    resolved = _resolve(given, config_file, "data")
+    with _working() as progress:
+        found = sweep_budgets(resolved.config, budgets, progress=progress)
+    from compress import render
+
+    _print_json(found.document()) if as_json else render.swept(found)
+
+
 @cli.command(short_help="Export a model, dense or with a plan applied.")
 @_with(_MODEL, _DATA, _DEPLOYMENT, _SEED, _OUTPUT, _CONFIG)
 @click.option("--plan", "plan_file", metavar="FILE", help="Plan to apply; without it, the dense model is exported.")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from compress.config import RunConfig
 from compress.data import Encoded, fixed_batch
 from compress.effort import EFFORT
-from compress.export import graph
+from compress.export import graph, openvino
 from compress.export.engine import Engine, lower, variants
 from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
 from compress.export.onnx import ExportReport, check_parity, export_onnx, report_of
@@ -86,10 +86,12 @@ def export_checked(
     Raises:
         ExportError: the float graph is not the model.
     """
-    unquantized = path if engine.scheme == "float" else (float_path or path.with_name(f".{path.name}.float"))
+    unquantized = path if engine.scheme in ("float", "nncf") else (float_path or path.with_name(f".{path.name}.float"))
     _write_onnx(model, unquantized, loaded)
     write_lowered(unquantized, replace(engine, precision="fp32", scheme="float"), unquantized, loaded)
     parity = parity_of(unquantized, model, loaded)
+    if loaded.target.runtime == "openvino":
+        return _as_openvino(model, unquantized, loaded, engine)
     if engine.scheme != "float":
         write_lowered(unquantized, replace(engine, form="plain"), path, loaded)
         parity = parity_of(path, model, loaded, tolerance=math.inf)
@@ -97,6 +99,18 @@ def export_checked(
             graph.remove(unquantized)
             unquantized = path
     return Exported(path, engine, report_of(path), parity, unquantized)
+
+
+def _as_openvino(model: Any, onnx_file: Path, loaded: Loaded, engine: Engine) -> Exported:
+    """The IR beside a float32 ONNX file, which stays for other runtimes."""
+    path = onnx_file.parent / openvino.IR
+    samples = samples_of(loaded) if engine.scheme == "nncf" else None
+    openvino.save(openvino.convert(onnx_file, loaded.target, samples), path)
+    parity = parity_of(path, model, loaded, tolerance=1e-3 if samples is None else math.inf)
+    size = path.stat().st_size + path.with_suffix(".bin").stat().st_size
+    return Exported(
+        path, engine, replace(report_of(onnx_file), size_bytes=size), parity, path if samples is None else onnx_file
+    )
 
 
 def _write_onnx(model: Any, path: Path, loaded: Loaded) -> None:
@@ -171,6 +185,10 @@ class Device:
         if self._pattern is None:
             self._pattern = graph.trim_vocabulary(onnx.load(str(self._dense)), TIMED_VOCABULARY)
         narrowed = graph.narrow(self._pattern, loaded.checkpoint.encoder, widths)
+        if engine.scheme == "nncf":
+            return openvino.to_bytes(
+                openvino.convert(narrowed.SerializeToString(), self._target, [self.timing_feed], quick=True)
+            )
         data: bytes = lower(narrowed, engine, [self.timing_feed], timing_only=True).SerializeToString()
         return data
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +88,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
         try:
             # How long heads and filters take on the target, in every precision in question.
             with stages.stage("profile"):
-                profiles = _profiles(config, loaded, device, stages)
+                profiles = reachable(config, loaded, profiles_of(config, loaded, device, stages), stages)
             # Which heads and filters the loss cares for.
             with stages.stage("calibrate"):
                 importance = weigh(config, loaded)
@@ -96,14 +96,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
             with stages.stage("search"):
                 proposals = in_order([propose(config, loaded, importance, *pair, device, stages) for pair in profiles])
             # Carry out what is promising, and keep the most accurate.
-            finished: list[Finished] = []
-            set_aside: dict[str, str] = {}
-            for proposal in proposals:
-                reason = hopeless(proposal, finished)
-                if reason is None:
-                    finished.append(finish(config, loaded, proposal, device, stages))
-                else:
-                    set_aside[proposal.engine.precision] = reason
+            finished, set_aside = finish_promising(config, loaded, proposals, device, stages)
             chosen = best(finished)
             rows, why_chosen = account(proposals, finished, chosen, set_aside)
             stages.info(why_chosen)
@@ -130,6 +123,21 @@ def propose(
         importance = refine(config, loaded, importance, profile, SHARE, stages)
     plan, profile = _search_on_device(config, loaded, importance, profile, device, engine, stages)
     return Proposal(engine, profile, plan, importance)
+
+
+def finish_promising(
+    config: RunConfig, loaded: Loaded, proposals: Sequence[Proposal], device: Device, stages: Stages
+) -> tuple[list[Finished], dict[str, str]]:
+    """Carry out proposals, most promising first; and why others were not, by precision."""
+    finished: list[Finished] = []
+    set_aside: dict[str, str] = {}
+    for proposal in proposals:
+        reason = hopeless(proposal, finished)
+        if reason is None:
+            finished.append(finish(config, loaded, proposal, device, stages))
+        else:
+            set_aside[proposal.engine.precision] = reason
+    return finished, set_aside
 
 
 def finish(config: RunConfig, loaded: Loaded, proposal: Proposal, device: Device, stages: Stages) -> Finished:
@@ -201,7 +209,7 @@ def export_plan(config: RunConfig, plan: Plan | None, *, progress: Progress | No
     with staged(config.output) as output:
         with stages.stage("load"):
             loaded = load(config, stages, evaluation=False) if config.data else load_model(config)
-            chosen = plan or _dense_plan(config, loaded)
+            chosen = plan or dense_plan(config, loaded)
             chosen_for(loaded, chosen)
         with stages.stage("reconstruct"):
             model, repairs = prune(config, loaded, chosen, stages)
@@ -230,6 +238,7 @@ def validate_artifact(
     from compress.artifact import load as load_artifact
     from compress.export.engine import Engine
     from compress.export.onnx import report_of
+    from compress.export.openvino import IR
     from compress.measuring import Exported, parity_of
     from compress.writing import renew_validation
 
@@ -246,11 +255,11 @@ def validate_artifact(
             device = Device.open(config, loaded, Path(scratch))
         try:
             with stages.stage("validate"):
-                file = artifact / "model.onnx"
+                file = artifact / (IR if loaded.target.runtime == "openvino" else "model.onnx")
                 engine = Engine.from_json(manifest["engine"]) if "engine" in manifest else Engine()
                 tolerance = 1e-3 if engine.scheme == "float" else math.inf
                 parity = parity_of(file, model, loaded, tolerance)
-                exported = Exported(file, engine, report_of(file), parity, file)
+                exported = Exported(file, engine, report_of(artifact / "model.onnx"), parity, file)
                 _, validation = device.validate(plan, exported, loaded)
         finally:
             device.close()
@@ -286,23 +295,32 @@ def _given_profile(config: RunConfig, loaded: Loaded) -> Profile | None:
     return profile
 
 
-def _profiles(config: RunConfig, loaded: Loaded, device: Device, stages: Stages) -> list[tuple[Engine, Profile]]:
-    """Engine and profile of every precision in question that can meet the budget at all.
+def profiles_of(config: RunConfig, loaded: Loaded, device: Device, stages: Stages) -> list[tuple[Engine, Profile]]:
+    """Engine and profile of every precision in question."""
+    given = _given_profile(config, loaded)
+    found = []
+    for precision in offered(loaded.target, config.precision if given is None else given.precision):
+        engine = device.settle(precision, loaded)
+        found.append((engine, given or take_device_profile(config, loaded, device, engine, stages)))
+    return found
+
+
+def reachable(
+    config: RunConfig, loaded: Loaded, profiles: Sequence[tuple[Engine, Profile]], stages: Stages
+) -> list[tuple[Engine, Profile]]:
+    """Those that can meet the budget at all.
 
     Raises:
         BudgetUnreachable: none can.
     """
-    given = _given_profile(config, loaded)
     found: list[tuple[Engine, Profile]] = []
     unreachable: BudgetUnreachable | None = None
-    for precision in offered(loaded.target, config.precision if given is None else given.precision):
-        engine = device.settle(precision, loaded)
-        profile = given or take_device_profile(config, loaded, device, engine, stages)
+    for engine, profile in profiles:
         try:
             limit_of(config.budget, loaded.shape, profile, loaded.length)
             found.append((engine, profile))
         except BudgetUnreachable as error:
-            stages.info(f"{precision}: {error}")
+            stages.info(f"{engine.precision}: {error}")
             unreachable = error
     if not found and unreachable is not None:
         raise unreachable
@@ -362,7 +380,7 @@ def _search_on_device(
         return _search(config, loaded, importance, profile if config.profile else None, 1.0), profile
     if _met_by_dense(config, profile):
         stages.info(f"the dense model in {engine.precision} already meets {budget}: nothing is pruned")
-        return _dense_plan(config, loaded, profile), profile
+        return dense_plan(config, loaded, profile), profile
     plan = _search(config, loaded, importance, profile, SHARE)
     if config.profile is not None:
         return plan, profile
@@ -392,7 +410,7 @@ def _met_by_dense(config: RunConfig, profile: Profile) -> bool:
     return profile.table.dense_ms <= (config.budget.latency_ms(profile.dense_ms) or 0.0)
 
 
-def _dense_plan(config: RunConfig, loaded: Loaded, profile: Profile | None = None) -> Plan:
+def dense_plan(config: RunConfig, loaded: Loaded, profile: Profile | None = None) -> Plan:
     from compress.plan import Budget, Structure
 
     structure = Structure.dense(loaded.shape)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from compress.pipeline import RunResult
     from compress.plan import EncoderShape, Plan, Widths
     from compress.profile.target import Target
+    from compress.sweep import Swept
 
 BAR_WIDTH = 24
 _VERDICT_STYLE = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
@@ -95,6 +96,8 @@ def result(result: RunResult, config: RunConfig | None = None) -> None:
     if rows:
         _show(console, _table(console, ("", "dense", "compressed", "budget", "95 % interval"), rows))
     _layers(console, result.plan.shape, result.plan.structure.widths)
+    if len(result.validation.get("candidates", [])) > 1:
+        candidates(console, result.validation["candidates"])
     if result.plan.latency_source == "estimated":
         _say(console, "Latencies rest on an estimated profile: run `compress validate` on the device.", "yellow")
     if result.seconds:
@@ -144,6 +147,56 @@ def summary_rows(validation: Mapping[str, Any], plan: Plan) -> Iterable[tuple[st
         yield "size, MB", _number(dense, "{:.1f}"), _number(compressed, "{:.1f}"), _ABSENT, ""
     asked = plan.budget.value if plan.budget.kind == "macs" else None
     yield "encoder MACs", "100 %", f"{plan.macs_fraction:.1%}".replace("%", " %"), _percent(asked), ""
+
+
+def candidates(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Every candidate of a run: precision, what it keeps, what was measured, what became of it."""
+    cells = [
+        (
+            str(row["precision"]),
+            _percent(row["macs_fraction"]),
+            _number(row["latency_ms"], "{:.2f}"),
+            _number(row["metric"], "{:.4f}"),
+            _number(None if row["size_bytes"] is None else row["size_bytes"] / 1e6, "{:.1f}"),
+            escape(str(row["outcome"])),
+        )
+        for row in rows
+    ]
+    _show(console, _table(console, ("candidate", "MACs", "ms", "metric", "MB", "outcome"), cells))
+
+
+def swept(found: Swept) -> None:
+    """The table of a sweep; a star for what is on the front."""
+    console = _console()
+    rows = [
+        (
+            point.budget,
+            escape(point.engine),
+            _percent(point.macs_fraction),
+            f"{point.latency_ms:.2f}",
+            f"{point.speedup:.2f}x",
+            _interval(point.speedup_ci95, "{:.2f}"),
+            f"{point.metric:.4f}",
+            f"{point.size_bytes / 1e6:.1f}",
+            "refused" if point.refused else point.verdict,
+            "*" if point.front else "",
+        )
+        for point in found.points
+    ]
+    columns = (
+        "budget",
+        "engine",
+        "MACs",
+        "ms",
+        "speed-up",
+        "95 % interval",
+        found.metric_name,
+        "MB",
+        "verdict",
+        "front",
+    )
+    _show(console, _table(console, columns, rows, left=2))
+    _say(console, f"sweep: {found.output}")
 
 
 def plan(plan: Plan) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import ExportError, TargetError, did_you_mean
+from compress.export.openvino import open_openvino
 from compress.profile.target import usable_cores
 
 if TYPE_CHECKING:
@@ -108,7 +109,10 @@ def _open_onnxruntime_cpu(model: Path | bytes, target: Target) -> Session:
     return OnnxRuntimeSession(inference)
 
 
-_OPENERS: dict[str, Callable[[Path | bytes, Target], Session]] = {"onnxruntime-cpu": _open_onnxruntime_cpu}
+_OPENERS: dict[str, Callable[[Path | bytes, Target], Session]] = {
+    "onnxruntime-cpu": _open_onnxruntime_cpu,
+    "openvino": open_openvino,
+}
 
 
 def open_session(model: Path | bytes, target: Target) -> Session:

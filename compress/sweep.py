@@ -1,0 +1,220 @@
+"""Many budgets at once: one calibration and one profile per precision, a front of accuracy against measured latency."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.artifact import staged
+from compress.candidates import Finished, Proposal, in_order
+from compress.config import RunConfig
+from compress.errors import BudgetUnreachable, ConfigError
+from compress.loading import Loaded, load
+from compress.measuring import Device
+from compress.pipeline import dense_plan, finish, finish_promising, profiles_of, propose, reachable
+from compress.plan import Budget, BudgetKind
+from compress.progress import Progress, Silent
+from compress.stages import Stages
+from compress.weighing import Importance, weigh
+from compress.writing import dump
+
+if TYPE_CHECKING:
+    from compress.export.engine import Engine
+    from compress.profile.latency import Profile
+
+SWEEP = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured model of a sweep.
+
+    Attributes:
+        budget: what was asked for; ``dense`` where nothing was pruned.
+        precision, engine: of the file.
+        macs_fraction: of the encoder, kept.
+        latency_ms, latency_ci95: median of one call, measured.
+        speedup, speedup_ci95: against the dense float32 model.
+        metric, metric_ci95: on the evaluation data.
+        size_bytes: of the file.
+        verdict: whether the budget was met.
+        refused: why it must not be used; None where it may.
+        front: whether no other usable point is both faster and as accurate.
+    """
+
+    budget: str
+    precision: str
+    engine: str
+    macs_fraction: float
+    latency_ms: float
+    latency_ci95: tuple[float, float]
+    speedup: float
+    speedup_ci95: tuple[float, float]
+    metric: float
+    metric_ci95: tuple[float, float]
+    size_bytes: int
+    verdict: str
+    refused: str | None = None
+    front: bool = False
+
+    @classmethod
+    def of(cls, budget: str, done: Finished) -> Point:
+        """The point of a finished candidate."""
+        found = done.measured
+        return cls(
+            budget=budget,
+            precision=done.exported.engine.precision,
+            engine=done.exported.engine.name,
+            macs_fraction=done.proposal.plan.macs_fraction,
+            latency_ms=found["latency_ms"]["compressed"],
+            latency_ci95=tuple(found["latency_ms"]["ci95"]),
+            speedup=found["speedup"]["value"],
+            speedup_ci95=tuple(found["speedup"]["ci95"]),
+            metric=found["metric"]["compressed"],
+            metric_ci95=tuple(found["metric"]["ci95"]),
+            size_bytes=found["size_bytes"]["compressed"],
+            verdict=found["verdict"],
+            refused=done.refused,
+        )
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep ends with.
+
+    Attributes:
+        output: the directory with ``sweep.json`` and the picture.
+        metric_name: of the evaluation.
+        deployment: where the latencies hold.
+        points: the dense variants, then every budget in turn.
+    """
+
+    output: Path
+    metric_name: str
+    deployment: dict[str, Any]
+    points: tuple[Point, ...]
+
+    def document(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "metric": self.metric_name,
+            "deployment": self.deployment,
+            "points": [asdict(point) for point in self.points],
+        }
+
+
+def parse_budgets(kind: BudgetKind, text: str) -> list[Budget]:
+    """``4,6,8`` as budgets of a kind.
+
+    Raises:
+        ConfigError: a part is no positive number, or there is none.
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or not all(0 < value < float("inf") for value in values):
+        raise ConfigError(f"budgets '{text}' are no positive numbers with commas between; write 4,6,8")
+    return [Budget(kind, value) for value in dict.fromkeys(values)]
+
+
+def sweep(config: RunConfig, budgets: Sequence[Budget], *, progress: Progress | None = None) -> Swept:
+    """Compress a model to many budgets; write a table and a picture, no artifacts.
+
+    A budget that cannot be reached is said and left out.
+
+    Args:
+        config: options; its own budget does not count.
+        budgets: what to try, latencies or speed-ups.
+        progress: told about stages as they begin.
+
+    Raises:
+        CompressError: see ``errors.py``; nothing is written then.
+    """
+    stages = Stages(progress or Silent())
+    nothing = {"latency_ms": None, "speedup": None, "macs": None}
+    with staged(config.output) as output, tempfile.TemporaryDirectory(prefix="compress-") as scratch:
+        with stages.stage("load"):
+            loaded = load(config, stages)
+        with stages.stage("export dense"):
+            device = Device.open(config, loaded, Path(scratch))
+        try:
+            with stages.stage("profile"):
+                profiles = profiles_of(config.model_copy(update=nothing), loaded, device, stages)
+            with stages.stage("calibrate"):
+                importance = weigh(config, loaded)
+            # Nothing pruned, in every precision.
+            unpruned = config.model_copy(update={**nothing, "macs": 1.0})
+            done = [_dense(unpruned, loaded, importance, *pair, device, stages) for pair in profiles]
+            points = [Point.of("dense", finished) for finished in done]
+            for budget in budgets:
+                asked = config.model_copy(update={**nothing, budget.kind: budget.value})
+                points += _at(asked, loaded, importance, profiles, device, stages)
+        finally:
+            device.close()
+        metric, deployment = done[0].measured["metric"]["name"], done[0].measured["deployment"]
+        where = {name: value for name, value in deployment.items() if name not in ("precision", "engine")}
+        swept = Swept(config.output, metric, where, tuple(with_front(points)))
+        (output / SWEEP).write_text(dump(swept.document()), encoding="utf-8")
+        _draw(swept, output, stages)
+    return swept
+
+
+def _dense(
+    config: RunConfig,
+    loaded: Loaded,
+    importance: Importance,
+    engine: Engine,
+    profile: Profile,
+    device: Device,
+    stages: Stages,
+) -> Finished:
+    proposal = Proposal(engine, profile, dense_plan(config, loaded, profile), importance)
+    return finish(config, loaded, proposal, device, stages)
+
+
+def _at(
+    config: RunConfig,
+    loaded: Loaded,
+    importance: Importance,
+    profiles: Sequence[tuple[Engine, Profile]],
+    device: Device,
+    stages: Stages,
+) -> list[Point]:
+    """The points of one budget: every promising precision."""
+    try:
+        within = reachable(config, loaded, profiles, stages)
+    except BudgetUnreachable as error:
+        stages.info(str(error))
+        return []
+    with stages.stage("search"):
+        proposals = in_order([propose(config, loaded, importance, *pair, device, stages) for pair in within])
+    finished, _ = finish_promising(config, loaded, proposals, device, stages)
+    return [Point.of(str(config.budget), candidate) for candidate in finished]
+
+
+def with_front(points: Sequence[Point]) -> list[Point]:
+    """The points, marked where no other usable one is at least as fast and as accurate, and better in one."""
+
+    def beaten(point: Point) -> bool:
+        return any(
+            other.refused is None
+            and other.latency_ms <= point.latency_ms
+            and other.metric >= point.metric
+            and (other.latency_ms, other.metric) != (point.latency_ms, point.metric)
+            for other in points
+        )
+
+    return [replace(point, front=point.refused is None and not beaten(point)) for point in points]
+
+
+def _draw(swept: Swept, output: Path, stages: Stages) -> None:
+    from compress.drawing import save_front
+
+    try:
+        save_front(swept, output / "sweep.png")
+    except ConfigError as error:
+        stages.info(f"no picture: {error}")

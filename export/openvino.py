@@ -1,0 +1,167 @@
+"""OpenVINO: the second runtime for processors. It reads exported files as they are; int8 is made by nncf."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.errors import ExportError, TargetError
+from compress.profile.target import usable_cores
+
+if TYPE_CHECKING:
+    from compress.export.quantize import Feed
+    from compress.export.runtime import Session
+    from compress.profile.target import Target
+
+# An intermediate representation in one piece: this, the length of its graph, the graph, the weights.
+_MAGIC = b"OVIR"
+IR = Path("engine") / "model.xml"
+
+
+class OpenVinoSession:
+    """``Session`` on OpenVINO's CPU plugin."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request: Any = compiled.create_infer_request()
+        self.input_names: tuple[str, ...] = tuple(port.get_any_name() for port in compiled.inputs)
+
+    def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        if self._request is None:
+            raise ExportError("this session is closed; open another with open_session")
+        try:
+            known = {name: feed[name] for name in self.input_names}
+        except KeyError as error:
+            raise ExportError(
+                f"the model needs input {error}, the feed has {', '.join(sorted(feed)) or 'nothing'}; "
+                "tokenise with the artifact's own tokenizer"
+            ) from None
+        try:
+            outputs = self._request.infer(known)
+        except RuntimeError as error:
+            shapes = {name: tuple(value.shape) for name, value in known.items()}
+            raise ExportError(f"OpenVINO could not run the model on inputs {shapes}: {error}") from error
+        # The request's memory is overwritten by the next call.
+        return np.array(outputs[0])
+
+    def close(self) -> None:
+        self._request = None
+
+
+def open_openvino(model: Path | bytes, target: Target) -> Session:
+    """Compile an ONNX file, an IR, or the bytes of either, for latency in float32 or int8.
+
+    Raises:
+        TargetError: OpenVINO is not installed.
+        ExportError: it refuses the model.
+    """
+    openvino = _library(target)
+    if isinstance(model, Path) and not model.is_file():
+        raise ExportError(f"there is no model file '{model}'; export it with `compress export`")
+    try:
+        core = openvino.Core()
+        compiled = core.compile_model(
+            _read(openvino, core, model),
+            "CPU",
+            {
+                "INFERENCE_NUM_THREADS": target.threads or usable_cores(),
+                "PERFORMANCE_HINT": "LATENCY",
+                "NUM_STREAMS": 1,
+                # On some processors the plugin would round float32 to bfloat16 by itself.
+                "INFERENCE_PRECISION_HINT": "f32",
+            },
+        )
+    except RuntimeError as error:
+        what = f"'{model}'" if isinstance(model, Path) else "the graph"
+        raise ExportError(f"OpenVINO {openvino.__version__} cannot load {what}: {error}") from error
+    return OpenVinoSession(compiled)
+
+
+def convert(model: Path | bytes, target: Target, samples: Sequence[Feed] | None = None, *, quick: bool = False) -> Any:
+    """An exported model as OpenVINO has it, in int8 where there are samples.
+
+    Args:
+        model: an ONNX file, or its bytes.
+        target: for messages.
+        samples: batches to calibrate int8 on; None leaves float32.
+        quick: leave out what changes answers but not the time they take.
+
+    Raises:
+        TargetError: OpenVINO or nncf is not installed.
+        ExportError: one of them refuses the model.
+    """
+    openvino = _library(target)
+    try:
+        found = _read(openvino, openvino.Core(), model)
+        return found if samples is None else _quantized(found, samples, target, quick)
+    except RuntimeError as error:
+        raise ExportError(f"OpenVINO {openvino.__version__} cannot convert the graph: {error}") from error
+
+
+def save(model: Any, path: Path) -> None:
+    """Write an IR: ``path`` (.xml), and its weights beside it (.bin)."""
+    import openvino
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+
+
+def to_bytes(model: Any) -> bytes:
+    """An IR in one piece, for ``open_openvino``."""
+    import openvino
+
+    graph, weights = io.BytesIO(), io.BytesIO()
+    openvino.serialize(model, graph, weights)
+    return _MAGIC + struct.pack("<Q", len(graph.getvalue())) + graph.getvalue() + weights.getvalue()
+
+
+def _read(openvino: Any, core: Any, model: Path | bytes) -> Any:
+    if isinstance(model, Path):
+        return core.read_model(str(model))
+    if not model.startswith(_MAGIC):
+        return core.read_model(io.BytesIO(model))
+    start = len(_MAGIC) + 8
+    (length,) = struct.unpack("<Q", model[len(_MAGIC) : start])
+    weights = openvino.Tensor(np.frombuffer(model[start + length :], dtype=np.uint8))
+    return core.read_model(model[start : start + length], weights)
+
+
+def _quantized(model: Any, samples: Sequence[Feed], target: Target, quick: bool) -> Any:
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            import nncf
+    except ImportError:
+        raise TargetError(_missing(target, "nncf")) from None
+    nncf.set_log_level(40)  # errors
+    names = [port.get_any_name() for port in model.inputs]
+    dataset = nncf.Dataset([{name: sample[name] for name in names} for sample in samples])
+    options: dict[str, Any] = {"model_type": nncf.ModelType.TRANSFORMER, "subset_size": len(samples)}
+    if quick:
+        options["advanced_parameters"] = nncf.AdvancedQuantizationParameters(
+            disable_bias_correction=True,
+            smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
+        )
+    # It draws bars of progress.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return nncf.quantize(model, dataset, **options)
+
+
+def _library(target: Target) -> Any:
+    try:
+        import openvino
+    except ImportError:
+        raise TargetError(_missing(target, "OpenVINO")) from None
+    return openvino
+
+
+def _missing(target: Target, what: str) -> str:
+    return (
+        f"target '{target.name}' needs {what}, which is not installed; "
+        "install the extra: pip install 'compress[openvino]'"
+    )
