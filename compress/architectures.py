@@ -1,7 +1,8 @@
 """Where attention and FFN matrices live in each model family: data, not code.
 
-A new family is one entry in ``FAMILIES`` (and one line in the tests' list of families). Everything else, gates,
-removal, reconstruction, export, reaches the model only through ``Encoder`` and ``EncoderLayer``.
+A new family is one entry in ``FAMILIES`` (and one line in the tests' list of families); a family of one's own is added
+from Python with ``register`` (``examples/own_family.py``). Everything else, gates, removal, reconstruction, export,
+reaches the model only through ``Encoder`` and ``EncoderLayer``.
 """
 
 from __future__ import annotations
@@ -36,6 +37,13 @@ class Architecture:
         head_count_attributes: attributes of ``attention`` that hold the number of heads; a family has some of them,
             depending on the release of transformers.
         all_head_size_attributes: attributes of ``attention`` that hold heads x head size.
+        by_head: paths of further projections in a layer whose rows are grouped by head; those that a model lacks are
+            passed over.
+        position_bias: name of the argument of ``attention`` that brings what is added to the scores of each head,
+            [batch, dense heads, sequence, sequence]; None where there is none.
+        plain_attention: whether attention is scaled dot products of the three projections, ``position_bias`` added,
+            which one fused operator computes. Any other is exported as it is written.
+        first_position: tokens' positions count from ``pad_token_id`` + this; None: from 0.
     """
 
     model_type: str
@@ -51,6 +59,10 @@ class Architecture:
     ffn_sum: str
     head_count_attributes: tuple[str, ...] = ("num_attention_heads", "n_heads", "num_heads")
     all_head_size_attributes: tuple[str, ...] = ("all_head_size",)
+    by_head: tuple[str, ...] = ()
+    position_bias: str | None = None
+    plain_attention: bool = True
+    first_position: int | None = None
 
 
 _BERT = Architecture(
@@ -71,6 +83,29 @@ FAMILIES: dict[str, Architecture] = {
     family.model_type: family
     for family in (
         _BERT,
+        replace(_BERT, model_type="electra"),
+        *(replace(_BERT, model_type=name, first_position=1) for name in ("roberta", "xlm-roberta", "camembert")),
+        replace(
+            _BERT,
+            model_type="mpnet",
+            attention="attention.attn",
+            query="attention.attn.q",
+            key="attention.attn.k",
+            value="attention.attn.v",
+            attention_output="attention.attn.o",
+            attention_sum="attention.LayerNorm",
+            position_bias="position_bias",
+            first_position=1,
+        ),
+        replace(
+            _BERT,
+            model_type="deberta-v2",
+            query="attention.self.query_proj",
+            key="attention.self.key_proj",
+            value="attention.self.value_proj",
+            by_head=("attention.self.pos_key_proj", "attention.self.pos_query_proj"),
+            plain_attention=False,
+        ),
         Architecture(
             model_type="distilbert",
             layers="transformer.layer",
@@ -86,6 +121,46 @@ FAMILIES: dict[str, Architecture] = {
         ),
     )
 }
+
+
+# Model types that people try, and why they cannot be compressed here.
+_SHARED = "its layers share their weights, so what is removed from one is removed from all"
+_DECODER = "it is a decoder, which reads one token after another with a cache; only encoders are supported"
+_BOTH = "it has an encoder and a decoder; only encoders are supported"
+REFUSED: dict[str, str] = {
+    "albert": _SHARED,
+    **dict.fromkeys(
+        ("gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "falcon", "llama", "mistral", "mixtral", "phi", "phi3"),
+        _DECODER,
+    ),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3", "qwen2", "qwen3", "gpt_oss", "ctrl", "xlnet"), _DECODER),
+    **dict.fromkeys(("t5", "mt5", "bart", "mbart", "pegasus", "marian", "encoder-decoder"), _BOTH),
+}
+
+
+def register(family: Architecture, *, replace_existing: bool = False) -> None:
+    """Make a family of one's own known, for this process.
+
+    Args:
+        family: where its modules are. Its configuration and model classes must be registered with transformers
+            (``AutoConfig.register``, ``AutoModelForSequenceClassification.register``, ...).
+        replace_existing: let it take the place of an entry of the same model type.
+
+    Raises:
+        ModelError: there is an entry of that model type, or the entry contradicts itself.
+    """
+    if family.model_type in FAMILIES and not replace_existing:
+        raise ModelError(
+            f"there is a family '{family.model_type}' already; choose another model_type, or register it with "
+            "replace_existing=True"
+        )
+    inside = f"{family.attention}."
+    outside = [path for path in (family.query, family.key, family.value) if not path.startswith(inside)]
+    if outside:
+        raise ModelError(
+            f"family '{family.model_type}': '{outside[0]}' is not inside of its attention module '{family.attention}'"
+        )
+    FAMILIES[family.model_type] = family
 
 
 def _get(root: nn.Module, path: str) -> nn.Module:
@@ -109,6 +184,16 @@ class EncoderLayer:
     def get(self, role: str) -> nn.Linear:
         """The module in a role, a path field of ``Architecture``: ``query``, ``attention_output``, ``ffn_sum``, ..."""
         return cast("nn.Linear", _get(self.module, getattr(self.family, role)))
+
+    def further_by_head(self) -> list[nn.Linear]:
+        """The projections of ``Architecture.by_head`` that this layer has."""
+        found = []
+        for path in self.family.by_head:
+            *parents, leaf = path.split(".")
+            module = getattr(_get(self.module, ".".join(parents)), leaf, None)
+            if module is not None:
+                found.append(cast("nn.Linear", module))
+        return found
 
     def name(self, role: str) -> str:
         """Path of a role's module from the whole model."""
@@ -146,6 +231,8 @@ def family_of(model_type: str) -> Architecture:
     Raises:
         ModelError: the family is not supported; the message names those that are.
     """
+    if model_type in REFUSED and model_type not in FAMILIES:
+        raise ModelError(f"model type '{model_type}' cannot be compressed: {REFUSED[model_type]}")
     if model_type not in FAMILIES:
         raise ModelError(
             f"model type '{model_type}' is not supported; supported encoder families: {', '.join(sorted(FAMILIES))}"
@@ -168,6 +255,11 @@ def shape_of(config: Any) -> EncoderShape:
             f"this {config.model_type} checkpoint has '{positions}' position embeddings inside its attention; only "
             "absolute ones are supported"
         )
+    if getattr(config, "conv_kernel_size", 0):
+        raise ModelError(
+            f"this {config.model_type} checkpoint has a convolution between its layers (conv_kernel_size "
+            f"{config.conv_kernel_size}); only plain stacks of layers are supported"
+        )
     # attribute_map of the configuration classes gives every family these common names, but for the FFN of DistilBERT.
     filters = getattr(config, "intermediate_size", None) or config.hidden_dim
     return EncoderShape(
@@ -178,6 +270,15 @@ def shape_of(config: Any) -> EncoderShape:
         head_size=config.hidden_size // config.num_attention_heads,
         filters=filters,
     )
+
+
+def longest_input(config: Any) -> int | None:
+    """Tokens that a model reads at most, special ones included; None where its configuration does not say."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None:
+        return None
+    first = family_of(config.model_type).first_position
+    return int(positions) - (0 if first is None else int(config.pad_token_id) + first)
 
 
 def encoder_of(model: nn.Module) -> Encoder:

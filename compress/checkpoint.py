@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.architectures import Encoder, encoder_of, family_of, shape_of
+from compress.architectures import Encoder, encoder_of, family_of, longest_input, shape_of
 from compress.errors import ModelError
 from compress.hub import existing, hub_reachable, looks_local
 from compress.readers import first_line
@@ -159,7 +159,7 @@ def _read_config(directory: Path, model: str) -> Any:
 
 
 def _check_length(config: Any, seq_len: int | None, model: str) -> None:
-    longest = getattr(config, "max_position_embeddings", None)
+    longest = longest_input(config)
     if seq_len is not None and longest is not None and seq_len > longest:
         raise ModelError(
             f"sequence length {seq_len} is beyond the {longest} positions of model '{model}'; "

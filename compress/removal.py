@@ -10,6 +10,8 @@ refuses to load one.
 
 from __future__ import annotations
 
+import inspect
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -18,6 +20,9 @@ from torch import Tensor, nn
 from compress.architectures import Architecture, Encoder, EncoderLayer, encoder_of, widths_of
 from compress.errors import PlanError
 from compress.plan import Structure, Widths
+
+# Buffer of an attention module with removed heads, where the model brings a bias for all heads.
+KEPT_HEADS = "kept_heads"
 
 
 class BiasOnly(nn.Module):
@@ -110,8 +115,10 @@ def _remove_heads(layer: EncoderLayer, kept: tuple[int, ...], head_size: int, hi
         layer.set("attention", NoAttention(projection, bias_only))
         return
     units = torch.tensor([head * head_size + i for head in kept for i in range(head_size)])
-    for role in ("query", "key", "value"):
-        _keep_rows(layer.get(role), units)
+    for linear in (*(layer.get(role) for role in ("query", "key", "value")), *layer.further_by_head()):
+        _keep_rows(linear, units)
+    if family.position_bias is not None:
+        select_position_bias(attention, kept, family.position_bias)
     _keep_columns(layer.get("attention_output"), units)
     sizes = dict.fromkeys(family.head_count_attributes, len(kept))
     # DistilBERT of transformers 4 computes the head size as dim / n_heads: its `dim` must shrink with the heads.
@@ -119,6 +126,37 @@ def _remove_heads(layer: EncoderLayer, kept: tuple[int, ...], head_size: int, hi
     for name, value in sizes.items():
         if hasattr(attention, name):
             setattr(attention, name, value)
+
+
+def select_position_bias(attention: nn.Module, kept: tuple[int, ...], argument: str) -> None:
+    """Let an attention module take its own heads out of a bias that the model makes for all heads.
+
+    Which heads they are becomes a buffer of the module, so that it is saved and loaded with the weights.
+    """
+    attention.register_buffer(KEPT_HEADS, torch.tensor(kept))
+    attention.register_forward_pre_hook(partial(_select_bias, argument), with_kwargs=True)
+
+
+def _select_bias(
+    argument: str, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    position, bias = bias_among(attention, argument, args, kwargs)
+    if bias is None:
+        return args, kwargs
+    chosen = bias.index_select(1, cast("Tensor", getattr(attention, KEPT_HEADS)))
+    if position is None:
+        return args, {**kwargs, argument: chosen}
+    return (*args[:position], chosen, *args[position + 1 :]), kwargs
+
+
+def bias_among(
+    attention: nn.Module, argument: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[int | None, Tensor | None]:
+    """The position bias among the arguments of an attention module, and its place where it is not given by name."""
+    if argument in kwargs:
+        return None, kwargs[argument]
+    position = list(inspect.signature(attention.forward).parameters).index(argument)
+    return (position, args[position]) if position < len(args) else (None, None)
 
 
 def _remove_filters(layer: EncoderLayer, kept: tuple[int, ...], hidden_size: int) -> None:

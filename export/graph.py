@@ -28,6 +28,8 @@ FUSED_DOMAIN = "com.microsoft"
 # A protobuf message ends at 2 GiB; some room is left for the graph itself.
 EXTERNAL_DATA_ABOVE_BYTES = 2**31 - 2**26
 _ATTENTION = "MultiHeadAttention"
+# Among the inputs of that operator.
+_POSITION_BIAS = 5
 
 
 def _live(graph: GraphProto, nodes: Sequence[NodeProto]) -> list[NodeProto]:
@@ -138,6 +140,7 @@ class _Cut:
     nodes: list[NodeProto]
     dense: Mapping[str, TensorProto]
     changed: dict[str, TensorProto] = field(default_factory=dict)
+    added: list[TensorProto] = field(default_factory=list)
 
     def weights(self, name: str) -> NDArray[np.float32]:
         if name not in self.dense:
@@ -185,6 +188,13 @@ class _Cut:
         for attribute in node.attribute:
             if attribute.name == "num_heads":
                 attribute.i = heads
+        if len(node.input) > _POSITION_BIAS:
+            # The bias is made for all heads of the dense model: these heads' part of it.
+            kept, chosen = f"{query}.kept_heads", f"{query}.position_bias"
+            self.added.append(numpy_helper.from_array(np.arange(heads), kept))
+            gather = helper.make_node("Gather", [node.input[_POSITION_BIAS], kept], [chosen], axis=1)
+            self.nodes.insert(self.nodes.index(node), gather)
+            node.input[_POSITION_BIAS] = chosen
 
 
 def narrow(model: ModelProto, encoder: Encoder, widths: Widths) -> ModelProto:
@@ -194,7 +204,7 @@ def narrow(model: ModelProto, encoder: Encoder, widths: Widths) -> ModelProto:
     to ``removal.remove`` with those units, followed by an export (``tests/test_export_graph.py``).
 
     Args:
-        model: a dense encoder, as ``export_onnx`` wrote it.
+        model: a dense encoder of a family with plain attention, as ``export_onnx`` wrote it.
         encoder: of the model it was exported from; gives names and dense sizes.
         widths: heads and filters per layer; 0 leaves the bias of the sublayer.
 
@@ -214,7 +224,8 @@ def narrow(model: ModelProto, encoder: Encoder, widths: Widths) -> ModelProto:
     for layer, heads, filters in zip(encoder, widths.heads, widths.filters, strict=True):
         _narrow_attention(cut, layer, heads, encoder)
         _narrow_ffn(cut, layer, filters, encoder)
-    return rebuilt(model, cut.nodes, [cut.changed.get(name, tensor) for name, tensor in tensors.items()])
+    weights = [cut.changed.get(name, tensor) for name, tensor in tensors.items()]
+    return rebuilt(model, cut.nodes, [*weights, *cut.added])
 
 
 def _narrow_attention(cut: _Cut, layer: EncoderLayer, heads: int, encoder: Encoder) -> None:

@@ -5,8 +5,9 @@ together again (on transformers 5 graphs it fuses none). So the attention module
 export, for one that calls ``com.microsoft.MultiHeadAttention`` on the output of the query, key and value projections.
 That needs no reshapes, takes any number of heads, and reads the padding mask as the caller gives it. The exchange goes
 by the family's entry in ``architectures.py`` and not by the attention interface of transformers, which BERT and
-DistilBERT of transformers 4.57 do not call. It stands for plain scaled dot products; ``check_parity`` catches a model
-that has more.
+DistilBERT of transformers 4.57 do not call. It stands for plain scaled dot products, with a position bias where the
+family has one; attention of other kinds (``plain_attention=False``) is exported as it is written. ``check_parity``
+catches a model whose entry is wrong.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.architectures import EncoderLayer, encoder_of
+from compress.architectures import EncoderLayer, encoder_of, longest_input
 from compress.errors import ExportError
 from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
-from compress.removal import NoAttention, attention_input, projection_in_attention
+from compress.removal import KEPT_HEADS, NoAttention, attention_input, bias_among, projection_in_attention
 
 if TYPE_CHECKING:
     from compress.export.runtime import Session
@@ -78,21 +79,32 @@ class _FusedAttention(nn.Module):
         self._heads = layer.get("query").out_features // head_size
         self._scale = head_size**-0.5
         self._mask = mask
+        # Not a child of this module: only its signature is asked for, and which heads it has kept.
+        self._original = [layer.get("attention")]
+        self._bias = family.position_bias
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
         hidden = attention_input(args, kwargs)
         query, key, value = (self.get_submodule(path)(hidden) for path in (self._query, self._key, self._value))
-        # Inputs by position: query, key, value, bias, key_padding_mask.
-        masks = [] if self._mask.value is None else [None, self._mask.value]
+        # Inputs by position: query, key, value, bias, key_padding_mask, attention_bias.
+        inputs = [query, key, value, None, self._mask.value, self._position_bias(args, kwargs)]
+        while inputs[-1] is None:
+            inputs.pop()
         context = torch.onnx.ops.symbolic(
             "com.microsoft::MultiHeadAttention",
-            [query, key, value, *masks],
+            inputs,
             attrs={"num_heads": self._heads, "scale": self._scale},
             dtype=query.dtype,
             shape=query.shape,
             version=1,
         )
         return (context if self._projection is None else self.get_submodule(self._projection)(context)), None
+
+    def _position_bias(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        (original,) = self._original
+        bias = None if self._bias is None else bias_among(original, self._bias, args, kwargs)[1]
+        kept = getattr(original, KEPT_HEADS, None)
+        return bias if bias is None or kept is None else bias.index_select(1, kept)
 
 
 class _Exported(nn.Module):
@@ -119,7 +131,7 @@ def _fused_attention(model: nn.Module) -> Iterator[_PaddingMask]:
     try:
         for layer in encoder:
             attention = cast("nn.Module", layer.get("attention"))
-            if not isinstance(attention, NoAttention):
+            if layer.family.plain_attention and not isinstance(attention, NoAttention):
                 layer.set("attention", _FusedAttention(layer, encoder.shape.head_size, mask))
                 replaced.append((layer, attention))
         yield mask
@@ -214,7 +226,7 @@ def report_of(path: str | Path) -> ExportReport:
 def _trace(model: Any, input_names: tuple[str, ...], output_names: tuple[str, ...], outputs: Outputs) -> Any:
     """The exporter's ``ModelProto`` of a model; parameters are called ``model.<name>``."""
     # Above 1, different, and at most the model's length: the tracer takes a size of 1 or two equal sizes for constants.
-    longest = int(getattr(model.config, "max_position_embeddings", 512))
+    longest = longest_input(model.config) or 512
     inputs = tuple(torch.zeros(2, min(16, longest), dtype=torch.int64) for _ in input_names)
     inputs = tuple(i + (name == MASK_INPUT) for i, name in zip(inputs, input_names, strict=True))
     axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("sequence", min=1, max=longest)}

@@ -37,10 +37,36 @@ TEXTS = (
     ("no plot , no wit , no point at all , and it never seems to end however much one hopes that it would", "negative"),
 )
 # Small, uneven and with a head size unlike the number of heads, so that mixed-up sizes show.
-TINY_SIZES: dict[str, dict[str, int]] = {
-    "bert": {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 20},
-    "distilbert": {"dim": 24, "n_layers": 3, "n_heads": 4, "hidden_dim": 20},
+_SIZES: dict[str, Any] = {
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 20,
 }
+_BEHIND_PADDING = {"pad_token_id": 0, "max_position_embeddings": 41, "type_vocab_size": 1}
+TINY_SIZES: dict[str, dict[str, Any]] = {
+    "bert": _SIZES,
+    "distilbert": {"dim": 24, "n_layers": 3, "n_heads": 4, "hidden_dim": 20},
+    # Positions of these start behind that of the padding token.
+    **{name: {**_SIZES, **_BEHIND_PADDING} for name in ("roberta", "xlm-roberta", "camembert")},
+    # This one takes 1 for the padding token whatever the configuration says.
+    "mpnet": {**_SIZES, "pad_token_id": 1, "max_position_embeddings": 42},
+    "electra": {**_SIZES, "embedding_size": 16},
+    "deberta-v2": {
+        **_SIZES,
+        "relative_attention": True,
+        "position_buckets": 4,
+        "pos_att_type": ["c2p", "p2c"],
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+    },
+}
+# Written like BERT, module by module: what takes long is tried on them in the slow tests.
+ALIKE = ("camembert", "electra", "roberta", "xlm-roberta")
+EVERY_FAMILY = [
+    pytest.param(family, marks=pytest.mark.slow) if family in ALIKE else family for family in sorted(TINY_SIZES)
+]
 MakeCheckpoint = Callable[..., Path]
 
 
@@ -95,9 +121,9 @@ def random_model(family: str, vocabulary: int = 200, seed: int = 0, **config: An
 
     names = {0: "negative", 1: "positive"}
     options = {
-        **TINY_SIZES[family],
         "vocab_size": vocabulary,
         "max_position_embeddings": 40,
+        **TINY_SIZES[family],
         "id2label": names,
         "label2id": {name: number for number, name in names.items()},
         **config,
@@ -127,7 +153,7 @@ def make_checkpoint(
     return make
 
 
-@pytest.fixture(scope="session", params=sorted(TINY_SIZES))
+@pytest.fixture(scope="session", params=EVERY_FAMILY)
 def tiny(request: pytest.FixtureRequest, make_checkpoint: MakeCheckpoint) -> Path:
     """A small random checkpoint of each family in turn. Read only: tests that damage one make their own."""
     return make_checkpoint(request.param)

@@ -66,8 +66,11 @@ def test_widths_and_parameters_are_those_of_the_structure(case: tuple[str, Struc
     shape, widths = SHAPES[family], structure.widths
     d, head = shape.hidden_size, shape.head_size
     gone = 0
-    for heads, filters in zip(widths.heads, widths.filters, strict=True):
-        gone += (shape.heads - heads) * head * (4 * d + 3) + (shape.filters - filters) * (2 * d + 1)
+    layers = encoder_of(MODELS[family]).layers
+    for layer, heads, filters in zip(layers, widths.heads, widths.filters, strict=True):
+        # Projections of positions go with their heads, or as a whole with their sublayer.
+        head_rows = 3 + len(layer.further_by_head())
+        gone += (shape.heads - heads) * head * (head_rows * (d + 1) + d) + (shape.filters - filters) * (2 * d + 1)
     dense = sum(parameter.numel() for parameter in MODELS[family].parameters())
     assert sum(parameter.numel() for parameter in model.parameters()) == dense - gone
 

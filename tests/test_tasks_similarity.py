@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_SIZES, random_model
+from conftest import EVERY_FAMILY, random_model
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
@@ -158,7 +158,7 @@ def exported(task: Task, model: Any, inputs: dict[str, torch.Tensor], directory:
     return open_session(path, CPU)
 
 
-@pytest.mark.parametrize("family", sorted(TINY_SIZES))
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 @pytest.mark.parametrize("embedding", ["normalized", "pooled", "tokens"])
 def test_file_gives_what_was_asked_for(family: str, embedding: str, tmp_path: Path) -> None:
     task, model, inputs = TASK.giving(embedding), base_model(family), padded_inputs(family)
