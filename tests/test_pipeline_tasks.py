@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import TEXTS, random_model, write_rows
-from test_pipeline import configured
+from test_pipeline import BRIEF, configured
 
 from compress import cli, measuring, pipeline
 from compress.artifact import load
@@ -50,7 +50,7 @@ HEADS = {
 @pytest.fixture(autouse=True)
 def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is timed here is never asserted on, so it is timed briefly."""
-    monkeypatch.setattr(measuring, "PROFILE_SECONDS", dict.fromkeys(measuring.PROFILE_SECONDS, 0.5))
+    monkeypatch.setattr(measuring, "EFFORT", BRIEF)
     monkeypatch.setattr(measuring, "FORM_SECONDS", 0.1)
     monkeypatch.setattr("compress.validation.MEASURE_SECONDS", (0.2,))
 
