@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,11 +115,11 @@ def save(model: Any, path: Path) -> None:
 
 def to_bytes(model: Any) -> bytes:
     """An IR in one piece, for ``open_openvino``."""
-    import openvino
-
-    graph, weights = io.BytesIO(), io.BytesIO()
-    openvino.serialize(model, graph, weights)
-    return _MAGIC + struct.pack("<Q", len(graph.getvalue())) + graph.getvalue() + weights.getvalue()
+    with tempfile.TemporaryDirectory(prefix="compress-") as folder:
+        path = Path(folder) / "model.xml"
+        save(model, path)
+        graph, weights = path.read_bytes(), path.with_suffix(".bin").read_bytes()
+    return _MAGIC + struct.pack("<Q", len(graph)) + graph + weights
 
 
 def _read(openvino: Any, core: Any, model: Path | bytes) -> Any:
