@@ -16,6 +16,7 @@ from structures import first_units, padded_inputs
 
 from compress import architectures
 from compress.architectures import FAMILIES, encoder_of, family_of, longest_input, register, shape_of
+from compress.effort import EFFORT
 from compress.errors import ModelError
 from compress.plan import Widths
 from compress.removal import KEPT_HEADS, remove
@@ -99,7 +100,7 @@ def test_example_of_a_family_of_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(tmp_path / "own")])
-    monkeypatch.setattr("compress.measuring.PROFILE_SECONDS", {"fast": 1.0})
+    monkeypatch.setattr("compress.measuring.EFFORT", {"fast": replace(EFFORT["fast"], profile_seconds=1.0)})
     try:
         runpy.run_path(str(EXAMPLE), run_name="__main__")
     finally:

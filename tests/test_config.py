@@ -82,7 +82,7 @@ def test_a_budget_that_prunes_nothing_is_no_error(macs: float) -> None:
         ({"method": "magic"}, ["--method", "'full' or 'kwon'", "'magic'"]),
         ({"sequence_len": 8}, ["unknown option 'sequence_len'", "Did you mean 'seq_len'?"]),
         ({"model": ""}, ["MODEL"]),
-        ({"precision": "int8"}, ["--precision", "'fp32'", "'int8'"]),
+        ({"precision": "int4"}, ["--precision", "'fp32'", "'int4'"]),
     ],
     ids=str,
 )
