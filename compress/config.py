@@ -300,6 +300,7 @@ def commented_toml(values: Mapping[str, Any]) -> str:
                 "speedup": 2.0,
                 "macs": 0.5,
                 "embedding": "normalized",
+                "search_seconds": 60.0,
             }
             fallback = examples.get(name, "...")
             shown = fallback if default is None or info.is_required() else default
