@@ -182,11 +182,12 @@ class Device:
         """The file that a structure of these widths would have, but for its weights; good for timing."""
         import onnx
 
-        if not loaded.checkpoint.encoder.family.plain_attention:
-            return self._exported_anew(loaded, widths)
-        if self._pattern is None:
-            self._pattern = graph.trim_vocabulary(onnx.load(str(self._dense)), TIMED_VOCABULARY)
-        narrowed = graph.narrow(self._pattern, loaded.checkpoint.encoder, widths)
+        if loaded.checkpoint.encoder.family.plain_attention:
+            if self._pattern is None:
+                self._pattern = graph.trim_vocabulary(onnx.load(str(self._dense)), TIMED_VOCABULARY)
+            narrowed = graph.narrow(self._pattern, loaded.checkpoint.encoder, widths)
+        else:
+            narrowed = self._exported_anew(loaded, widths)
         if engine.scheme == "nncf":
             return openvino.to_bytes(
                 openvino.convert(narrowed.SerializeToString(), self._target, [self.timing_feed], quick=True)
@@ -194,8 +195,8 @@ class Device:
         data: bytes = lower(narrowed, engine, [self.timing_feed], timing_only=True).SerializeToString()
         return data
 
-    def _exported_anew(self, loaded: Loaded, widths: Widths) -> bytes:
-        """The same by way of PyTorch, in seconds: heads cannot be cut out of attention that is no single operator."""
+    def _exported_anew(self, loaded: Loaded, widths: Widths) -> Any:
+        """``graph.narrow`` by way of PyTorch, in seconds: heads cannot be cut out of attention that is no single operator."""
         import copy
 
         import onnx
@@ -206,8 +207,7 @@ class Device:
         narrow_to(model, widths)
         path = self._dense.with_name("structure.onnx")
         _write_onnx(model, path, loaded)
-        data: bytes = graph.trim_vocabulary(onnx.load(str(path)), TIMED_VOCABULARY).SerializeToString()
-        return data
+        return graph.trim_vocabulary(onnx.load(str(path)), TIMED_VOCABULARY)
 
     @property
     def timing_feed(self) -> dict[str, NDArray[np.int64]]:
