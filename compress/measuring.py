@@ -196,7 +196,7 @@ class Device:
         return data
 
     def _exported_anew(self, loaded: Loaded, widths: Widths) -> Any:
-        """``graph.narrow`` by way of PyTorch, in seconds: heads cannot be cut out of attention that is no single operator."""
+        """``graph.narrow`` by way of PyTorch, in seconds: for attention that is no single operator."""
         import copy
 
         import onnx
