@@ -246,7 +246,7 @@ def test_task_is_told_by_the_head() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"architectures": ["BertForTokenClassification"]}, "BertForTokenClassification"),
+        ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM"),
         ({"architectures": None}, "not named"),
         ({"architectures": []}, "not named"),
         ({"problem_type": "regression"}, "regression"),
