@@ -347,7 +347,8 @@ def render(results: Results) -> str:
         if first is not None:
             lines.append(f"| dense | {' | '.join([first] * len(budgets))} |")
         for name in results.variants():
-            cells = (cell(results.of(name, budget)) for budget in budgets)
+            # A run that was cut off has no figures for some.
+            cells = (cell(found) if found else "–" for found in (results.of(name, budget) for budget in budgets))
             lines.append(f"| {VARIANTS[name].label} | {' | '.join(cells)} |")
         return [*lines, ""]
 
