@@ -107,7 +107,7 @@ def pack_attention(model: ModelProto) -> ModelProto:
     """Join each attention and the three projections that it reads to one ``com.microsoft.Attention``.
 
     One matrix product instead of three, and in int8 one quantization of its input; any number of heads. Attentions
-    whose projections read different inputs, or have no bias, stay as they are.
+    whose projections read different inputs, or have no bias, or that add something to the scores, stay as they are.
     """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     makers = {output: node for node in model.graph.node for output in node.output}
@@ -120,7 +120,9 @@ def pack_attention(model: ModelProto) -> ModelProto:
     for node in model.graph.node:
         projections = [_projection(name, makers, tensors, readers) for name in node.input[:3]]
         inputs = {found[0] for found in projections if found}
-        if node.op_type != "MultiHeadAttention" or None in projections or len(inputs) != 1 or len(node.input) == 4:
+        # Beside the projections, only a padding mask (the fifth input) is known to mean the same to both operators.
+        more = [name for position, name in enumerate(node.input) if position > 2 and position != 4 and name]
+        if node.op_type != "MultiHeadAttention" or None in projections or len(inputs) != 1 or more:
             nodes.append(node)
             continue
         path = projections[0][1].rpartition(".")[0].rpartition(".")[0] or "attention"  # type: ignore[index]
