@@ -176,9 +176,10 @@ def _dense_variants(dense: Path, folder: Path, feed: Feed, samples: Sequence[Fee
     found.append(Contestant("dense, onnxruntime.quantization defaults", path, cpu))
     import onnx
 
-    path = folder / "int8.onnx"
-    graph.save(lower(onnx.load(str(dense)), variants(cpu, "int8")[0]), path, graph.EXTERNAL_DATA_ABOVE_BYTES)
-    found.append(Contestant("dense, our int8", path, cpu))
+    for engine in variants(cpu, "int8"):
+        path = folder / f"int8-{engine.scheme}-{engine.form}.onnx"
+        graph.save(lower(onnx.load(str(dense)), engine, samples), path, graph.EXTERNAL_DATA_ABOVE_BYTES)
+        found.append(Contestant(f"dense, our {engine.name}", path, cpu))
     return found + _openvino(dense, folder, samples)
 
 
