@@ -169,6 +169,22 @@ def test_dense_int8_that_meets_the_budget_is_not_pruned(tiny_bert: Path, data_cs
     assert sizes["compressed"] != sizes["dense"]
 
 
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=pytest.mark.slow)])
+def test_openvino_gets_its_ir_beside_the_onnx_file(
+    tiny_bert: Path, data_csv: Path, tmp_path: Path, precision: str
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    options = {"macs": 0.6, "target": "cpu-openvino", "precision": precision, "int8_drop": 1.0}
+    result = pipeline.run(configured(tiny_bert, data_csv, tmp_path / "out", **options))
+    assert result.exit_code == 0
+    files = json.loads((tmp_path / "out" / "manifest.json").read_text())["files"]
+    assert {"model.onnx", "engine/model.xml", "engine/model.bin"} <= set(files)
+    assert len(openvino.Core().read_model(str(tmp_path / "out" / "engine" / "model.xml")).inputs) == 3
+    assert result.validation["deployment"]["precision"] == precision
+    assert pipeline.validate_artifact(tmp_path / "out").exit_code == 0
+
+
 def test_int8_that_loses_too_much_is_refused_with_the_layers_to_blame(
     make_checkpoint: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
