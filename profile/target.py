@@ -104,7 +104,10 @@ def load_target(name_or_path: str) -> Target:
     shipped = _shipped()
     if name_or_path in shipped:
         return _read(shipped[name_or_path])
-    path = Path(name_or_path).expanduser()
+    try:
+        path = Path(name_or_path).expanduser()
+    except RuntimeError:  # ~name of nobody
+        path = Path(name_or_path)
     if path.suffix == ".toml" or len(path.parts) > 1:
         return _read(path)
     raise TargetError(
