@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_SIZES, MakeCheckpoint
 from structures import undecided, with_outliers
 
 from compress import cli, measuring, pipeline
@@ -79,8 +80,18 @@ def check_artifact(out: Path, model: Path) -> None:
     assert validation["parity"]["max_abs_diff"] < 1e-3
 
 
-@pytest.mark.parametrize("method", ["full", "kwon"])
-def test_macs_budget_from_checkpoint_to_artifact(tiny: Path, data_csv: Path, tmp_path: Path, method: str) -> None:
+# The paper's method differs before there is a plan; from there on families differ.
+RUNS = [("bert", "full"), ("bert", "kwon"), ("distilbert", "full"), ("mpnet", "full")]
+SLOW_RUNS = [(family, "full") for family in sorted(TINY_SIZES) if (family, "full") not in RUNS]
+
+
+@pytest.mark.parametrize(
+    ("family", "method"), [*RUNS, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW_RUNS)]
+)
+def test_macs_budget_from_checkpoint_to_artifact(
+    make_checkpoint: MakeCheckpoint, data_csv: Path, tmp_path: Path, family: str, method: str
+) -> None:
+    tiny = make_checkpoint(family)
     result = pipeline.run(configured(tiny, data_csv, tmp_path / "out", macs=0.5, method=method))
     assert result.exit_code == 0 and result.verdict == "pass"
     assert result.plan.macs_fraction <= 0.5
