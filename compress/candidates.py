@@ -129,7 +129,7 @@ def best(finished: Sequence[Finished]) -> Finished:
         key=lambda c: (
             _ORDER[c.measured["verdict"]],
             -c.metric,
-            c.measured["latency_ms"]["compressed"],
+            c.measured["latency_ms"]["compressed"] or c.measured["latency_ms"]["predicted"] or 0.0,
         ),
     )
 

@@ -247,12 +247,16 @@ def init(config_file: str, as_json: bool, **values: Any) -> None:
 @_with(_MODEL, _DATA, _DEPLOYMENT, _EFFORT, _SEED, _CONFIG)
 @click.option("--output", "output_file", metavar="FILE", help="Profile to write.  [default: profile-<target>.json]")
 @click.option("--plot", metavar="FILE", help="Draw it too: .png or .svg (needs the extra `plot`).")
-def profile(config_file: str | None, output_file: str | None, plot: str | None, as_json: bool, **values: Any) -> None:
-    """Measure how long heads and filters of MODEL take on the target, and save it as JSON.
+@click.option("--estimate", is_flag=True, help="Estimate it from the target's data sheet; nothing is measured.")
+def profile(
+    config_file: str | None, output_file: str | None, plot: str | None, estimate: bool, as_json: bool, **values: Any
+) -> None:
+    """Measure how long heads and filters of MODEL take on the target, and save it as JSON, which plans anywhere.
 
     \b
-    Example:
+    Examples:
       compress profile path/to/model --data train.csv --target cpu --seq-len 64 --plot profile.png
+      compress profile path/to/model --target v100 --output v100.json      # on the device
     """
     resolved = _resolve(values, config_file)
     path = Path(output_file or f"profile-{Path(resolved.config.target).stem}.json")
@@ -264,7 +268,7 @@ def profile(config_file: str | None, output_file: str | None, plot: str | None, 
     with _working() as progress:
         from compress import pipeline
 
-        measured = pipeline.profile_model(resolved.config, progress=progress)
+        measured = pipeline.profile_model(resolved.config, estimate=estimate, progress=progress)
         measured.write(path)
         if plot:
             from compress.profile.draw import save_plot
@@ -402,17 +406,42 @@ def why(artifact: str, as_json: bool) -> None:
 @cli.command(short_help="List the devices there are.")
 @_with()
 def targets(as_json: bool) -> None:
-    """List the devices that `--target` knows.
+    """List the devices that `--target` knows, and where a run on this machine takes their profiles from.
 
     \b
+    Profiles: measured here; estimated (from the data sheet, for planning); none (bring one from the device).
     Example:
       compress targets
     """
     from compress import render
-    from compress.profile.target import list_targets
+    from compress.profile.target import list_targets, provenance
 
     known = list_targets()
-    _print_json([target.model_dump(mode="json") for target in known]) if as_json else render.targets(known)
+    documents = [{**target.model_dump(mode="json"), "profile": provenance(target)} for target in known]
+    _print_json(documents) if as_json else render.targets(known)
+
+
+@cli.command(short_help="Is this machine ready, and quiet enough to measure?")
+@_with()
+def doctor(as_json: bool) -> int:
+    """Check this machine: libraries, runtimes and their providers, GPU, memory, threads, how steady timings are.
+
+    \b
+    Each line is ok, a warning or a problem, with what to do; exit code 3 where there is a problem.
+    Example:
+      compress doctor
+    """
+    from compress import render
+
+    with _working():
+        from compress.doctor import PROBLEM, examine
+
+        findings = examine()
+    if as_json:
+        _print_json([finding.to_json() for finding in findings])
+    else:
+        render.findings(findings)
+    return EXIT_ERROR if any(finding.state == PROBLEM for finding in findings) else EXIT_PASS
 
 
 @cli.command(short_help="Compress a real model, made here.")

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from compress.config import RunConfig
 from compress.data import Encoded, fixed_batch
 from compress.effort import EFFORT
-from compress.export import graph, openvino
+from compress.export import graph, half, openvino
 from compress.export.engine import Engine, lower, variants
 from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
 from compress.export.onnx import ExportReport, check_parity, export_onnx, report_of
-from compress.export.runtime import Session, open_session
+from compress.export.runtime import Session, open_session, refuse_absent
 from compress.export.validate import LatencyComparison, choose, compare_latency
 from compress.loading import Loaded
 from compress.plan import Budget, Plan, Widths
@@ -87,7 +87,7 @@ def export_checked(
         ExportError: the float graph is not the model.
     """
     unquantized = path if engine.scheme in ("float", "nncf") else (float_path or path.with_name(f".{path.name}.float"))
-    _write_onnx(model, unquantized, loaded)
+    write_onnx(model, unquantized, loaded)
     write_lowered(unquantized, replace(engine, precision="fp32", scheme="float"), unquantized, loaded)
     parity = parity_of(unquantized, model, loaded)
     if loaded.target.runtime == "openvino":
@@ -99,6 +99,28 @@ def export_checked(
             graph.remove(unquantized)
             unquantized = path
     return Exported(path, engine, report_of(path), parity, unquantized)
+
+
+def export_half(
+    model: Any, path: Path, loaded: Loaded, engine: Engine, float_path: Path, progress: Progress | Stages
+) -> Exported:
+    """Export a model in fp16; what fp16 cannot hold on real examples stays in fp32.
+
+    Args:
+        model, path, loaded, engine: see ``export_checked``.
+        float_path: where the float32 file goes, which is compared with PyTorch.
+        progress: told what stays in fp32.
+    """
+    import onnx
+
+    export_checked(model, float_path, loaded, replace(engine, precision="fp32"))
+    proto = onnx.load(str(float_path))
+    kept = half.hold(proto, samples_of(loaded))
+    if kept.nodes:
+        progress.info(f"kept in fp32: {kept.reason}: {', '.join(kept.nodes)}")
+    engine = replace(engine, left_out=kept.nodes)
+    write_lowered(float_path, engine, path, loaded)
+    return Exported(path, engine, report_of(path), parity_of(path, model, loaded, math.inf), float_path)
 
 
 def _as_openvino(model: Any, onnx_file: Path, loaded: Loaded, engine: Engine) -> Exported:
@@ -113,7 +135,7 @@ def _as_openvino(model: Any, onnx_file: Path, loaded: Loaded, engine: Engine) ->
     )
 
 
-def _write_onnx(model: Any, path: Path, loaded: Loaded) -> None:
+def write_onnx(model: Any, path: Path, loaded: Loaded) -> None:
     """Export a model with the inputs and outputs of its task."""
     task = loaded.checkpoint.task
     export_onnx(model, path, input_names=loaded.input_names, output_names=task.file_names, outputs=task.file_outputs)
@@ -138,7 +160,7 @@ def write_lowered(source: Path, engine: Engine, path: Path, loaded: Loaded) -> N
     """Write an exported float32 file as an engine has it."""
     import onnx
 
-    if engine == Engine(precision=engine.precision):
+    if engine == Engine():
         return  # as exported
     if engine.form == "offline" and graph.size_bytes(source) > EXTERNAL_DATA_ABOVE_BYTES:
         return  # the optimizer takes no such file
@@ -157,9 +179,14 @@ class Device:
 
     @classmethod
     def open(cls, config: RunConfig, loaded: Loaded, scratch: Path) -> Device:
-        """Export the dense model into ``scratch``."""
+        """Export the dense model into ``scratch``.
+
+        Raises:
+            TargetError: the target is not on this machine.
+        """
+        refuse_absent(loaded.target)
         dense = scratch / "dense.onnx"
-        _write_onnx(loaded.checkpoint.model, dense, loaded)
+        write_onnx(loaded.checkpoint.model, dense, loaded)
         return cls(config, loaded.target, dense, deployment_feed(config, loaded))
 
     def baseline(self, loaded: Loaded) -> Session:
@@ -206,7 +233,7 @@ class Device:
         model = copy.deepcopy(loaded.checkpoint.model)
         narrow_to(model, widths)
         path = self._dense.with_name("structure.onnx")
-        _write_onnx(model, path, loaded)
+        write_onnx(model, path, loaded)
         return graph.trim_vocabulary(onnx.load(str(path)), TIMED_VOCABULARY)
 
     @property
@@ -257,11 +284,17 @@ class Device:
             dense.close()
             candidate.close()
 
+    def take_profile(self, config: RunConfig, loaded: Loaded, engine: Engine, progress: Progress | Stages) -> Profile:
+        """See ``take_device_profile``."""
+        return take_device_profile(config, loaded, self, engine, progress)
+
     def export(self, model: Any, loaded: Loaded, engine: Engine, allowed_drop: float, stages: Stages) -> Exported:
         """Write a model as an engine has it, layers that int8 harms left in float, beside the dense one."""
         folder = self._dense.parent / engine.precision
         folder.mkdir(exist_ok=True)
         path, float_path = folder / "model.onnx", folder / "float.onnx"
+        if engine.precision == "fp16":
+            return export_half(model, path, loaded, engine, float_path, stages)
         exported = export_checked(model, path, loaded, engine, float_path)
         if engine.scheme in ("dynamic", "static"):
             held = hold_accuracy(float_path, engine, loaded, allowed_drop, stages)
@@ -273,7 +306,7 @@ class Device:
 
     def validate(
         self, plan: Plan, exported: Exported, loaded: Loaded, profile: Profile | None = None
-    ) -> tuple[LatencyComparison, dict[str, Any]]:
+    ) -> tuple[LatencyComparison | None, dict[str, Any]]:
         """Measure latency and metric of the exported file against the dense float32 one.
 
         Args:
@@ -283,7 +316,7 @@ class Device:
             profile: what predicted its latency; None takes the plan's prediction.
 
         Returns:
-            The timing, and what validation.json holds.
+            The timing (None where the target is not here to be timed), and what validation.json holds.
         """
         compressed = open_session(exported.path, self._target)
         baseline = self.baseline(loaded)
@@ -298,7 +331,9 @@ class Device:
             metric = metric_section(task, evaluation, answers_of(baseline, loaded, evaluation), ours)
             if exported.float_path != exported.path:
                 unquantized = self._in_float(exported, loaded)
-                metric["drop_of_int8"] = metric_section(task, evaluation, unquantized, ours)["drop"]
+                metric[f"drop_of_{exported.engine.precision}"] = metric_section(task, evaluation, unquantized, ours)[
+                    "drop"
+                ]
         finally:
             compressed.close()
         return comparison, document(

@@ -13,16 +13,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.absent import here, open_device
 from compress.artifact import staged
 from compress.candidates import Finished, Proposal, account, best, hopeless, in_order, place
 from compress.config import RunConfig
 from compress.errors import BudgetUnreachable
+from compress.export.runtime import refuse_absent
 from compress.loading import Loaded, load, load_model
 from compress.manifest import read_manifest
-from compress.measuring import Device, corrected, take_device_profile, used_budget
+from compress.measuring import Device, corrected, used_budget
 from compress.plan import Plan
 from compress.planning import Rankings, describe_plan, limit_of
 from compress.planning import make_plan as search_plan
+from compress.profile.roofline import estimate_profile
 from compress.profile.target import offered
 from compress.progress import Progress, Silent
 from compress.pruning import prune
@@ -84,7 +87,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
             loaded = load(config, stages)
         # The dense model, exported as the compressed one will be: baseline and pattern of every structure to time.
         with stages.stage("export dense"):
-            device = Device.open(config, loaded, Path(scratch))
+            device = open_device(config, loaded, Path(scratch), stages)
         try:
             # How long heads and filters take on the target, in every precision in question.
             with stages.stage("profile"):
@@ -156,7 +159,7 @@ def finish(config: RunConfig, loaded: Loaded, proposal: Proposal, device: Device
         stages.info(validation["reason"])
         refused = refusal_of(validation, exported, loaded, config.int8_drop)
         done = validation["verdict"] == "pass" or config.budget.kind == "macs" or config.profile or refused
-        if done or attempt == ATTEMPTS:
+        if done or timed is None or attempt == ATTEMPTS:
             break
         # The device has become slower, or the check was lucky: what the file itself shows counts.
         profile = corrected(profile, plan, timed)
@@ -186,11 +189,24 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> tuple[P
     return plan, profile
 
 
-def profile_model(config: RunConfig, *, progress: Progress | None = None) -> Profile:
-    """Measure the model's latency table on the target; data is optional, latency does not depend on it."""
+def profile_model(config: RunConfig, *, estimate: bool = False, progress: Progress | None = None) -> Profile:
+    """Measure the model's latency table on the target; data is optional, latency does not depend on it.
+
+    Args:
+        config: options.
+        estimate: take the target's data sheet instead of measuring.
+        progress: told about stages as they begin.
+
+    Raises:
+        TargetError: the target is not here, or lacks a data sheet.
+    """
     stages = Stages(progress or Silent())
     with stages.stage("load"):
         loaded = load_model(config)
+    if estimate:
+        precision = offered(loaded.target, config.precision)[-1]
+        return estimate_profile(loaded.shape, loaded.target, precision, config.batch_size, config.seq_len)
+    refuse_absent(loaded.target)
     return _profile_without_run(config, loaded, stages)
 
 
@@ -215,11 +231,16 @@ def export_plan(config: RunConfig, plan: Plan | None, *, progress: Progress | No
             model, repairs = prune(config, loaded, chosen, stages)
         with stages.stage("export"):
             from compress.export.engine import variants
-            from compress.measuring import export_checked
+            from compress.measuring import export_checked, export_half
 
             precision = offered(loaded.target, config.precision)[0]
             engine = variants(loaded.target, precision)[0]
-            exported = export_checked(model, output / "model.onnx", loaded, engine)
+            if engine.precision == "fp16":
+                with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
+                    unquantized = Path(scratch) / "float.onnx"
+                    exported = export_half(model, output / "model.onnx", here(loaded), engine, unquantized, stages)
+            else:
+                exported = export_checked(model, output / "model.onnx", here(loaded), engine)
         done = Finished(Proposal(engine, None, chosen), model, repairs, exported, None)
         write_artifact(output, config, loaded, done, [], stages)
     return config.output
@@ -257,13 +278,13 @@ def validate_artifact(
             with stages.stage("validate"):
                 file = artifact / (IR if loaded.target.runtime == "openvino" else "model.onnx")
                 engine = Engine.from_json(manifest["engine"]) if "engine" in manifest else Engine()
-                tolerance = 1e-3 if engine.scheme == "float" else math.inf
+                tolerance = 1e-3 if engine.precision == "fp32" else math.inf
                 parity = parity_of(file, model, loaded, tolerance)
                 exported = Exported(file, engine, report_of(artifact / "model.onnx"), parity, file)
                 _, validation = device.validate(plan, exported, loaded)
         finally:
             device.close()
-        renew_validation(artifact, manifest, validation)
+        renew_validation(artifact, manifest, validation, config, plan)
     return _result(artifact, plan, validation, stages)
 
 
@@ -301,7 +322,7 @@ def profiles_of(config: RunConfig, loaded: Loaded, device: Device, stages: Stage
     found = []
     for precision in offered(loaded.target, config.precision if given is None else given.precision):
         engine = device.settle(precision, loaded)
-        found.append((engine, given or take_device_profile(config, loaded, device, engine, stages)))
+        found.append((engine, given or device.take_profile(config, loaded, engine, stages)))
     return found
 
 
@@ -335,10 +356,10 @@ def _profile_without_run(config: RunConfig, loaded: Loaded, stages: Stages) -> P
     precision = offered(loaded.target, config.precision)[-1]
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
         with stages.stage("export dense"):
-            device = Device.open(config, loaded, Path(scratch))
+            device = open_device(config, loaded, Path(scratch), stages)
         try:
             with stages.stage("profile"):
-                return take_device_profile(config, loaded, device, device.settle(precision, loaded), stages)
+                return device.take_profile(config, loaded, device.settle(precision, loaded), stages)
         finally:
             device.close()
 
@@ -379,10 +400,11 @@ def _search_on_device(
         # The plan of a MACs budget rests on nothing measured; the profile is there for `compress why`.
         return _search(config, loaded, importance, profile if config.profile else None, 1.0), profile
     if _met_by_dense(config, profile):
-        stages.info(f"the dense model in {engine.precision} already meets {budget}: nothing is pruned")
+        by = " by the estimate" if profile.source == "estimated" else ""
+        stages.info(f"the dense model in {engine.precision} already meets {budget}{by}: nothing is pruned")
         return dense_plan(config, loaded, profile), profile
     plan = _search(config, loaded, importance, profile, SHARE)
-    if config.profile is not None:
+    if config.profile is not None or profile.source == "estimated":
         return plan, profile
     within: list[tuple[float, Plan, Profile]] = []
     for number in range(ROUNDS):

@@ -13,6 +13,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from compress.config import Resolved, RunConfig
+    from compress.doctor import Finding
     from compress.pipeline import RunResult
     from compress.plan import EncoderShape, Plan, Widths
     from compress.profile.target import Target
@@ -99,7 +100,7 @@ def result(result: RunResult, config: RunConfig | None = None) -> None:
     if len(result.validation.get("candidates", [])) > 1:
         candidates(console, result.validation["candidates"])
     if result.plan.latency_source == "estimated":
-        _say(console, "Latencies rest on an estimated profile: run `compress validate` on the device.", "yellow")
+        _say(console, "The plan rests on an estimated profile: run `compress validate` on the device.", "yellow")
     if result.seconds:
         stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.seconds.items())
         _say(console, f"seconds: {stages}; {sum(result.seconds.values()):.1f} in all", "dim")
@@ -114,7 +115,16 @@ def result(result: RunResult, config: RunConfig | None = None) -> None:
 def summary_rows(validation: Mapping[str, Any], plan: Plan) -> Iterable[tuple[str, ...]]:
     """Rows (name, dense, compressed, budget, interval) of what ``validation.json`` has; parts it lacks are left out."""
     latency = validation.get("latency_ms")
-    if latency:
+    if latency and latency.get("compressed") is None and latency.get("predicted") is not None:
+        how = f"predicted, {plan.latency_source} profile"
+        yield (
+            f"latency, ms ({how})",
+            _number(plan.dense_ms, "{:.3f}"),
+            _number(latency["predicted"], "{:.3f}"),
+            _number(latency.get("budget"), "{:.3f}"),
+            "",
+        )
+    elif latency:
         yield (
             "latency, ms",
             _number(latency.get("dense"), "{:.2f}"),
@@ -123,7 +133,7 @@ def summary_rows(validation: Mapping[str, Any], plan: Plan) -> Iterable[tuple[st
             _interval(latency.get("ci95"), "{:.2f}"),
         )
     speedup = validation.get("speedup")
-    if speedup:
+    if speedup and speedup.get("value") is not None:
         asked = plan.budget.value if plan.budget.kind == "speedup" else None
         yield (
             "speed-up",
@@ -256,7 +266,9 @@ def why(reasons: Mapping[str, Any]) -> None:
 
 
 def targets(known: Sequence[Target]) -> None:
-    """The targets there are."""
+    """The targets there are, and where a run here takes their profiles from."""
+    from compress.profile.target import provenance
+
     console = _console()
     rows = [
         (
@@ -264,14 +276,29 @@ def targets(known: Sequence[Target]) -> None:
             escape(target.device),
             target.runtime,
             target.precision,
-            "all" if target.threads is None else str(target.threads),
+            provenance(target),
             escape(target.description or ""),
         )
         for target in known
     ]
     _show(
-        console, _table(console, ("target", "device", "runtime", "precision", "threads", "description"), rows, left=6)
+        console, _table(console, ("target", "device", "runtime", "precision", "profile", "description"), rows, left=6)
     )
+
+
+def findings(found: Sequence[Finding]) -> None:
+    """What `compress doctor` found."""
+    console = _console()
+    style = {"ok": "green", "warning": "yellow", "problem": "red"}
+    rows = [
+        (
+            f"[{style[finding.state]}]{finding.state}[/]",
+            escape(finding.name),
+            escape(finding.value) + (f"; {escape(finding.remedy)}" if finding.remedy else ""),
+        )
+        for finding in found
+    ]
+    _show(console, _table(console, ("", "what", "found"), rows, left=3))
 
 
 def _number(value: float | None, template: str) -> str:

@@ -52,14 +52,24 @@ def metric_section(
     }
 
 
-def verdict_of(plan: Plan, comparison: LatencyComparison) -> tuple[Verdict, str]:
-    """Is the budget met? Returns the verdict and the reason in words."""
+def verdict_of(plan: Plan, comparison: LatencyComparison | None) -> tuple[Verdict, str]:
+    """Is the budget met? Returns the verdict and the reason in words.
+
+    Args:
+        plan: has the budget.
+        comparison: what was measured; None where the target is not at hand, which settles a MACs budget alone.
+    """
     budget, widths = plan.budget, plan.structure.widths
     if budget.kind == "macs":
         kept = f"{plan.macs_fraction:.4f} of the MACs kept, budget {budget.value:g}"
         return ("pass" if plan.macs_fraction <= budget.value + 1e-9 else "fail"), kept
-    if plan.latency_source == "estimated":
-        return "inconclusive", "the profile is estimated; run `compress validate` on the device"
+    if comparison is None:
+        how = "estimated from a data sheet" if plan.latency_source == "estimated" else "predicted by a measured profile"
+        pruned = "" if widths != plan.shape.dense else "; nothing is pruned"
+        return "inconclusive", (
+            f"{_milliseconds(plan.predicted_ms)} (dense fp32 {_milliseconds(plan.dense_ms)}) are {how}, the file was "
+            f"not timed{pruned}; run `compress validate` on the device"
+        )
     if budget.kind == "speedup":
         if budget.value <= 1 and widths == plan.shape.dense:
             return "pass", "nothing had to be pruned: no speed-up was asked for"
@@ -67,6 +77,10 @@ def verdict_of(plan: Plan, comparison: LatencyComparison) -> tuple[Verdict, str]
         return verdict, f"speed-up {_text(comparison.speedup)}, budget {budget.value:g}"
     verdict = verdict_at_most(comparison.compressed, budget.value)
     return verdict, f"latency {_text(comparison.compressed)} ms, budget {budget.value:g} ms"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "unknown ms" if value is None else f"{value:.3f} ms"
 
 
 def _text(interval: Interval) -> str:
@@ -85,7 +99,7 @@ def measured_verdict(
     for seconds in MEASURE_SECONDS:
         comparison = compare(seconds)
         verdict, reason = verdict_of(plan, comparison)
-        if verdict != "inconclusive" or plan.latency_source == "estimated":
+        if verdict != "inconclusive":
             break
     return comparison, verdict, reason
 
@@ -94,7 +108,7 @@ def document(
     *,
     plan: Plan,
     predicted_ms: float | None,
-    comparison: LatencyComparison,
+    comparison: LatencyComparison | None,
     verdict: Verdict,
     reason: str,
     metric: Mapping[str, Any],
@@ -107,26 +121,31 @@ def document(
 
     Args:
         predicted_ms: latency that the profile predicts; None without one.
+        comparison: what was timed; None where nothing was: latencies and speed-up are then None, but for predictions.
         sizes: bytes of the dense and the compressed ONNX file.
         length: mean tokens of an example, at which MACs are counted.
         parity: largest absolute difference between the exported file and PyTorch.
         deployment: device, batch size, length, threads: where the latencies hold.
     """
-    dense_ms = comparison.dense.value
-    budget_ms = plan.budget.latency_ms(dense_ms)
+    dense_ms = plan.dense_ms if comparison is None else comparison.dense.value
+    budget_ms = plan.budget.value if plan.budget.kind == "latency_ms" else None
+    if dense_ms is not None:
+        budget_ms = plan.budget.latency_ms(dense_ms)
     shape = plan.shape
     return {
         "latency_ms": {
-            "dense": round(dense_ms, 4),
-            "compressed": round(comparison.compressed.value, 4),
-            "budget": None if budget_ms is None else round(budget_ms, 4),
-            "predicted": None if predicted_ms is None else round(predicted_ms, 4),
-            "ci95": [round(v, 4) for v in comparison.compressed.as_list()],
-            "rounds": comparison.rounds,
+            "dense": None if comparison is None else _short(dense_ms),
+            "compressed": None if comparison is None else _short(comparison.compressed.value),
+            "budget": _short(budget_ms),
+            "predicted": _short(predicted_ms),
+            "ci95": None if comparison is None else [_short(v) for v in comparison.compressed.as_list()],
+            "rounds": 0 if comparison is None else comparison.rounds,
+            "source": "measured" if comparison is not None else f"not measured; {plan.latency_source} profile",
         },
         "speedup": {
-            "value": round(comparison.speedup.value, 4),
-            "ci95": [round(v, 4) for v in comparison.speedup.as_list()],
+            "value": None if comparison is None else _short(comparison.speedup.value),
+            "ci95": None if comparison is None else [_short(v) for v in comparison.speedup.as_list()],
+            **({} if comparison is not None else {"predicted": _ratio(dense_ms, predicted_ms)}),
         },
         "metric": dict(metric),
         "size_bytes": {"dense": sizes[0], "compressed": sizes[1]},
@@ -142,3 +161,11 @@ def document(
         "deployment": dict(deployment),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _ratio(dense_ms: float | None, predicted_ms: float | None) -> float | None:
+    return None if dense_ms is None or not predicted_ms else round(dense_ms / predicted_ms, 4)

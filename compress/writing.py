@@ -71,13 +71,27 @@ def write_artifact(
     )
 
 
-def renew_validation(directory: Path, manifest: Mapping[str, Any], validation: Mapping[str, Any]) -> None:
-    """Replace validation.json, and bring the manifest's hashes up to date."""
-    temporary = directory / ".validation.json.partial"
-    temporary.write_text(dump(validation), encoding="utf-8")
-    temporary.replace(directory / "validation.json")
+def renew_validation(
+    directory: Path, manifest: Mapping[str, Any], validation: Mapping[str, Any], config: RunConfig, plan: Plan
+) -> None:
+    """Replace validation.json and the card, and bring the manifest's hashes up to date."""
+    for name, text in (("validation.json", dump(validation)), ("README.md", card(config, plan, validation))):
+        temporary = directory / f".{name}.partial"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(directory / name)
     facts = {k: v for k, v in manifest.items() if k not in ("format", "versions", "command", "files")}
     write_manifest(directory, {**facts, "device": validation["deployment"]["device"]})
+
+
+def _predicted(plan: Plan) -> list[str]:
+    """Rows of the card where nothing was timed."""
+    if plan.predicted_ms is None or plan.dense_ms is None:
+        return ["| latency, ms | not measured | not measured |"]
+    how = "**estimated** from a data sheet" if plan.latency_source == "estimated" else "predicted, not timed"
+    return [
+        f"| latency, ms, {how} | {plan.dense_ms:.3f} | {plan.predicted_ms:.3f} |",
+        f"| speed-up, {how} | 1 | {plan.dense_ms / plan.predicted_ms:.2f} |",
+    ]
 
 
 def card(config: RunConfig, plan: Plan, validation: Mapping[str, Any] | None) -> str:
@@ -93,21 +107,30 @@ def card(config: RunConfig, plan: Plan, validation: Mapping[str, Any] | None) ->
     if validation is not None:
         latency, metric, size = validation["latency_ms"], validation["metric"], validation["size_bytes"]
         device = validation["deployment"]["device"]
+        timed = latency["compressed"] is not None
+        lines += ["| | dense | compressed |", "|---|---|---|"]
+        if timed:
+            lines += [
+                f"| latency, ms (median) | {latency['dense']:.2f} | {latency['compressed']:.2f} |",
+                f"| speed-up | 1 | {validation['speedup']['value']:.2f} |",
+            ]
+        else:
+            lines += _predicted(plan)
         lines += [
-            "| | dense | compressed |",
-            "|---|---|---|",
-            f"| latency, ms (median) | {latency['dense']:.2f} | {latency['compressed']:.2f} |",
-            f"| speed-up | 1 | {validation['speedup']['value']:.2f} |",
             f"| {metric['name']}, {metric['examples']} examples | {metric['dense']:.4f} | {metric['compressed']:.4f} |",
             f"| model.onnx, MB | {size['dense'] / 1e6:.1f} | {size['compressed'] / 1e6:.1f} |",
             f"| encoder MACs | 1 | {plan.macs_fraction:.3f} |",
             f"| precision | fp32 | {validation['deployment']['precision']} |",
             "",
-            f"Measured on {device['processor']}, {device['threads']} threads, "
-            f"{validation['date'][:10]}, dense and compressed interleaved. Verdict: **{validation['verdict']}** "
+            f"{'Measured' if timed else 'All but the latencies measured'} on {device['processor']}, "
+            f"{device['threads']} threads, {validation['date'][:10]}"
+            f"{', dense and compressed interleaved' if timed else ''}. Verdict: **{validation['verdict']}** "
             f"({validation['reason']}).",
             "",
         ]
+    kept = () if validation is None else validation["deployment"]["engine"]["left_out"]
+    if kept:
+        lines += [f"Kept in fp32: {', '.join(f'`{name}`' for name in kept)}.", ""]
     lines += [
         "```python",
         "import onnxruntime",

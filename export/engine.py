@@ -15,7 +15,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from compress.export import graph
-from compress.profile.target import Precision, Target
+from compress.profile.target import GPU_RUNTIMES, Precision, Target
 
 if TYPE_CHECKING:
     from compress.export.quantize import Feed
@@ -34,7 +34,7 @@ class Engine:
             ONNX Runtime's offline optimizer.
         scheme: how int8 is made: ``dynamic`` or ``static`` (ONNX Runtime), ``nncf`` (OpenVINO); ``float`` otherwise.
         reduce_range: 7-bit weights, for processors whose 8-bit kernels saturate.
-        left_out: weights that stay float in int8, as ``quantize.quantizable`` names them.
+        left_out: what stays float32: in int8 weights, as ``quantize.quantizable`` names them; in fp16 nodes.
     """
 
     precision: Precision = "fp32"
@@ -63,6 +63,9 @@ def variants(target: Target, precision: Precision) -> tuple[Engine, ...]:
     """The ways to bring a graph onto a target in a precision; the first is the default."""
     if target.runtime == "openvino":
         return (Engine(precision, "plain", "float" if precision == "fp32" else "nncf"),)
+    if target.runtime in GPU_RUNTIMES:
+        # Forms differ by operators for the processor only.
+        return (Engine(precision),)
     if precision == "fp32":
         return Engine(form="plain"), Engine(form="packed"), Engine(form="offline")
     saturating = saturates()
@@ -86,12 +89,14 @@ def lower(model: ModelProto, engine: Engine, samples: Sequence[Feed] = (), *, ti
         DataError: too few samples for ``static``.
         ExportError: the library that does it is missing, or refuses.
     """
-    from compress.export import quantize
+    from compress.export import half, quantize
 
     if engine.form == "packed":
         model = pack_attention(model)
     elif engine.form == "offline":
         model = graph.fuse_offline(model)
+    if engine.precision == "fp16":
+        return half.to_half(model, engine.left_out)
     if engine.scheme == "dynamic":
         model = quantize.quantize_dynamic(
             model, engine.left_out, reduce_range=engine.reduce_range, timing_only=timing_only

@@ -6,7 +6,7 @@ Everything above (profiling, validation, accuracy) sees only ``Session``; a new 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import ExportError, TargetError, did_you_mean
+from compress.export.cuda import absence, open_cuda
 from compress.export.openvino import open_openvino
-from compress.profile.target import usable_cores
+from compress.profile.target import GPU_RUNTIMES, usable_cores
 
 if TYPE_CHECKING:
     from compress.profile.target import Target
@@ -67,7 +68,7 @@ class OnnxRuntimeSession:
         try:
             answers = [np.asarray(answer) for answer in self._inference.run(None, known)]
             return answers[0] if len(answers) == 1 else np.stack(answers, axis=-1)
-        except _runtime_errors() as error:
+        except runtime_errors() as error:
             shapes = {name: tuple(value.shape) for name, value in known.items()}
             raise ExportError(f"ONNX Runtime could not run the model on inputs {shapes}: {error}") from error
 
@@ -75,7 +76,7 @@ class OnnxRuntimeSession:
         self._inference = None
 
 
-def _runtime_errors() -> tuple[type[Exception], ...]:
+def runtime_errors() -> tuple[type[Exception], ...]:
     """What ONNX Runtime raises: a dozen classes whose only common base is ``Exception``."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
@@ -97,20 +98,31 @@ def _open_onnxruntime_cpu(model: Path | bytes, target: Target) -> Session:
     options.log_severity_level = 3
     # Without it a session's workers spin on after a call and take the cores from the session it is compared with.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    return OnnxRuntimeSession(load_inference(model, options, ["CPUExecutionProvider"]))
+
+
+def load_inference(model: Path | bytes, options: Any, providers: Sequence[Any]) -> Any:
+    """An ``onnxruntime.InferenceSession``.
+
+    Raises:
+        ExportError: there is no such file, or the runtime refuses it.
+    """
+    import onnxruntime
+
     if isinstance(model, Path) and not model.is_file():
         raise ExportError(f"there is no model file '{model}'; export it with `compress export`")
     try:
-        inference = onnxruntime.InferenceSession(
-            str(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]
+        return onnxruntime.InferenceSession(
+            str(model) if isinstance(model, Path) else model, options, providers=providers
         )
-    except _runtime_errors() as error:
+    except runtime_errors() as error:
         what = f"'{model}'" if isinstance(model, Path) else "the graph"
         raise ExportError(f"ONNX Runtime {onnxruntime.__version__} cannot load {what}: {error}") from error
-    return OnnxRuntimeSession(inference)
 
 
 _OPENERS: dict[str, Callable[[Path | bytes, Target], Session]] = {
     "onnxruntime-cpu": _open_onnxruntime_cpu,
+    "onnxruntime-cuda": open_cuda,
     "openvino": open_openvino,
 }
 
@@ -133,3 +145,14 @@ def open_session(model: Path | bytes, target: Target) -> Session:
             f"it runs {', '.join(sorted(_OPENERS))}.{did_you_mean(target.runtime, sorted(_OPENERS))}"
         )
     return opener(model, target)
+
+
+def refuse_absent(target: Target) -> None:
+    """Raise TargetError where a target is not this machine, so that nothing can be measured on it."""
+    reason = absence(target) if target.runtime in GPU_RUNTIMES else None
+    if reason is not None:
+        raise TargetError(
+            f"target '{target.name}' is not on this machine, so nothing can be measured on it: {reason}. Run the same "
+            "command on the device (an artifact directory can be copied there as it is); to plan here, `compress "
+            "plan`, `compress run` and `compress profile --estimate` take the target's data sheet"
+        )

@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from compress.errors import TargetError, did_you_mean
+from compress.profile.gpu import here
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,8 +28,16 @@ else:
 RuntimeName = Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "openvino"]
 Precision = Literal["fp32", "fp16", "int8"]
 
-# What can be made and measured here, by runtime; the first is the safest.
+# What can be made for a runtime, where the target's file does not say; the first is the safest.
 _OFFERED: dict[str, tuple[Precision, ...]] = {"onnxruntime-cpu": ("fp32", "int8"), "openvino": ("fp32", "int8")}
+GPU_RUNTIMES = ("onnxruntime-cuda", "tensorrt")
+
+# What no device is outside of: a figure beyond it has the wrong unit.
+_PLAUSIBLE: dict[str, tuple[float, float, str]] = {
+    "peak_flops": (1e9, 1e17, "operations per second: 125 TFLOP/s is 125e12"),
+    "memory_bandwidth_gb_s": (0.5, 1e5, "10^9 bytes per second: 3.35 TB/s is 3350"),
+    "launch_overhead_us": (0.0, 1e3, "microseconds: 4e-6 s is 4"),
+}
 
 # Distributions whose release changes how fast a model runs.
 _RUNTIME_PACKAGES: dict[str, tuple[str, ...]] = {
@@ -37,6 +46,13 @@ _RUNTIME_PACKAGES: dict[str, tuple[str, ...]] = {
     "tensorrt": ("tensorrt",),
     "openvino": ("openvino",),
 }
+
+
+# What an estimated profile needs of a data sheet.
+SHEET = ("peak_flops", "memory_bandwidth_gb_s", "launch_overhead_us", "processors", "tile_sizes")
+Size = Annotated[int, Field(ge=1)]
+# TOML has arrays where Python has tuples.
+Tile = Annotated[tuple[Size, Size], Field(strict=False)]
 
 
 class Target(BaseModel):
@@ -49,9 +65,14 @@ class Target(BaseModel):
         precision: number format of the exported model, unless the command line asks for another.
         threads: threads a call may use; None means every core the process may use.
         description: one line for ``compress targets``.
-        peak_flops: floating-point operations per second by precision, from the data sheet; None where it was not
-            looked up. With ``memory_bandwidth_gb_s`` (10^9 bytes per second) and ``launch_overhead_us`` (microseconds
-            per kernel) it is what estimated profiles rest on.
+        precisions: number formats that can be made for it, the safest first; None is what its runtime has.
+        compute_capability: of an NVIDIA GPU, as ``7.0``; a GPU of another one is another target.
+        peak_flops: operations per second by precision (a multiply-add is two), dense, from the data sheet; None where
+            it was not looked up. It and the four that follow are what estimated profiles rest on.
+        memory_bandwidth_gb_s: 10^9 bytes per second.
+        launch_overhead_us: microseconds that every kernel costs on top of its work.
+        processors: what a kernel's tiles are spread over: streaming multiprocessors, or cores.
+        tile_sizes: rows and columns of a matrix product that one of them computes at a time.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -62,9 +83,30 @@ class Target(BaseModel):
     precision: Precision = "fp32"
     threads: int | None = Field(default=None, ge=1)
     description: str | None = None
+    precisions: Annotated[tuple[Precision, ...], Field(strict=False, min_length=1)] | None = None
+    compute_capability: str | None = Field(default=None, pattern=r"^\d+\.\d$")
     peak_flops: Mapping[Precision, float] | None = None
     memory_bandwidth_gb_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     launch_overhead_us: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    processors: int | None = Field(default=None, ge=1)
+    tile_sizes: Annotated[tuple[Tile, ...], Field(strict=False, min_length=1)] | None = None
+
+    @field_validator("peak_flops", "memory_bandwidth_gb_s", "launch_overhead_us")
+    @classmethod
+    def _of_the_right_unit(cls, value: Any, info: ValidationInfo) -> Any:
+        low, high, unit = _PLAUSIBLE[str(info.field_name)]
+        for name, number in value.items() if isinstance(value, Mapping) else [("", value)]:
+            if number is not None and not low <= number <= high:
+                which = f" for {name}" if name else ""
+                raise ValueError(f"{number:g}{which} looks like another unit; write it in {unit}")
+        return value
+
+    def missing_for(self, precision: str) -> list[str]:
+        """Keys that an estimated profile in a precision needs and this target lacks; empty where there is all."""
+        lacking = [name for name in SHEET if getattr(self, name) is None]
+        if self.peak_flops is not None and precision not in self.peak_flops:
+            lacking.insert(0, f"peak_flops.{precision}")
+        return lacking
 
 
 def offered(target: Target, precision: str) -> tuple[Precision, ...]:
@@ -77,7 +119,7 @@ def offered(target: Target, precision: str) -> tuple[Precision, ...]:
     Raises:
         TargetError: the target lacks it.
     """
-    known = _OFFERED.get(target.runtime, (target.precision,))
+    known = target.precisions or _OFFERED.get(target.runtime, (target.precision,))
     found = tuple(name for name in known if precision in (name, "auto"))
     if not found:
         raise TargetError(
@@ -106,7 +148,7 @@ def load_target(name_or_path: str) -> Target:
         return _read(shipped[name_or_path])
     try:
         path = Path(name_or_path).expanduser()
-    except RuntimeError:  # ~name of nobody
+    except RuntimeError:  # "~name" of nobody
         path = Path(name_or_path)
     if path.suffix == ".toml" or len(path.parts) > 1:
         return _read(path)
@@ -145,6 +187,8 @@ def _problem(error: Any) -> str:
         return f"key '{key}' is missing"
     given = error["input"]
     hint = ""
+    if error["type"] == "value_error":
+        return f"{key}: {error['msg'].removeprefix('Value error, ')}"
     if error["type"] == "literal_error" and isinstance(given, str):
         hint = did_you_mean(given, error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
     return f"{key} = {given!r}: {error['msg']}.{hint}"
@@ -171,7 +215,24 @@ def describe_device(target: Target) -> dict[str, str | int]:
             described[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
+    if target.runtime in GPU_RUNTIMES:
+        for gpu in here(target.compute_capability)[:1]:
+            described |= gpu.described
     return described
+
+
+Provenance = Literal["measured here", "estimated", "none"]
+
+
+def provenance(target: Target) -> Provenance:
+    """Where a run on this machine takes a target's profile from, unless it is given one.
+
+    Returns:
+        ``measured here``; ``estimated`` from the data sheet; ``none`` where one has to be brought from the device.
+    """
+    if target.runtime not in GPU_RUNTIMES or here(target.compute_capability):
+        return "measured here"
+    return "none" if target.missing_for(target.precision) else "estimated"
 
 
 def usable_cores() -> int:

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.errors import TargetError
-from compress.profile.target import Target, describe_device, list_targets, load_target
+from compress.profile.target import Target, describe_device, list_targets, load_target, offered
+
+GPU = 'device = "x"\nruntime = "onnxruntime-cuda"\n'
 
 
 def test_cpu_is_the_shipped_default() -> None:
@@ -47,6 +49,16 @@ def test_a_new_device_is_one_file(tmp_path: Path) -> None:
         ('device = "x"\nruntime = "onnxruntime-cpu"\nthreads = "2"', ["threads = '2'", "integer"]),
         ('device = "x"\nruntime = "onnxruntime-cpu"\nthreads = true', ["threads = True"]),
         ('device = "x"\nruntime = "onnxruntime-cpu"\nmemory_bandwidth_gb_s = nan', ["memory_bandwidth_gb_s"]),
+        (f"{GPU}memory_bandwidth_gb_s = 900e9", ["memory_bandwidth_gb_s", "3.35 TB/s is 3350"]),
+        (f"{GPU}launch_overhead_us = -1", ["launch_overhead_us = -1"]),
+        (f"{GPU}launch_overhead_us = 5000", ["launch_overhead_us", "microseconds"]),
+        (f"{GPU}[peak_flops]\nfp16 = 125", ["peak_flops", "125 for fp16", "125 TFLOP/s is 125e12"]),
+        (f"{GPU}[peak_flops]\nbf16 = 1e14", ["peak_flops.bf16"]),
+        (f"{GPU}compute_capability = 7.0", ["compute_capability = 7.0", "string"]),
+        (f'{GPU}compute_capability = "70"', ["compute_capability = '70'"]),
+        (f"{GPU}tile_sizes = [[64]]", ["tile_sizes"]),
+        (f'{GPU}precisions = ["half"]', ["precisions", "'half'"]),
+        (f"{GPU}memory_bandwidth = 900", ["unknown key 'memory_bandwidth'", "Did you mean 'memory_bandwidth_gb_s'?"]),
         ("device = ", ["not valid TOML"]),
     ],
 )
@@ -92,3 +104,12 @@ def test_device_description_says_what_decides_latency() -> None:
     described = describe_device(load_target("cpu"))
     assert {"processor", "cores", "threads", "system", "python", "runtime"} <= set(described)
     assert described["threads"] == described["cores"]
+
+
+def test_a_gpu_has_the_precisions_that_its_file_names() -> None:
+    v100 = load_target("v100")
+    assert v100.precision == "fp16" and offered(v100, "auto") == ("fp32", "fp16")
+    with pytest.raises(
+        TargetError, match=r"'v100' \(onnxruntime-cuda\) has no int8; use --precision fp32, fp16 or auto"
+    ):
+        offered(v100, "int8")

@@ -1,0 +1,156 @@
+"""A run for a target that is not this machine: planned, exported and compared here, timed on the device later.
+
+Answers do not depend on the device, so accuracy and parity are measured here, on the processor. Latencies are predicted
+by a profile that was brought from the device, or by one estimated from the target's data sheet; both are said, and the
+verdict on a latency stays inconclusive until ``compress validate`` has run on the device.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.config import RunConfig
+from compress.errors import TargetError
+from compress.export import graph
+from compress.export.cuda import absence, lacking_provider
+from compress.export.engine import Engine, variants
+from compress.export.runtime import open_session
+from compress.loading import Loaded
+from compress.measuring import Device, Exported, deployment_feed, write_onnx
+from compress.plan import Plan, Widths
+from compress.profile.latency import Profile
+from compress.profile.roofline import Roofline, estimate_profile
+from compress.profile.target import GPU_RUNTIMES, Precision, Target, describe_device, load_target
+from compress.sensitivity import answers_of
+from compress.validation import document, metric_section, verdict_of
+
+if TYPE_CHECKING:
+    from compress.export.validate import LatencyComparison
+    from compress.progress import Progress
+    from compress.stages import Stages
+
+
+def open_device(config: RunConfig, loaded: Loaded, scratch: Path, progress: Progress | Stages) -> Device:
+    """The target, whether it is this machine or not.
+
+    Raises:
+        TargetError: it is this machine, but its runtime is missing; or it is not, and there is neither a profile nor a
+            data sheet.
+    """
+    target = loaded.target
+    reason = absence(target) if target.runtime in GPU_RUNTIMES else None
+    if reason is None:
+        lacking = lacking_provider() if target.runtime == "onnxruntime-cuda" else None
+        if lacking is not None:
+            raise TargetError(f"target '{target.name}' is here, but cannot be used: {lacking}")
+        return Device.open(config, loaded, scratch)
+    if config.profile is None:
+        Roofline.of(target, target.precision if config.precision == "auto" else config.precision)
+    progress.info(
+        f"warning: target '{target.name}' is not on this machine: {reason}. "
+        + ("Latencies are predicted by the given profile" if config.profile else "Latencies are estimated")
+        + f", and nothing is timed. To measure: `compress profile MODEL --target {target.name} --seq-len "
+        f"{config.seq_len} --batch-size {config.batch_size} --output {target.name}.json` on the device, then pass "
+        f"--profile {target.name}.json here"
+    )
+    return AbsentDevice.open(config, loaded, scratch)
+
+
+def here(loaded: Loaded) -> Loaded:
+    """The same on this machine: on the target where it is here, else on the processor, which answers alike."""
+    target = loaded.target
+    return replace(loaded, target=load_target("cpu")) if target.runtime in GPU_RUNTIMES and absence(target) else loaded
+
+
+class AbsentDevice(Device):
+    """A target that is elsewhere. What does not depend on it is computed on this machine's processor."""
+
+    def __init__(self, config: RunConfig, target: Target, dense: Path, feed: Any) -> None:
+        self._elsewhere = target
+        super().__init__(config, load_target("cpu"), dense, feed)
+
+    @classmethod
+    def open(cls, config: RunConfig, loaded: Loaded, scratch: Path) -> AbsentDevice:
+        """Export the dense model into ``scratch``."""
+        dense = scratch / "dense.onnx"
+        write_onnx(loaded.checkpoint.model, dense, loaded)
+        return cls(config, loaded.target, dense, deployment_feed(config, loaded))
+
+    def settle(self, precision: Precision, loaded: Loaded, widths: Widths | None = None) -> Engine:
+        """The runtime's default form: there is nothing to time."""
+        return variants(self._elsewhere, precision)[0]
+
+    def take_profile(self, config: RunConfig, loaded: Loaded, engine: Engine, progress: Progress | Stages) -> Profile:
+        """Estimated, from the target's data sheet."""
+        profile = estimate_profile(loaded.shape, self._elsewhere, engine.precision, config.batch_size, config.seq_len)
+        progress.info(
+            f"{engine.name}: dense {profile.table.dense_ms:.3f} ms, embeddings and head {profile.table.fixed_ms:.3f} "
+            f"ms, both estimated from the data sheet of {self._elsewhere.device}"
+        )
+        return profile
+
+    def export(self, model: Any, loaded: Loaded, engine: Engine, allowed_drop: float, stages: Stages) -> Exported:
+        """As for the device, compared with PyTorch here."""
+        return super().export(model, self._here(loaded), engine, allowed_drop, stages)
+
+    def validate(
+        self, plan: Plan, exported: Exported, loaded: Loaded, profile: Profile | None = None
+    ) -> tuple[LatencyComparison | None, dict[str, Any]]:
+        """Metric and parity of the exported file against the dense float32 one; latencies are predictions."""
+        here, evaluation, task = self._here(loaded), loaded.evaluation, loaded.checkpoint.task
+        dense = self._answers(self._dense, here)
+        ours = self._answers(exported.path, here)
+        metric = metric_section(task, evaluation, dense, ours)
+        if exported.float_path != exported.path:
+            unquantized = self._answers(exported.float_path, here)
+            metric["drop_of_fp16"] = metric_section(task, evaluation, unquantized, ours)["drop"]
+            rounded = self._emulated(exported, here)
+            metric["drop_of_fp16_emulated"] = metric_section(task, evaluation, unquantized, rounded)["drop"]
+        verdict, reason = verdict_of(plan, None)
+        predicted = plan.predicted_ms if profile is None else profile.table.predict(plan.structure.widths)
+        return None, document(
+            plan=plan,
+            predicted_ms=predicted,
+            comparison=None,
+            verdict=verdict,
+            reason=reason,
+            metric=metric,
+            sizes=(graph.size_bytes(self._dense), exported.report.size_bytes),
+            length=loaded.length,
+            parity=exported.parity,
+            deployment={
+                "target": self._elsewhere.name,
+                "batch_size": self._config.batch_size,
+                "seq_len": self._config.seq_len,
+                "precision": exported.engine.precision,
+                "engine": exported.engine.to_json(),
+                # Where the metric was computed; the target itself has been nowhere near.
+                "device": describe_device(self._target),
+                "latency": plan.latency_source,
+            },
+        )
+
+    def _here(self, loaded: Loaded) -> Loaded:
+        return replace(loaded, target=self._target)
+
+    def _answers(self, path: Path, here: Loaded) -> Any:
+        session = open_session(path, self._target)
+        try:
+            return answers_of(session, here, here.evaluation)
+        finally:
+            session.close()
+
+    def _emulated(self, exported: Exported, here: Loaded) -> Any:
+        """Answers with every value between operators rounded to fp16, as on a GPU."""
+        import onnx
+
+        from compress.export import half
+
+        rounded = half.emulated(onnx.load(str(exported.float_path)), exported.engine.left_out)
+        with tempfile.TemporaryDirectory(prefix="compress-") as folder:
+            path = Path(folder) / "model.onnx"
+            graph.save(rounded, path, graph.EXTERNAL_DATA_ABOVE_BYTES)
+            return self._answers(path, here)

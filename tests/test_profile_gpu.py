@@ -1,0 +1,37 @@
+"""What the driver prints becomes GPUs; what it prints when it fails becomes none."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compress.profile import gpu
+
+LINES = """Tesla V100-SXM2-16GB, 7.0, 535.183.01, 16384, 1530, 135
+Orin (nvgpu), 8.7, 540.4.0, [N/A], [N/A], [N/A]
+"""
+
+
+def test_gpus_as_the_driver_prints_them() -> None:
+    found = gpu.parse(LINES)
+    assert found[0] == gpu.Gpu("Tesla V100-SXM2-16GB", "7.0", "535.183.01", 16384, 1530, 135)
+    assert (found[1].compute_capability, found[1].memory_mb) == ("8.7", 0)
+    assert found[0].described["gpu"] == "Tesla V100-SXM2-16GB"
+
+
+@given(st.text())
+def test_any_other_text_is_no_gpu(text: str) -> None:
+    assert all(found.compute_capability.replace(".", "", 1).isdigit() for found in gpu.parse(text))
+
+
+def test_a_failing_driver_is_no_gpu() -> None:
+    text = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n"
+    assert gpu.parse(text) == []
+
+
+def test_a_target_is_here_where_the_compute_capability_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "gpus", lambda: tuple(gpu.parse(LINES)))
+    assert [found.name for found in gpu.here("7.0")] == ["Tesla V100-SXM2-16GB"]
+    assert gpu.here("8.0") == []
+    assert len(gpu.here(None)) == 2
