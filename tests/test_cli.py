@@ -89,7 +89,7 @@ class FakePipeline(SimpleNamespace):
         self.configs.append(config)
         return PLAN, None
 
-    def profile_model(self, config: RunConfig, *, progress: Any) -> Any:
+    def profile_model(self, config: RunConfig, *, estimate: bool = False, progress: Any) -> Any:
         self.configs.append(config)
         return FakeProfile()
 
