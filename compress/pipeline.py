@@ -26,7 +26,7 @@ from compress.plan import Plan
 from compress.planning import Rankings, describe_plan, limit_of
 from compress.planning import make_plan as search_plan
 from compress.profile.roofline import estimate_profile
-from compress.profile.target import offered
+from compress.profile.target import of_its_device, offered
 from compress.progress import Progress, Silent
 from compress.pruning import prune
 from compress.sensitivity import refusal_of
@@ -313,6 +313,7 @@ def _given_profile(config: RunConfig, loaded: Loaded) -> Profile | None:
         loaded.target,
         None if config.precision == "auto" else config.precision,
     )
+    of_its_device(profile.device, loaded.target)
     return profile
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from compress.errors import TargetError, did_you_mean
+from compress.errors import ProfileError, TargetError, did_you_mean
 from compress.profile.gpu import here
 
 if sys.version_info >= (3, 11):
@@ -219,6 +219,21 @@ def describe_device(target: Target) -> dict[str, str | int]:
         for gpu in here(target.compute_capability)[:1]:
             described |= gpu.described
     return described
+
+
+def of_its_device(described: Mapping[str, str | int], target: Target) -> None:
+    """Raise ProfileError where a profile was measured on a GPU of another compute capability than its target's.
+
+    Args:
+        described: what ``describe_device`` gave there.
+        target: what the profile is used for.
+    """
+    capability = described.get("compute_capability")
+    if capability is not None and target.compute_capability not in (None, capability):
+        raise ProfileError(
+            f"the profile was measured on {described.get('gpu', 'a GPU')} (compute capability {capability}), target "
+            f"'{target.name}' has {target.compute_capability}; take one on that device with `compress profile`"
+        )
 
 
 Provenance = Literal["measured here", "estimated", "none"]
