@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structures import padded_inputs
 
-from compress.architectures import Encoder, encoder_of
+from compress.architectures import Encoder, encoder_of, family_of
 from compress.errors import TargetError
 from compress.export import graph
 from compress.export.engine import Engine, lower, pack_attention, variants
@@ -24,7 +24,9 @@ from compress.plan import Widths
 from compress.profile.target import Target, load_target, offered
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
-FAMILIES = sorted(TINY_SIZES)
+# Those whose attention is the fused operator; MPNet's adds to its scores, and stays as it is.
+FAMILIES = sorted(family for family in TINY_SIZES if family_of(family).plain_attention)
+UNPACKED = ("mpnet",)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def test_packed_attention_computes_the_same(
     packed = pack_attention(plain)
     onnx.checker.check_model(packed)
     count = sum(width > 0 for width in heads)
-    assert graph.fusions(packed) == ({"Attention": count} if count else {})
+    assert graph.fusions(packed).get("Attention", 0) == (0 if family in UNPACKED else count)
     np.testing.assert_allclose(_run(packed, family), _run(plain, family), atol=1e-5, rtol=0)
 
 
