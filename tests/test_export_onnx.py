@@ -99,9 +99,8 @@ def test_parameters_keep_their_names_and_nothing_tells_of_the_machine(
     emptied = {f"{name}.bias" for name, module in model.named_modules() if isinstance(module, BiasOnly)}
     parameters = {name for name, _ in model.named_parameters()}
     assert parameters - emptied <= {name for name in weights if "." in name} <= parameters
-    # MPNet's position buckets take two constants of their own.
-    constants = 2 if family == "mpnet" else 0
-    assert len(weights) == len(list(model.parameters())) + constants
+    # MPNet's position buckets, where there is attention to add them to, take two constants of their own.
+    assert len(weights) - len(list(model.parameters())) in ((0, 2) if family == "mpnet" else (0,))
 
 
 def test_export_leaves_the_model_as_it_was(tmp_path: Path) -> None:
