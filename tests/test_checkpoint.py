@@ -152,7 +152,14 @@ def test_damaged_configuration(broken: Path, text: str) -> None:
     assert "config.json" in refusal(broken)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "albert", "roberta", "made-up", None])
+@pytest.mark.parametrize(("family", "reason"), [("gpt2", "decoder"), ("llama", "decoder"), ("albert", "share")])
+def test_family_that_cannot_be_supported_says_why(broken: Path, family: str, reason: str) -> None:
+    edit_config(broken, model_type=family)
+    message = refusal(broken)
+    assert f"'{family}' cannot be compressed" in message and reason in message
+
+
+@pytest.mark.parametrize("family", ["made-up", None])
 def test_unsupported_family_names_the_supported(broken: Path, family: str | None) -> None:
     edit_config(broken, model_type=family, auto_map={"AutoConfig": "evil.Config"})
     message = refusal(broken)
@@ -179,7 +186,7 @@ def test_widths_that_the_weights_do_not_have(broken: Path) -> None:
 
 @pytest.mark.parametrize(
     ("head", "named"),
-    [("BertForMaskedLM", None), ("BertModel", "text-classification"), ("BertForQuestionAnswering", None)],
+    [("BertForMaskedLM", None), ("BertModel", "text-classification"), ("BertForMultipleChoice", None)],
 )
 def test_other_head(broken: Path, head: str, named: str | None) -> None:
     edit_config(broken, architectures=[head])
@@ -335,7 +342,7 @@ def test_checkpoint_of_the_hub(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch)
 def test_unsupported_family_of_the_hub_is_not_downloaded(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     edit_config(broken, model_type="llama")
     hub = Hub(broken, monkeypatch)
-    assert "'llama' is not supported" in refusal("someone/chat")
+    assert "'llama' cannot be compressed" in refusal("someone/chat")
     assert hub.fetched == ["config.json"]
 
 

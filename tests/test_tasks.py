@@ -73,7 +73,7 @@ def test_model_takes_the_batches_in_any_order_and_size(checkpoint: Checkpoint, r
     encoded = encode(checkpoint, text=[row["text"] for row in rows], label=[row["label"] for row in rows])
     alone = logits_of(checkpoint, encoded, batch_size=1, sort_by_length=False)
     np.testing.assert_allclose(alone, logits_of(checkpoint, encoded, batch_size=7), atol=1e-5)
-    assert ("token_type_ids" in encoded.features) == (checkpoint.encoder.shape.model_type == "bert")
+    assert ("token_type_ids" in encoded.features) == (checkpoint.encoder.shape.model_type in ("bert", "electra"))
     assert encoded.labels is not None and encoded.labels.dtype == np.int64
 
 
