@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import ExportError, TargetError
+from compress.export.feed import inputs_of
 from compress.profile.gpu import gpus, here
 
 if TYPE_CHECKING:
@@ -40,20 +41,15 @@ class BoundSession:
 
         if self._inference is None:
             raise ExportError("this session is closed; open another with open_session")
-        missing = [name for name in self.input_names if name not in feed]
-        if missing:
-            raise ExportError(
-                f"the model needs input {', '.join(missing)}, the feed has {', '.join(sorted(feed)) or 'nothing'}; "
-                "tokenise with the artifact's own tokenizer"
-            )
+        known = inputs_of(feed, self.input_names)
         import onnxruntime
 
         binding = self._inference.io_binding()
         # A bound call has its own, plain kind of error.
         expected: tuple[type[Exception], ...] = (*runtime_errors(), RuntimeError)
         try:
-            for name in self.input_names:
-                array = np.ascontiguousarray(feed[name])
+            for name, value in known.items():
+                array = np.ascontiguousarray(value)
                 binding.bind_ortvalue_input(
                     name, onnxruntime.OrtValue.ortvalue_from_numpy(array, self._device, self._number)
                 )
@@ -63,7 +59,7 @@ class BoundSession:
             self._inference.run_with_iobinding(binding)
             answers = binding.copy_outputs_to_cpu()
         except expected as error:
-            shapes = {name: tuple(feed[name].shape) for name in self.input_names}
+            shapes = {name: tuple(value.shape) for name, value in known.items()}
             raise ExportError(f"ONNX Runtime could not run the model on inputs {shapes}: {error}") from error
         return answers[0] if len(answers) == 1 else np.stack(answers, axis=-1)
 

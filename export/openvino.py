@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import ExportError, TargetError
+from compress.export.feed import inputs_of
 from compress.profile.target import usable_cores
 
 if TYPE_CHECKING:
@@ -36,13 +37,7 @@ class OpenVinoSession:
     def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         if self._request is None:
             raise ExportError("this session is closed; open another with open_session")
-        try:
-            known = {name: feed[name] for name in self.input_names}
-        except KeyError as error:
-            raise ExportError(
-                f"the model needs input {error}, the feed has {', '.join(sorted(feed)) or 'nothing'}; "
-                "tokenise with the artifact's own tokenizer"
-            ) from None
+        known = inputs_of(feed, self.input_names)
         try:
             outputs = self._request.infer(known)
         except RuntimeError as error:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from compress.errors import ExportError, TargetError, did_you_mean
 from compress.export.cuda import absence, open_cuda
+from compress.export.feed import inputs_of
 from compress.export.openvino import open_openvino
 from compress.profile.target import GPU_RUNTIMES, usable_cores
 
@@ -58,13 +59,7 @@ class OnnxRuntimeSession:
     def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         if self._inference is None:
             raise ExportError("this session is closed; open another with open_session")
-        try:
-            known = {name: feed[name] for name in self.input_names}
-        except KeyError as error:
-            raise ExportError(
-                f"the model needs input {error}, the feed has {', '.join(sorted(feed)) or 'nothing'}; "
-                "tokenise with the artifact's own tokenizer"
-            ) from None
+        known = inputs_of(feed, self.input_names)
         try:
             answers = [np.asarray(answer) for answer in self._inference.run(None, known)]
             return answers[0] if len(answers) == 1 else np.stack(answers, axis=-1)

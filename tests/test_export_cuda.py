@@ -36,7 +36,7 @@ def test_bound_inputs_and_outputs_answer_as_an_ordinary_session_does() -> None:
     # Another batch and length: nothing bound before is left over.
     longer = {"input_ids": np.ones((3, 5), np.int64)}
     assert bound.run(longer).shape[0] == 3
-    with pytest.raises(ExportError, match="needs input input_ids"):
+    with pytest.raises(ExportError, match="needs input 'input_ids'"):
         bound.run({})
     with pytest.raises(ExportError, match=r"could not run the model on inputs .*\(2,\)"):
         bound.run({"input_ids": np.ones(2, np.int64)})
