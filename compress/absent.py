@@ -19,11 +19,11 @@ from compress.export.cuda import absence, lacking_provider
 from compress.export.engine import Engine, variants
 from compress.export.runtime import open_session
 from compress.loading import Loaded
-from compress.measuring import Device, Exported, deployment_feed, write_onnx
+from compress.measuring import Device, Exported, deployment_feed, deployment_section, write_onnx
 from compress.plan import Plan, Widths
 from compress.profile.latency import Profile
 from compress.profile.roofline import Roofline, estimate_profile
-from compress.profile.target import GPU_RUNTIMES, Precision, Target, describe_device, load_target
+from compress.profile.target import GPU_RUNTIMES, Precision, Target, load_target
 from compress.sensitivity import answers_of
 from compress.validation import document, metric_section, verdict_of
 
@@ -121,14 +121,9 @@ class AbsentDevice(Device):
             sizes=(graph.size_bytes(self._dense), exported.report.size_bytes),
             length=loaded.length,
             parity=exported.parity,
+            # The metric was computed on this processor; the target itself has been nowhere near.
             deployment={
-                "target": self._elsewhere.name,
-                "batch_size": self._config.batch_size,
-                "seq_len": self._config.seq_len,
-                "precision": exported.engine.precision,
-                "engine": exported.engine.to_json(),
-                # Where the metric was computed; the target itself has been nowhere near.
-                "device": describe_device(self._target),
+                **deployment_section(self._config, self._elsewhere.name, exported.engine, self._target),
                 "latency": plan.latency_source,
             },
         )

@@ -346,14 +346,7 @@ class Device:
             sizes=(graph.size_bytes(self._dense), exported.report.size_bytes),
             length=loaded.length,
             parity=exported.parity,
-            deployment={
-                "target": self._target.name,
-                "batch_size": self._config.batch_size,
-                "seq_len": self._config.seq_len,
-                "precision": exported.engine.precision,
-                "engine": exported.engine.to_json(),
-                "device": describe_device(self._target),
-            },
+            deployment=deployment_section(self._config, self._target.name, exported.engine, self._target),
         )
 
     def _rows_per_call(self, exported: Exported) -> int:
@@ -366,6 +359,25 @@ class Device:
             return answers_of(session, loaded, loaded.evaluation)
         finally:
             session.close()
+
+
+def deployment_section(config: RunConfig, name: str, engine: Engine, here: Target) -> dict[str, Any]:
+    """What validation.json says of where and how a file was run.
+
+    Args:
+        config: batch size and length.
+        name: of the target that the file is for.
+        engine: how it runs.
+        here: what the metric was computed on: the target itself, or the processor in its stead.
+    """
+    return {
+        "target": name,
+        "batch_size": config.batch_size,
+        "seq_len": config.seq_len,
+        "precision": engine.precision,
+        "engine": engine.to_json(),
+        "device": describe_device(here),
+    }
 
 
 def used_budget(budget: Budget, timed: LatencyComparison) -> float:
