@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class Improved:
     """What trying out structures has found.
 
     Attributes:
-        rankings: with the best coefficients multiplied into their losses.
+        rankings: with the best coefficients.
         widths: of the best structure.
         tried: structures scored, the first one included.
         first, score: score of the structure without coefficients, and the best.
@@ -97,7 +97,7 @@ def improve(
     ):
         # Global and local changes in turn.
         changed = best + (_global if (len(seen) + repeated) % 2 else _local)(layers, generator)
-        found, _ = search_full(rankings.weighted(np.exp(changed)), costs, buckets=BUCKETS)
+        found, _ = search_full(replace(rankings, coefficients=np.exp(changed)), costs, buckets=BUCKETS)
         if found in seen:
             repeated += 1
             continue
@@ -107,7 +107,7 @@ def improve(
         if value < lowest:
             lowest, best, widths = value, changed, found
     elapsed = time.perf_counter() - start
-    return Improved(rankings.weighted(np.exp(best)), widths, len(seen), first, lowest, elapsed)
+    return Improved(replace(rankings, coefficients=np.exp(best)), widths, len(seen), first, lowest, elapsed)
 
 
 def _global(layers: int, generator: np.random.Generator) -> Floats:

@@ -97,7 +97,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
                 importance = weigh(config, loaded)
             # Which of them to keep within the budget, checked on the device before anything expensive rests on it.
             with stages.stage("search"):
-                proposals = in_order([propose(config, loaded, importance, *pair, device, stages) for pair in profiles])
+                proposals = propose_all(config, loaded, importance, profiles, device, stages)
             # Carry out what is promising, and keep the most accurate.
             finished, set_aside = finish_promising(config, loaded, proposals, device, stages)
             chosen = best(finished)
@@ -112,7 +112,22 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
     return _result(config.output, chosen.proposal.plan, validation, stages)
 
 
-def propose(
+def propose_all(
+    config: RunConfig,
+    loaded: Loaded,
+    importance: Importance,
+    profiles: Sequence[tuple[Engine, Profile]],
+    device: Device,
+    stages: Stages,
+) -> list[Proposal]:
+    """The best plan for the budget in every precision, most promising first."""
+    if config.budget.kind == "macs":
+        # MACs are the same in every precision, and so is what trying out whole structures finds.
+        importance = refine(config, loaded, importance, None, SHARE, stages)
+    return in_order([_propose(config, loaded, importance, *pair, device, stages) for pair in profiles])
+
+
+def _propose(
     config: RunConfig,
     loaded: Loaded,
     importance: Importance,
@@ -122,7 +137,7 @@ def propose(
     stages: Stages,
 ) -> Proposal:
     """The best plan for the budget in one precision, with losses mended by trying out whole structures."""
-    if not _met_by_dense(config, profile):
+    if config.budget.kind != "macs" and not _met_by_dense(config, profile):
         importance = refine(config, loaded, importance, profile, SHARE, stages)
     plan, profile = _search_on_device(config, loaded, importance, profile, device, engine, stages)
     return Proposal(engine, profile, plan, importance)

@@ -55,10 +55,17 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Rankings:
-    """Rankings of all sublayers, by layer."""
+    """Rankings of all sublayers, by layer.
+
+    Attributes:
+        heads, filters: of each layer.
+        coefficients: what the search multiplies the losses of attention and FFN of each layer with, [layers, 2]; None
+            for ones. What is said about a plan stays in the losses' own unit, so that plans can be compared.
+    """
 
     heads: tuple[Ranking, ...]
     filters: tuple[Ranking, ...]
+    coefficients: NDArray[np.float64] | None = None
 
     @classmethod
     def from_fisher(cls, fisher: Fisher) -> Rankings:
@@ -85,14 +92,6 @@ class Rankings:
     def none(cls) -> Rankings:
         """No rankings: for a plan that keeps everything."""
         return cls((), ())
-
-    def weighted(self, coefficients: NDArray[np.float64]) -> Rankings:
-        """The same orders, losses multiplied by coefficients for attention and FFN of each layer, [layers, 2]."""
-
-        def times(rankings: tuple[Ranking, ...], factors: NDArray[np.float64]) -> tuple[Ranking, ...]:
-            return tuple(Ranking(r.order, r.loss * factor) for r, factor in zip(rankings, factors, strict=True))
-
-        return Rankings(times(self.heads, coefficients[:, 0]), times(self.filters, coefficients[:, 1]))
 
     def total(self) -> float:
         """What is lost when nothing stays: the scale of every loss."""
@@ -170,10 +169,13 @@ class Costs:
 
     def sublayers(self, rankings: Rankings) -> list[Sublayer]:
         """The search's view: attention and FFN of each layer in turn."""
+        factors = rankings.coefficients
+        if factors is None:
+            factors = np.ones((len(rankings.heads), 2))
         sublayers = []
-        for heads, filters in zip(rankings.heads, rankings.filters, strict=True):
-            sublayers.append(Sublayer(self.heads, self.head_cost, heads.loss[list(self.heads)]))
-            sublayers.append(Sublayer(self.filters, self.filter_cost, filters.loss[list(self.filters)]))
+        for heads, filters, (of_heads, of_filters) in zip(rankings.heads, rankings.filters, factors, strict=True):
+            sublayers.append(Sublayer(self.heads, self.head_cost, of_heads * heads.loss[list(self.heads)]))
+            sublayers.append(Sublayer(self.filters, self.filter_cost, of_filters * filters.loss[list(self.filters)]))
         return sublayers
 
 
@@ -287,9 +289,11 @@ def make_plan(
         assert fisher is not None
         structure = _kwon_structure(fisher, shape, budget, profile, limit, length)
     else:
-        widths, allocation = search_full(rankings, Costs.of(budget, shape, profile, length, share))
+        costs = Costs.of(budget, shape, profile, length, share)
+        widths, allocation = search_full(rankings, costs)
         structure = rankings.structure(widths)
-        gap = round((allocation.gap or 0.0) / max(rankings.total(), 1e-30), 6)
+        everything = sum(float(sublayer.loss[0]) for sublayer in costs.sublayers(rankings))
+        gap = round((allocation.gap or 0.0) / max(everything, 1e-30), 6)
     return describe_plan(shape, structure, budget, method, rankings, length, profile, gap, seed)
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import staged
-from compress.candidates import Finished, Proposal, in_order
+from compress.candidates import Finished, Proposal
 from compress.config import RunConfig
 from compress.errors import BudgetUnreachable, ConfigError
 from compress.loading import Loaded, load
 from compress.measuring import Device
-from compress.pipeline import dense_plan, finish, finish_promising, profiles_of, propose, reachable
+from compress.pipeline import dense_plan, finish, finish_promising, profiles_of, propose_all, reachable
 from compress.plan import Budget, BudgetKind
 from compress.progress import Progress, Silent
 from compress.stages import Stages
@@ -191,7 +191,7 @@ def _at(
         stages.info(str(error))
         return []
     with stages.stage("search"):
-        proposals = in_order([propose(config, loaded, importance, *pair, device, stages) for pair in within])
+        proposals = propose_all(config, loaded, importance, within, device, stages)
     finished, _ = finish_promising(config, loaded, proposals, device, stages)
     return [Point.of(str(config.budget), candidate) for candidate in finished]
 

@@ -46,13 +46,23 @@ def test_the_rankings_returned_lead_the_search_to_the_best() -> None:
     assert late_filters_matter(found.rankings.structure(again)) == pytest.approx(found.score, rel=0.05)
 
 
+def test_what_a_plan_is_said_to_lose_does_not_depend_on_the_coefficients() -> None:
+    """Plans of several precisions are compared by it, and each has coefficients of its own."""
+    rankings = random_rankings(0)
+    found = improve(rankings, COSTS, late_filters_matter, candidates=30)
+    searched = [[sublayer.loss[0] for sublayer in COSTS.sublayers(r)] for r in (rankings, found.rankings)]
+    assert searched[0] != searched[1]
+    assert found.rankings.lost(found.widths) == rankings.lost(found.widths)
+    assert found.rankings.total() == rankings.total()
+
+
 def test_a_score_that_likes_the_first_best_changes_nothing() -> None:
     rankings = random_rankings(1)
     start, _ = search_full(rankings, COSTS)
     best = rankings.structure(start)
     found = improve(rankings, COSTS, lambda s: 0.0 if s == best else 1.0, candidates=10)
     assert found.widths == start and found.score == 0.0
-    for before, after in zip(rankings.filters, found.rankings.filters, strict=True):
+    for before, after in zip(COSTS.sublayers(rankings), COSTS.sublayers(found.rankings), strict=True):
         np.testing.assert_array_equal(before.loss, after.loss)
 
 
