@@ -18,7 +18,7 @@ from compress.export import graph, half, openvino
 from compress.export.engine import Engine, lower, variants
 from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
 from compress.export.onnx import ExportReport, check_parity, export_onnx, report_of
-from compress.export.runtime import Session, open_session, refuse_absent
+from compress.export.runtime import Session, open_session, refuse_absent, require_runtime
 from compress.export.validate import LatencyComparison, choose, compare_latency
 from compress.loading import Loaded
 from compress.plan import Budget, Plan, Widths
@@ -182,9 +182,10 @@ class Device:
         """Export the dense model into ``scratch``.
 
         Raises:
-            TargetError: the target is not on this machine.
+            TargetError: the target is not on this machine, or its runtime is not installed.
         """
         refuse_absent(loaded.target)
+        require_runtime(loaded.target)
         dense = scratch / "dense.onnx"
         write_onnx(loaded.checkpoint.model, dense, loaded)
         return cls(config, loaded.target, dense, deployment_feed(config, loaded))

@@ -57,7 +57,7 @@ def open_openvino(model: Path | bytes, target: Target) -> Session:
         TargetError: OpenVINO is not installed.
         ExportError: it refuses the model.
     """
-    openvino = _library(target)
+    openvino = library(target)
     if isinstance(model, Path) and not model.is_file():
         raise ExportError(f"there is no model file '{model}'; export it with `compress export`")
     try:
@@ -92,7 +92,7 @@ def convert(model: Path | bytes, target: Target, samples: Sequence[Feed] | None 
         TargetError: OpenVINO or nncf is not installed.
         ExportError: one of them refuses the model.
     """
-    openvino = _library(target)
+    openvino = library(target)
     try:
         found = _read(openvino, openvino.Core(), model)
         return found if samples is None else _quantized(found, samples, target, quick)
@@ -148,7 +148,7 @@ def _quantized(model: Any, samples: Sequence[Feed], target: Target, quick: bool)
         return nncf.quantize(model, dataset, **options)
 
 
-def _library(target: Target) -> Any:
+def library(target: Target) -> Any:
     try:
         import openvino
     except ImportError:

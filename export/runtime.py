@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import ExportError, TargetError, did_you_mean
+from compress.export import openvino
 from compress.export.cuda import absence, open_cuda
 from compress.export.feed import inputs_of
-from compress.export.openvino import open_openvino
 from compress.profile.target import GPU_RUNTIMES, usable_cores
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def runtime_errors() -> tuple[type[Exception], ...]:
     return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
 
 
-def _open_onnxruntime_cpu(model: Path | bytes, target: Target) -> Session:
+def _onnxruntime(target: Target) -> Any:
     try:
         import onnxruntime
     except ImportError:
@@ -86,6 +86,23 @@ def _open_onnxruntime_cpu(model: Path | bytes, target: Target) -> Session:
             f"target '{target.name}' runs in ONNX Runtime, which is not installed; "
             "install the extra: pip install 'compress[cpu]'"
         ) from None
+    return onnxruntime
+
+
+def require_runtime(target: Target) -> None:
+    """Find out before anything is computed for a target; GPUs have checks of their own (``cuda.py``).
+
+    Raises:
+        TargetError: the target's runtime is not installed; the message names the extra to install.
+    """
+    if target.runtime == "onnxruntime-cpu":
+        _onnxruntime(target)
+    elif target.runtime == "openvino":
+        openvino.library(target)
+
+
+def _open_onnxruntime_cpu(model: Path | bytes, target: Target) -> Session:
+    onnxruntime = _onnxruntime(target)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = target.threads or usable_cores()
     options.inter_op_num_threads = 1
@@ -118,7 +135,7 @@ def load_inference(model: Path | bytes, options: Any, providers: Sequence[Any]) 
 _OPENERS: dict[str, Callable[[Path | bytes, Target], Session]] = {
     "onnxruntime-cpu": _open_onnxruntime_cpu,
     "onnxruntime-cuda": open_cuda,
-    "openvino": open_openvino,
+    "openvino": openvino.open_openvino,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -308,6 +309,17 @@ def test_bad_input_is_one_clear_message_exit_3_and_nothing_written(
     assert code == 3
     assert message in said.err
     assert "Traceback" not in said.err + said.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_runtime_is_said_before_anything_is_exported(
+    tiny_bert: Path, data_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setattr(measuring, "write_onnx", lambda *_: pytest.fail("the dense model was exported"))
+    arguments = ["run", str(tiny_bert), "--data", str(data_csv), "--macs", "0.5", "--seq-len", str(LENGTH)]
+    assert cli.main([*arguments, "--target", "cpu-openvino", "--output", str(tmp_path / "out")]) == 3
+    assert "pip install 'compress[openvino]'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
