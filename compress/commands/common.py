@@ -1,0 +1,94 @@
+"""What commands share: options said once, progress on stderr, JSON on stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from compress.options import CONFIG_FILE, DEFAULTS, EFFORTS, EMBEDDINGS, HELP, METHODS, PRECISIONS, flag
+
+if TYPE_CHECKING:
+    from compress.config import Resolved
+    from compress.progress import Progress
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on stdout."""
+    click.echo(json.dumps(document, indent=1, default=str))
+
+
+@contextlib.contextmanager
+def working(*, quiet: bool = False) -> Iterator[Progress]:
+    """Report on stderr; whatever a library prints meanwhile goes there too, so that stdout holds the result alone."""
+    from compress.progress import progress_for
+
+    with contextlib.redirect_stdout(sys.stderr):
+        yield progress_for(sys.stderr, quiet=quiet)
+
+
+def shown(name: str, **attributes: Any) -> Callable[[Command], Command]:
+    """The click option of a ``RunConfig`` field."""
+    text = HELP[name] + (f"  [default: {DEFAULTS[name]}]" if name in DEFAULTS else "")
+    return click.option(flag(name), name, help=text, **attributes)
+
+
+MODEL = [click.argument("model", required=False)]
+CONFIG = [click.option("--config", "config_file", metavar="FILE", help=f"Options; default: ./{CONFIG_FILE} if there.")]
+DATA = [
+    shown("data", metavar="D"),
+    shown("eval_data", metavar="E"),
+    shown("text_column", metavar="NAME"),
+    shown("label_column", metavar="NAME"),
+    shown("task", metavar="T"),
+]
+BUDGET = [
+    shown("latency_ms", type=float, metavar="X"),
+    shown("speedup", type=float, metavar="X"),
+    shown("macs", type=float, metavar="F"),
+]
+DEPLOYMENT = [
+    shown("target", metavar="NAME"),
+    shown("batch_size", type=int, metavar="N"),
+    shown("seq_len", type=int, metavar="N"),
+    shown("precision", type=click.Choice(PRECISIONS)),
+    shown("embedding", type=click.Choice(EMBEDDINGS)),
+    shown("int8_drop", type=float, metavar="F"),
+]
+SEARCH = [
+    shown("method", type=click.Choice(METHODS)),
+    shown("samples", type=int, metavar="N"),
+    shown("label_free", is_flag=True, default=None),
+    shown("search_seconds", type=float, metavar="S"),
+    shown("profile", metavar="FILE"),
+]
+EFFORT = [shown("effort", type=click.Choice(EFFORTS))]
+SEED = [shown("seed", type=int, metavar="N")]
+OUTPUT = [shown("output", metavar="DIR")]
+COMMON = [
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout; logs go to stderr."),
+    click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
+]
+
+
+def with_options(*groups: Sequence[Callable[[Any], Any]]) -> Callable[[Command], Command]:
+    """Give a command several groups of options, in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed([option for group in (*groups, COMMON) for option in group]):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def resolve_config(values: dict[str, Any], config_file: str | None, *require: str) -> Resolved:
+    from compress.config import find_config_file, resolve
+
+    return resolve(values, find_config_file(config_file), require=require)
