@@ -8,43 +8,32 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.absent import here, open_device
 from compress.artifact import staged
-from compress.candidates import Finished, Proposal, account, best, hopeless, in_order, place
+from compress.candidates import Finished, Proposal, account, best, place
 from compress.config import RunConfig
-from compress.errors import BudgetUnreachable
 from compress.export.runtime import refuse_absent
+from compress.finishing import finish_promising
 from compress.loading import Loaded, load, load_model
 from compress.manifest import read_manifest
-from compress.measuring import Device, corrected, used_budget
+from compress.measuring import Device
 from compress.plan import Plan
-from compress.planning import Rankings, describe_plan, limit_of
-from compress.planning import make_plan as search_plan
+from compress.planning import limit_of
 from compress.profile.roofline import estimate_profile
-from compress.profile.target import of_its_device, offered
+from compress.profile.target import offered
 from compress.progress import Progress, Silent
+from compress.proposing import SHARE, dense_plan, given_profile, profiles_of, propose_all, reachable, search
 from compress.pruning import prune
-from compress.sensitivity import refusal_of
 from compress.stages import Stages
-from compress.weighing import Importance, refine, trade_off, weigh
+from compress.weighing import refine, trade_off, weigh
 
 if TYPE_CHECKING:
-    from compress.export.engine import Engine
     from compress.profile.latency import Profile
-
-# Part of a latency budget that is planned for: what it leaves absorbs the error of the prediction and the width of the
-# interval. Where the planned structure measures otherwise the profile is corrected and the search repeated.
-SHARE = 0.968
-ROUNDS = 3
-# Times that a structure is built, for the case that the finished file misses a budget that its check met.
-ATTEMPTS = 2
-# A measured structure that uses so much of the budget is good: met with room for the interval, and the budget is used.
-LEAST_USED, MOST_USED = 0.95, 0.985
 
 
 @dataclass(frozen=True)
@@ -112,77 +101,6 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
     return _result(config.output, chosen.proposal.plan, validation, stages)
 
 
-def propose_all(
-    config: RunConfig,
-    loaded: Loaded,
-    importance: Importance,
-    profiles: Sequence[tuple[Engine, Profile]],
-    device: Device,
-    stages: Stages,
-) -> list[Proposal]:
-    """The best plan for the budget in every precision, most promising first."""
-    if config.budget.kind == "macs":
-        # MACs are the same in every precision, and so is what trying out whole structures finds.
-        importance = refine(config, loaded, importance, None, SHARE, stages)
-    return in_order([_propose(config, loaded, importance, *pair, device, stages) for pair in profiles])
-
-
-def _propose(
-    config: RunConfig,
-    loaded: Loaded,
-    importance: Importance,
-    engine: Engine,
-    profile: Profile,
-    device: Device,
-    stages: Stages,
-) -> Proposal:
-    """The best plan for the budget in one precision, with losses mended by trying out whole structures."""
-    if config.budget.kind != "macs" and not _met_by_dense(config, profile):
-        importance = refine(config, loaded, importance, profile, SHARE, stages)
-    plan, profile = _search_on_device(config, loaded, importance, profile, device, engine, stages)
-    return Proposal(engine, profile, plan, importance)
-
-
-def finish_promising(
-    config: RunConfig, loaded: Loaded, proposals: Sequence[Proposal], device: Device, stages: Stages
-) -> tuple[list[Finished], dict[str, str]]:
-    """Carry out proposals, most promising first; and why others were not, by precision."""
-    finished: list[Finished] = []
-    set_aside: dict[str, str] = {}
-    for proposal in proposals:
-        reason = hopeless(proposal, finished)
-        if reason is None:
-            finished.append(finish(config, loaded, proposal, device, stages))
-        else:
-            set_aside[proposal.engine.precision] = reason
-    return finished, set_aside
-
-
-def finish(config: RunConfig, loaded: Loaded, proposal: Proposal, device: Device, stages: Stages) -> Finished:
-    """Carry a proposal out: prune, reconstruct, export, measure; once more where the file misses the budget."""
-    engine, plan, profile, importance = proposal.engine, proposal.plan, proposal.measured_with, proposal.weighed
-    for attempt in range(1, ATTEMPTS + 1):
-        # Take out what the plan does not keep, and fit what is left to the dense model.
-        with stages.stage("reconstruct"):
-            model, repairs = prune(config, loaded, plan, stages)
-        # Write the file and measure it.
-        with stages.stage("export"):
-            exported = device.export(model, loaded, engine, config.int8_drop, stages)
-        stages.info(exported.summary())
-        with stages.stage("validate"):
-            timed, validation = device.validate(plan, exported, loaded, profile)
-        stages.info(validation["reason"])
-        refused = refusal_of(validation, exported, loaded, config.int8_drop)
-        done = validation["verdict"] == "pass" or config.budget.kind == "macs" or config.profile or refused
-        if done or timed is None or attempt == ATTEMPTS:
-            break
-        # The device has become slower, or the check was lucky: what the file itself shows counts.
-        profile = corrected(profile, plan, timed)
-        with stages.stage("search"):
-            plan, profile = _search_on_device(config, loaded, importance, profile, device, engine, stages)
-    return Finished(replace(proposal, profile=profile, plan=plan), model, repairs, exported, validation, refused)
-
-
 def make_plan(config: RunConfig, *, progress: Progress | None = None) -> tuple[Plan, Profile | None]:
     """Search only: no weights are changed or written.
 
@@ -200,7 +118,7 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> tuple[P
         importance = weigh(config, loaded)
     with stages.stage("search"):
         importance = refine(config, loaded, importance, profile, SHARE, stages)
-        plan = _search(config, loaded, importance, profile, SHARE)
+        plan = search(config, loaded, importance, profile, SHARE)
     return plan, profile
 
 
@@ -314,58 +232,8 @@ def why(artifact: Path) -> dict[str, Any]:
     return explain(artifact)
 
 
-def _given_profile(config: RunConfig, loaded: Loaded) -> Profile | None:
-    """The profile of ``--profile``, checked against this model and deployment; None where none was given."""
-    if config.profile is None:
-        return None
-    from compress.profile.latency import Profile
-
-    profile = Profile.read(config.profile)
-    profile.matches(
-        loaded.shape,
-        config.batch_size,
-        config.seq_len,
-        loaded.target,
-        None if config.precision == "auto" else config.precision,
-    )
-    of_its_device(profile.device, loaded.target)
-    return profile
-
-
-def profiles_of(config: RunConfig, loaded: Loaded, device: Device, stages: Stages) -> list[tuple[Engine, Profile]]:
-    """Engine and profile of every precision in question."""
-    given = _given_profile(config, loaded)
-    found = []
-    for precision in offered(loaded.target, config.precision if given is None else given.precision):
-        engine = device.settle(precision, loaded)
-        found.append((engine, given or device.take_profile(config, loaded, engine, stages)))
-    return found
-
-
-def reachable(
-    config: RunConfig, loaded: Loaded, profiles: Sequence[tuple[Engine, Profile]], stages: Stages
-) -> list[tuple[Engine, Profile]]:
-    """Those that can meet the budget at all.
-
-    Raises:
-        BudgetUnreachable: none can.
-    """
-    found: list[tuple[Engine, Profile]] = []
-    unreachable: BudgetUnreachable | None = None
-    for engine, profile in profiles:
-        try:
-            limit_of(config.budget, loaded.shape, profile, loaded.length)
-            found.append((engine, profile))
-        except BudgetUnreachable as error:
-            stages.info(f"{engine.precision}: {error}")
-            unreachable = error
-    if not found and unreachable is not None:
-        raise unreachable
-    return found
-
-
 def _profile_without_run(config: RunConfig, loaded: Loaded, stages: Stages) -> Profile:
-    given = _given_profile(config, loaded)
+    given = given_profile(config, loaded)
     if given is not None:
         return given
     # Of several precisions the fastest: what a plan without a run is for is to see what can be reached.
@@ -378,84 +246,6 @@ def _profile_without_run(config: RunConfig, loaded: Loaded, stages: Stages) -> P
                 return device.take_profile(config, loaded, device.settle(precision, loaded), stages)
         finally:
             device.close()
-
-
-def _search(config: RunConfig, loaded: Loaded, importance: Importance, profile: Profile | None, share: float) -> Plan:
-    return search_plan(
-        shape=loaded.shape,
-        budget=config.budget,
-        method=config.method,
-        rankings=importance.rankings,
-        length=loaded.length,
-        profile=profile,
-        fisher=importance.fisher,
-        share=share,
-        seed=config.seed,
-    )
-
-
-def _search_on_device(
-    config: RunConfig,
-    loaded: Loaded,
-    importance: Importance,
-    profile: Profile,
-    device: Device,
-    engine: Engine,
-    stages: Stages,
-) -> tuple[Plan, Profile]:
-    """Search, time the planned structure, and search again with a corrected profile where the two disagree.
-
-    A profile that was given is taken as it is: equal inputs then give equal plans.
-
-    Returns:
-        The plan that uses the budget best of those measured within it; where none was, the last, which rests on all
-        corrections. And the profile that predicts it.
-    """
-    budget = config.budget
-    if budget.kind == "macs":
-        # The plan of a MACs budget rests on nothing measured; the profile is there for `compress why`.
-        return _search(config, loaded, importance, profile if config.profile else None, 1.0), profile
-    if _met_by_dense(config, profile):
-        by = " by the estimate" if profile.source == "estimated" else ""
-        stages.info(f"the dense model in {engine.precision} already meets {budget}{by}: nothing is pruned")
-        return dense_plan(config, loaded, profile), profile
-    plan = _search(config, loaded, importance, profile, SHARE)
-    if config.profile is not None or profile.source == "estimated":
-        return plan, profile
-    within: list[tuple[float, Plan, Profile]] = []
-    for number in range(ROUNDS):
-        timed = device.compare(loaded, plan.structure.widths, engine)
-        used = used_budget(budget, timed)
-        stages.info(f"planned {engine.precision} structure measured at {used:.1%} of the budget (round {number + 1})")
-        if LEAST_USED <= used <= MOST_USED:
-            return plan, profile
-        profile = corrected(profile, plan, timed)
-        if used <= MOST_USED:
-            predicted = round(profile.table.predict(plan.structure.widths), 6)
-            within.append((used, replace(plan, predicted_ms=predicted, dense_ms=profile.dense_ms), profile))
-        replanned = _search(config, loaded, importance, profile, SHARE)
-        if replanned.structure == plan.structure:
-            break
-        plan = replanned
-    if not within:
-        return plan, profile
-    _, plan, profile = max(within, key=lambda found: found[0])
-    return plan, profile
-
-
-def _met_by_dense(config: RunConfig, profile: Profile) -> bool:
-    """Whether the dense model, in the profile's precision, is within a latency budget."""
-    return profile.table.dense_ms <= (config.budget.latency_ms(profile.dense_ms) or 0.0)
-
-
-def dense_plan(config: RunConfig, loaded: Loaded, profile: Profile | None = None) -> Plan:
-    from compress.plan import Budget, Structure
-
-    structure = Structure.dense(loaded.shape)
-    budget = config.budget_given or Budget("macs", 1.0)
-    return describe_plan(
-        loaded.shape, structure, budget, config.method, Rankings.none(), loaded.length, profile, 0.0, config.seed
-    )
 
 
 def chosen_for(loaded: Loaded, plan: Plan) -> None:

@@ -12,11 +12,12 @@ from compress.artifact import staged
 from compress.candidates import Finished, Proposal
 from compress.config import RunConfig
 from compress.errors import BudgetUnreachable, ConfigError
+from compress.finishing import finish, finish_promising
 from compress.loading import Loaded, load
 from compress.measuring import Device
-from compress.pipeline import dense_plan, finish, finish_promising, profiles_of, propose_all, reachable
 from compress.plan import Budget, BudgetKind
 from compress.progress import Progress, Silent
+from compress.proposing import dense_plan, profiles_of, propose_all, reachable
 from compress.stages import Stages
 from compress.weighing import Importance, weigh
 from compress.writing import dump

@@ -1,0 +1,188 @@
+"""From profiles and importance to the best plan of every precision in question, checked on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from compress.candidates import Proposal, in_order
+from compress.config import RunConfig
+from compress.errors import BudgetUnreachable
+from compress.loading import Loaded
+from compress.measuring import Device, corrected, used_budget
+from compress.plan import Budget, Plan, Structure
+from compress.planning import Rankings, describe_plan, limit_of, make_plan
+from compress.profile.target import of_its_device, offered
+from compress.stages import Stages
+from compress.weighing import Importance, refine
+
+if TYPE_CHECKING:
+    from compress.export.engine import Engine
+    from compress.profile.latency import Profile
+
+# Part of a latency budget that is planned for: what it leaves absorbs the error of the prediction and the width of the
+# interval. Where the planned structure measures otherwise the profile is corrected and the search repeated.
+SHARE = 0.968
+ROUNDS = 3
+# A measured structure that uses so much of the budget is good: met with room for the interval, and the budget is used.
+LEAST_USED, MOST_USED = 0.95, 0.985
+
+
+def profiles_of(config: RunConfig, loaded: Loaded, device: Device, stages: Stages) -> list[tuple[Engine, Profile]]:
+    """Engine and profile of every precision in question."""
+    given = given_profile(config, loaded)
+    found = []
+    for precision in offered(loaded.target, config.precision if given is None else given.precision):
+        engine = device.settle(precision, loaded)
+        found.append((engine, given or device.take_profile(config, loaded, engine, stages)))
+    return found
+
+
+def given_profile(config: RunConfig, loaded: Loaded) -> Profile | None:
+    """The profile of ``--profile``, checked against this model and deployment; None where none was given."""
+    if config.profile is None:
+        return None
+    from compress.profile.latency import Profile
+
+    profile = Profile.read(config.profile)
+    profile.matches(
+        loaded.shape,
+        config.batch_size,
+        config.seq_len,
+        loaded.target,
+        None if config.precision == "auto" else config.precision,
+    )
+    of_its_device(profile.device, loaded.target)
+    return profile
+
+
+def reachable(
+    config: RunConfig, loaded: Loaded, profiles: Sequence[tuple[Engine, Profile]], stages: Stages
+) -> list[tuple[Engine, Profile]]:
+    """Those that can meet the budget at all.
+
+    Raises:
+        BudgetUnreachable: none can.
+    """
+    found: list[tuple[Engine, Profile]] = []
+    unreachable: BudgetUnreachable | None = None
+    for engine, profile in profiles:
+        try:
+            limit_of(config.budget, loaded.shape, profile, loaded.length)
+            found.append((engine, profile))
+        except BudgetUnreachable as error:
+            stages.info(f"{engine.precision}: {error}")
+            unreachable = error
+    if not found and unreachable is not None:
+        raise unreachable
+    return found
+
+
+def propose_all(
+    config: RunConfig,
+    loaded: Loaded,
+    importance: Importance,
+    profiles: Sequence[tuple[Engine, Profile]],
+    device: Device,
+    stages: Stages,
+) -> list[Proposal]:
+    """The best plan for the budget in every precision, most promising first."""
+    if config.budget.kind == "macs":
+        # MACs are the same in every precision, and so is what trying out whole structures finds.
+        importance = refine(config, loaded, importance, None, SHARE, stages)
+    return in_order([_propose(config, loaded, importance, *pair, device, stages) for pair in profiles])
+
+
+def _propose(
+    config: RunConfig,
+    loaded: Loaded,
+    importance: Importance,
+    engine: Engine,
+    profile: Profile,
+    device: Device,
+    stages: Stages,
+) -> Proposal:
+    """The best plan for the budget in one precision, with losses mended by trying out whole structures."""
+    if config.budget.kind != "macs" and not _met_by_dense(config, profile):
+        importance = refine(config, loaded, importance, profile, SHARE, stages)
+    plan, profile = search_on_device(config, loaded, importance, profile, device, engine, stages)
+    return Proposal(engine, profile, plan, importance)
+
+
+def search_on_device(
+    config: RunConfig,
+    loaded: Loaded,
+    importance: Importance,
+    profile: Profile,
+    device: Device,
+    engine: Engine,
+    stages: Stages,
+) -> tuple[Plan, Profile]:
+    """Search, time the planned structure, and search again with a corrected profile where the two disagree.
+
+    A profile that was given is taken as it is: equal inputs then give equal plans.
+
+    Returns:
+        The plan that uses the budget best of those measured within it; where none was, the last, which rests on all
+        corrections. And the profile that predicts it.
+    """
+    budget = config.budget
+    if budget.kind == "macs":
+        # The plan of a MACs budget rests on nothing measured; the profile is there for `compress why`.
+        return search(config, loaded, importance, profile if config.profile else None, 1.0), profile
+    if _met_by_dense(config, profile):
+        by = " by the estimate" if profile.source == "estimated" else ""
+        stages.info(f"the dense model in {engine.precision} already meets {budget}{by}: nothing is pruned")
+        return dense_plan(config, loaded, profile), profile
+    plan = search(config, loaded, importance, profile, SHARE)
+    if config.profile is not None or profile.source == "estimated":
+        return plan, profile
+    within: list[tuple[float, Plan, Profile]] = []
+    for number in range(ROUNDS):
+        timed = device.compare(loaded, plan.structure.widths, engine)
+        used = used_budget(budget, timed)
+        stages.info(f"planned {engine.precision} structure measured at {used:.1%} of the budget (round {number + 1})")
+        if LEAST_USED <= used <= MOST_USED:
+            return plan, profile
+        profile = corrected(profile, plan, timed)
+        if used <= MOST_USED:
+            predicted = round(profile.table.predict(plan.structure.widths), 6)
+            within.append((used, replace(plan, predicted_ms=predicted, dense_ms=profile.dense_ms), profile))
+        replanned = search(config, loaded, importance, profile, SHARE)
+        if replanned.structure == plan.structure:
+            break
+        plan = replanned
+    if not within:
+        return plan, profile
+    _, plan, profile = max(within, key=lambda found: found[0])
+    return plan, profile
+
+
+def search(config: RunConfig, loaded: Loaded, importance: Importance, profile: Profile | None, share: float) -> Plan:
+    """The structure that loses least within so much of the budget."""
+    return make_plan(
+        shape=loaded.shape,
+        budget=config.budget,
+        method=config.method,
+        rankings=importance.rankings,
+        length=loaded.length,
+        profile=profile,
+        fisher=importance.fisher,
+        share=share,
+        seed=config.seed,
+    )
+
+
+def _met_by_dense(config: RunConfig, profile: Profile) -> bool:
+    """Whether the dense model, in the profile's precision, is within a latency budget."""
+    return profile.table.dense_ms <= (config.budget.latency_ms(profile.dense_ms) or 0.0)
+
+
+def dense_plan(config: RunConfig, loaded: Loaded, profile: Profile | None = None) -> Plan:
+    """The plan that keeps everything."""
+    structure = Structure.dense(loaded.shape)
+    budget = config.budget_given or Budget("macs", 1.0)
+    return describe_plan(
+        loaded.shape, structure, budget, config.method, Rankings.none(), loaded.length, profile, 0.0, config.seed
+    )
