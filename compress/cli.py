@@ -115,6 +115,7 @@ for _command in (
     building.sweep,
     building.export,
     judging.validate,
+    judging.verify,
     judging.why,
     machine.targets,
     machine.doctor,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from compress.errors import ConfigError, did_you_mean
 from compress.options import BUDGETS, CONFIG_FILE, HELP, flag
 from compress.plan import Budget, BudgetKind
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from compress.reading import MOST_TOML_BYTES, Unreadable, parse_toml, read_text
 
 Origin = str  # "command line" ("argument" from Python), the file's name ("compress.toml"), "target" or "default"
 
@@ -256,11 +251,9 @@ def read_config_file(path: Path) -> tuple[dict[str, Any], GateLimits]:
         ConfigError: the file cannot be read, is no TOML, or has a key that is no option.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        raw = parse_toml(read_text(path, MOST_TOML_BYTES))
+    except Unreadable as error:
         raise ConfigError(f"cannot read '{path}': {error}") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"'{path}' is not valid TOML: {error}") from None
     gate = raw.pop("gate", {})
     for name in raw:
         if name not in HELP:

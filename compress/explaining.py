@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from compress.errors import ArtifactError
 from compress.plan import Plan
 from compress.profile.latency import Profile
+from compress.reading import Unreadable, parse_json, read_text
 from compress.writing import TRADE_OFF
 
 
@@ -50,12 +50,12 @@ def _trade_off(artifact: Path) -> list[dict[str, float]]:
     if not file.is_file():
         return []
     try:
-        points = json.loads(file.read_text(encoding="utf-8"))
+        points = parse_json(read_text(file))
         return sorted(
             ({k: float(point[k]) for k in ("latency_ms", "importance_kept", "macs_fraction")} for point in points),
             key=lambda point: point["latency_ms"],
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (Unreadable, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ArtifactError(f"'{file}' is damaged: {error!r}; make the artifact again") from None
 
 

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from compress.errors import PlanError
+from compress.reading import Unreadable, parse_json, read_text
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 FORMAT_VERSION = 1
+
+# Far beyond any encoder; what computes with sizes need not fear for its range.
+MOST_UNITS = 10**6
+# How files are read: no key that is not known, no text for a number, no NaN.
+_STRICT: dict[str, Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
 BudgetKind = Literal["latency_ms", "speedup", "macs"]
 
@@ -32,12 +42,20 @@ class EncoderShape:
         filters: FFN intermediate neurons per layer, F.
     """
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
     model_type: str
     layers: int
     hidden_size: int
     heads: int
     head_size: int
     filters: int
+
+    def check(self) -> None:
+        """Raise PlanError unless all sizes are those of an encoder that can exist."""
+        for name in ("layers", "hidden_size", "heads", "head_size", "filters"):
+            if not 1 <= (size := getattr(self, name)) <= MOST_UNITS:
+                raise PlanError(f"an encoder has 1 to {MOST_UNITS} {name.replace('_', ' ')}, the plan says {size}")
 
     def macs_per_head(self, length: float) -> float:
         """Multiply-accumulates of one head at a sequence length: 4·s·d·d_h + 2·s²·d_h."""
@@ -69,6 +87,8 @@ class Widths:
 class Structure:
     """Which heads and filters each layer keeps: ascending indices into the dense layer, in layer order."""
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
     heads: tuple[tuple[int, ...], ...]
     filters: tuple[tuple[int, ...], ...]
 
@@ -99,6 +119,8 @@ class Structure:
 @dataclass(frozen=True)
 class Budget:
     """The one constraint of a run: end-to-end milliseconds, a speed-up, or a fraction of the dense MACs."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
     kind: BudgetKind
     value: float
@@ -133,6 +155,8 @@ class Plan:
         seed: of the run.
     """
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
     shape: EncoderShape
     structure: Structure
     budget: Budget
@@ -146,6 +170,7 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self.shape.check()
         self.structure.check(self.shape)
 
     def to_json(self) -> str:
@@ -159,24 +184,27 @@ class Plan:
         Raises:
             PlanError: the text is no plan, is of another format version, or contradicts itself.
         """
+        from pydantic import ValidationError
+
         try:
-            raw: dict[str, Any] = json.loads(text)
-            version = raw.pop("format")
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-            raise PlanError(f"this is not a plan.json of compress: {error!r}") from None
-        if version != FORMAT_VERSION:
-            raise PlanError(f"plan has format {version!r}, this version of compress reads format {FORMAT_VERSION}")
+            raw = parse_json(text)
+        except Unreadable as error:
+            raise PlanError(f"this is not a plan.json of compress: {error}") from None
+        if not isinstance(raw, dict) or "format" not in raw:
+            raise PlanError("this is not a plan.json of compress: it does not say its format; see `compress plan`")
+        version = raw.pop("format")
+        if version != FORMAT_VERSION or isinstance(version, bool):
+            raise PlanError(
+                f"plan has format {version!r}, this version of compress reads format {FORMAT_VERSION}; "
+                "install the version that wrote it (an artifact's manifest.json says which), or make the plan again"
+            )
         try:
-            kept = raw.pop("structure")
-            structure = Structure(
-                heads=tuple(tuple(int(i) for i in units) for units in kept["heads"]),
-                filters=tuple(tuple(int(i) for i in units) for units in kept["filters"]),
-            )
-            return cls(
-                shape=EncoderShape(**raw.pop("shape")), budget=Budget(**raw.pop("budget")), structure=structure, **raw
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise PlanError(f"plan is damaged: {error!r}; make it again with `compress plan`") from None
+            # As JSON again: there lists may stand for tuples, and types are strict all the same.
+            return _adapter().validate_json(json.dumps(raw))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "plan"
+            raise PlanError(f"plan is damaged: {where}: {first['msg']}; make it again with `compress plan`") from None
 
     @classmethod
     def read(cls, path: str | Path) -> Plan:
@@ -184,8 +212,8 @@ class Plan:
         file = Path(path)
         file = file / "plan.json" if file.is_dir() else file
         try:
-            return cls.from_json(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+            return cls.from_json(read_text(file))
+        except Unreadable as error:
             raise PlanError(f"cannot read plan '{file}': {error}") from None
 
     def explain(self) -> str:
@@ -208,3 +236,11 @@ class Plan:
         if self.optimality_gap is not None:
             lines.append(f"  optimality gap of the search: at most {self.optimality_gap:.3%} of the objective")
         return "\n".join(lines)
+
+
+@cache
+def _adapter() -> TypeAdapter[Plan]:
+    # Made when the first plan is read: most of what imports this module reads none.
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Plan)

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from compress.reading import printable
+
 if TYPE_CHECKING:
     from compress.config import Resolved, RunConfig
     from compress.doctor import Finding
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from compress.plan import EncoderShape, Plan, Widths
     from compress.profile.target import Target
     from compress.sweep import Swept
+    from compress.verifying import Verified
 
 BAR_WIDTH = 24
 _VERDICT_STYLE = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
@@ -263,6 +266,17 @@ def why(reasons: Mapping[str, Any]) -> None:
             _say(console, title, "bold")
         for line in [lines] if isinstance(lines, str) else lines:
             _say(console, f"  {line}")
+
+
+def verified(artifact: str, found: Verified) -> None:
+    """What `compress verify` found: a line for each file that is not as it was written."""
+    console = _console()
+    for finding in found.findings:
+        _say(console, f"{finding.problem}: {printable(finding.file)}: {printable(finding.detail)}", "red")
+    if found.findings:
+        _say(console, f"{printable(artifact)} is not as it was written: restore it, or make it again", "bold red")
+    else:
+        _say(console, f"{printable(artifact)}: all {found.files} files are as compress {found.written_by} wrote them")
 
 
 def targets(known: Sequence[Target]) -> None:

@@ -13,7 +13,7 @@ from compress._version import __version__
 from compress.artifact import save_model
 from compress.config import RunConfig
 from compress.loading import Loaded
-from compress.manifest import write_manifest
+from compress.manifest import SEAL, write_manifest
 from compress.plan import Plan
 from compress.stages import Stages
 
@@ -74,13 +74,14 @@ def write_artifact(
 def renew_validation(
     directory: Path, manifest: Mapping[str, Any], validation: Mapping[str, Any], config: RunConfig, plan: Plan
 ) -> None:
-    """Replace validation.json and the card, and bring the manifest's hashes up to date."""
-    for name, text in (("validation.json", dump(validation)), ("README.md", card(config, plan, validation))):
+    """Replace validation.json and the card, and their hashes in the manifest; what it says of other files stays."""
+    texts = {"validation.json": dump(validation), "README.md": card(config, plan, validation)}
+    for name, text in texts.items():
         temporary = directory / f".{name}.partial"
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(directory / name)
-    facts = {k: v for k, v in manifest.items() if k not in ("format", "versions", "command", "files")}
-    write_manifest(directory, {**facts, "device": validation["deployment"]["device"]})
+    facts = {k: v for k, v in manifest.items() if k not in ("format", "versions", "command", "files", SEAL)}
+    write_manifest(directory, {**facts, "device": validation["deployment"]["device"]}, manifest["files"], set(texts))
 
 
 def _predicted(plan: Plan) -> list[str]:

@@ -12,10 +12,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from compress.errors import ProfileError
+from compress.errors import PlanError, ProfileError
 from compress.plan import EncoderShape, Widths
 from compress.profile.table import LatencyTable, PiecewiseLinear, fit_piecewise
 from compress.profile.target import Target
+from compress.reading import Missing, Unreadable, parse_json, read_text
 
 FORMAT_VERSION = 1
 
@@ -114,6 +115,7 @@ class Profile:
             raise ValueError(
                 f"the table ends at {dense} layers, heads and filters, the encoder has others: {self.shape}"
             )
+        self.shape.check()
         if min(self.batch_size, self.seq_len) < 1:
             raise ValueError(f"batch size and length must be positive, got {self.batch_size} x {self.seq_len}")
 
@@ -177,24 +179,24 @@ class Profile:
             ProfileError: the text is no profile, is of another format version, is damaged, or contradicts itself.
         """
         try:
-            raw: Any = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            raw: Any = parse_json(text)
+        except Unreadable as error:
             raise ProfileError(f"this is not a profile of compress: {error}") from None
         if not isinstance(raw, dict) or "format" not in raw:
             raise ProfileError("this is not a profile of compress: it does not say its format; see `compress profile`")
         if raw["format"] != FORMAT_VERSION or isinstance(raw["format"], bool):
             raise ProfileError(
-                f"the profile has format {raw['format']!r}, this version of compress reads format {FORMAT_VERSION}; "
-                "take it again with `compress profile`"
+                f"the profile has format {raw['format']!r}, this version of compress reads format "
+                f"{FORMAT_VERSION}; install the version that took it, or take it again with `compress profile`"
             )
         try:
             return _ADAPTER.validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "profile"
-            raise ProfileError(
-                f"the profile is damaged: {where}: {first['msg']}; take it again with `compress profile`"
-            ) from None
+            first = error.errors(include_url=False)[0]
+            problem = f"{'.'.join(map(str, first['loc'])) or 'profile'}: {first['msg']}"
+        except (PlanError, OverflowError) as error:  # sizes that no encoder has
+            problem = str(error)
+        raise ProfileError(f"the profile is damaged: {problem}; take it again with `compress profile`") from None
 
     @classmethod
     def read(cls, path: str | Path) -> Profile:
@@ -206,10 +208,10 @@ class Profile:
         file = Path(path)
         file = file / "profile.json" if file.is_dir() else file
         try:
-            text = file.read_text(encoding="utf-8")
-        except FileNotFoundError:
+            text = read_text(file)
+        except Missing:
             raise ProfileError(f"there is no profile '{file}'; take one with `compress profile`") from None
-        except (OSError, UnicodeDecodeError) as error:
+        except Unreadable as error:
             raise ProfileError(f"cannot read profile '{file}': {error}") from None
         try:
             return cls.from_json(text)

@@ -71,7 +71,7 @@ class LatencyTable:
                 raise ValueError(f"{kind}: widths must ascend")
             if not all(a <= b for a, b in itertools.pairwise(times)) or not math.isfinite(times[-1]):
                 raise ValueError(f"{kind}: latencies must be finite and must not fall")
-        if not (math.isfinite(self.fixed_ms) and self.fixed_ms >= 0 and self.dense_ms > 0):
+        if not (math.isfinite(self.fixed_ms) and self.fixed_ms >= 0 and 0 < self.dense_ms < math.inf):
             raise ValueError(f"the fixed part must be finite and not negative, and not all be 0; got {self.fixed_ms}")
 
     def attention_at(self, heads: int) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from collections.abc import Mapping
 from importlib import metadata
 from importlib.resources import files
@@ -19,11 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from compress.errors import ProfileError, TargetError, did_you_mean
 from compress.profile.gpu import here
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from compress.reading import MOST_TOML_BYTES, Missing, Unreadable, parse_toml, read_text
 
 RuntimeName = Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "openvino"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -165,13 +160,11 @@ def list_targets() -> list[Target]:
 
 def _read(path: Path) -> Target:
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        raw = parse_toml(read_text(path, MOST_TOML_BYTES))
+    except Missing:
         raise TargetError(f"target file '{path}' does not exist; see `compress targets` for names") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except Unreadable as error:
         raise TargetError(f"cannot read target file '{path}': {error}") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise TargetError(f"target file '{path}' is not valid TOML: {error}") from None
     try:
         return Target.model_validate({"name": path.stem, **raw})
     except ValidationError as error:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from compress.commands.common import DATA, DEPLOYMENT, print_json, with_options, working
+from compress.errors import EXIT_FAIL, EXIT_PASS
 
 
 @click.command(short_help="Measure an artifact again.")
@@ -52,3 +53,23 @@ def why(artifact: str, as_json: bool) -> None:
     from compress import render
 
     print_json(reasons) if as_json else render.why(reasons)
+
+
+@click.command(short_help="Check that no file of an artifact changed.")
+@click.argument("artifact", metavar="OUT")
+@with_options()
+def verify(artifact: str, as_json: bool) -> int:
+    """Check every file of an artifact against its manifest, offline: names what changed, is missing, or is extra.
+
+    \b
+    Example:
+      compress verify out
+
+    Exit codes: 0 as it was written, 1 a file is not, 3 no artifact. This finds damage, not malice.
+    """
+    from compress import render
+    from compress.verifying import verify as check
+
+    found = check(artifact)
+    print_json(found.to_json()) if as_json else render.verified(artifact, found)
+    return EXIT_FAIL if found.findings else EXIT_PASS
