@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from compress.errors import ModelError
 from compress.plan import EncoderShape, Widths
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+AttentionKind = Literal["scaled", "disentangled"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,9 @@ class Architecture:
             passed over.
         position_bias: name of the argument of ``attention`` that brings what is added to the scores of each head,
             [batch, dense heads, sequence, sequence]; None where there is none.
-        plain_attention: whether attention is scaled dot products of the three projections, ``position_bias`` added,
-            which one fused operator computes. Any other is exported as it is written.
+        attention_kind: what is computed between the projections, so that the export can put a fused operator there
+            (``export/attention.py``): ``scaled``, scaled dot products, ``position_bias`` added; ``disentangled``, with
+            terms between contents and positions. None: anything else, exported as it is written.
         first_position: tokens' positions count from ``pad_token_id`` + this; None: from 0.
     """
 
@@ -61,7 +65,7 @@ class Architecture:
     all_head_size_attributes: tuple[str, ...] = ("all_head_size",)
     by_head: tuple[str, ...] = ()
     position_bias: str | None = None
-    plain_attention: bool = True
+    attention_kind: AttentionKind | None = "scaled"
     first_position: int | None = None
 
 
@@ -104,7 +108,7 @@ FAMILIES: dict[str, Architecture] = {
             key="attention.self.key_proj",
             value="attention.self.value_proj",
             by_head=("attention.self.pos_key_proj", "attention.self.pos_query_proj"),
-            plain_attention=False,
+            attention_kind="disentangled",
         ),
         Architecture(
             model_type="distilbert",
@@ -185,14 +189,14 @@ class EncoderLayer:
         """The module in a role, a path field of ``Architecture``: ``query``, ``attention_output``, ``ffn_sum``, ..."""
         return cast("nn.Linear", _get(self.module, getattr(self.family, role)))
 
-    def further_by_head(self) -> list[nn.Linear]:
-        """The projections of ``Architecture.by_head`` that this layer has."""
-        found = []
+    def further_by_head(self) -> dict[str, nn.Linear]:
+        """The projections of ``Architecture.by_head`` that this layer has, by their path from the whole model."""
+        found = {}
         for path in self.family.by_head:
             *parents, leaf = path.split(".")
             module = getattr(_get(self.module, ".".join(parents)), leaf, None)
             if module is not None:
-                found.append(cast("nn.Linear", module))
+                found[f"{self.prefix}.{path}"] = cast("nn.Linear", module)
         return found
 
     def name(self, role: str) -> str:

@@ -210,7 +210,7 @@ class Device:
         """The file that a structure of these widths would have, but for its weights; good for timing."""
         import onnx
 
-        if loaded.checkpoint.encoder.family.plain_attention:
+        if loaded.checkpoint.encoder.family.attention_kind is not None:
             if self._pattern is None:
                 self._pattern = graph.trim_vocabulary(onnx.load(str(self._dense)), TIMED_VOCABULARY)
             narrowed = graph.narrow(self._pattern, loaded.checkpoint.encoder, widths)
@@ -224,7 +224,7 @@ class Device:
         return data
 
     def _exported_anew(self, loaded: Loaded, widths: Widths) -> Any:
-        """``graph.narrow`` by way of PyTorch, in seconds: for attention that is no single operator."""
+        """``graph.narrow`` by way of PyTorch, in seconds: for attention that is exported as it is written."""
         import copy
 
         import onnx

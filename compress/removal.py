@@ -115,7 +115,7 @@ def _remove_heads(layer: EncoderLayer, kept: tuple[int, ...], head_size: int, hi
         layer.set("attention", NoAttention(projection, bias_only))
         return
     units = torch.tensor([head * head_size + i for head in kept for i in range(head_size)])
-    for linear in (*(layer.get(role) for role in ("query", "key", "value")), *layer.further_by_head()):
+    for linear in (*(layer.get(role) for role in ("query", "key", "value")), *layer.further_by_head().values()):
         _keep_rows(linear, units)
     if family.position_bias is not None:
         select_position_bias(attention, kept, family.position_bias)
@@ -140,7 +140,7 @@ def select_position_bias(attention: nn.Module, kept: tuple[int, ...], argument: 
 def _select_bias(
     argument: str, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    position, bias = bias_among(attention, argument, args, kwargs)
+    position, bias = argument_among(attention, argument, args, kwargs)
     if bias is None:
         return args, kwargs
     chosen = bias.index_select(1, cast("Tensor", getattr(attention, KEPT_HEADS)))
@@ -149,10 +149,10 @@ def _select_bias(
     return (*args[:position], chosen, *args[position + 1 :]), kwargs
 
 
-def bias_among(
+def argument_among(
     attention: nn.Module, argument: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[int | None, Tensor | None]:
-    """The position bias among the arguments of an attention module, and its place where it is not given by name."""
+    """One of the arguments of an attention module, and its place where it is not given by name."""
     if argument in kwargs:
         return None, kwargs[argument]
     position = list(inspect.signature(attention.forward).parameters).index(argument)

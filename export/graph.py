@@ -181,16 +181,21 @@ class _Cut:
         for node in self.nodes:
             node.input[:] = [f"{linear}.bias" if name == output else name for name in node.input]
 
-    def set_heads(self, query: str, heads: int) -> None:
-        """Set the number of heads of the attention that reads a query projection."""
-        output = self.sum_with_bias(query).output[0]
-        node = next(node for node in self.nodes if node.op_type == _ATTENTION and node.input[0] == output)
+    def set_heads(self, value: str, heads: int, *, bias_of_all: bool) -> None:
+        """Set the number of heads of the attention that reads a value projection.
+
+        Args:
+            value: the projection.
+            heads: their number.
+            bias_of_all: whether what is added to the scores is made for all heads of the dense model.
+        """
+        output = self.sum_with_bias(value).output[0]
+        node = next(node for node in self.nodes if node.op_type == _ATTENTION and node.input[2] == output)
         for attribute in node.attribute:
             if attribute.name == "num_heads":
                 attribute.i = heads
-        if len(node.input) > _POSITION_BIAS:
-            # The bias is made for all heads of the dense model: these heads' part of it.
-            kept, chosen = f"{query}.kept_heads", f"{query}.position_bias"
+        if bias_of_all:
+            kept, chosen = f"{value}.kept_heads", f"{value}.position_bias"
             self.added.append(numpy_helper.from_array(np.arange(heads), kept))
             gather = helper.make_node("Gather", [node.input[_POSITION_BIAS], kept], [chosen], axis=1)
             self.nodes.insert(self.nodes.index(node), gather)
@@ -204,7 +209,7 @@ def narrow(model: ModelProto, encoder: Encoder, widths: Widths) -> ModelProto:
     to ``removal.remove`` with those units, followed by an export (``tests/test_export_graph.py``).
 
     Args:
-        model: a dense encoder of a family with plain attention, as ``export_onnx`` wrote it.
+        model: a dense encoder of a family with an ``attention_kind``, as ``export_onnx`` wrote it.
         encoder: of the model it was exported from; gives names and dense sizes.
         widths: heads and filters per layer; 0 leaves the bias of the sublayer.
 
@@ -233,10 +238,10 @@ def _narrow_attention(cut: _Cut, layer: EncoderLayer, heads: int, encoder: Encod
     if heads == 0:
         cut.leave_bias_only(output)
     elif heads < encoder.shape.heads:
-        for role in ("query", "key", "value"):
-            cut.keep_outputs(layer.name(role), heads * encoder.shape.head_size)
+        for name in (*(layer.name(role) for role in ("query", "key", "value")), *layer.further_by_head()):
+            cut.keep_outputs(name, heads * encoder.shape.head_size)
         cut.keep_inputs(output, heads * encoder.shape.head_size)
-        cut.set_heads(layer.name("query"), heads)
+        cut.set_heads(layer.name("value"), heads, bias_of_all=layer.family.position_bias is not None)
 
 
 def _narrow_ffn(cut: _Cut, layer: EncoderLayer, filters: int, encoder: Encoder) -> None:

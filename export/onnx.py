@@ -1,13 +1,7 @@
 """From a PyTorch encoder to an ONNX file with fused attention and dynamic batch and length.
 
-The exporter would write attention out as a dozen operators per layer, which ONNX Runtime's optimiser does not put
-together again (on transformers 5 graphs it fuses none). So the attention modules are exchanged, for the time of the
-export, for one that calls ``com.microsoft.MultiHeadAttention`` on the output of the query, key and value projections.
-That needs no reshapes, takes any number of heads, and reads the padding mask as the caller gives it. The exchange goes
-by the family's entry in ``architectures.py`` and not by the attention interface of transformers, which BERT and
-DistilBERT of transformers 4.57 do not call. It stands for plain scaled dot products, with a position bias where the
-family has one; attention of other kinds (``plain_attention=False``) is exported as it is written. ``check_parity``
-catches a model whose entry is wrong.
+Attention modules are exchanged for fused ones while the exporter runs (``attention.py``). ``check_parity`` catches a
+model whose entry in ``architectures.py`` is wrong.
 """
 
 from __future__ import annotations
@@ -18,17 +12,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.architectures import EncoderLayer, encoder_of, longest_input
+from compress.architectures import longest_input
 from compress.errors import ExportError
+from compress.export.attention import PaddingMask, fused_attention
 from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
-from compress.removal import KEPT_HEADS, NoAttention, attention_input, bias_among, projection_in_attention
 
 if TYPE_CHECKING:
     from compress.export.runtime import Session
@@ -55,62 +49,10 @@ class ExportReport:
     size_bytes: int
 
 
-class _PaddingMask:
-    """Where the exported model leaves its padding mask [batch, sequence] int32 for its attention modules."""
-
-    value: Tensor | None = None
-
-
-class _FusedAttention(nn.Module):
-    """Stands in for a self-attention module during the export.
-
-    It takes over the children of the module it replaces under their own names, so that parameters keep theirs.
-    """
-
-    def __init__(self, layer: EncoderLayer, head_size: int, mask: _PaddingMask) -> None:
-        super().__init__()
-        family = layer.family
-        for name, child in layer.get("attention").named_children():
-            self.add_module(name, child)
-        self._query, self._key, self._value = (
-            getattr(family, role).removeprefix(f"{family.attention}.") for role in ("query", "key", "value")
-        )
-        self._projection = projection_in_attention(family)
-        self._heads = layer.get("query").out_features // head_size
-        self._scale = head_size**-0.5
-        self._mask = mask
-        # Not a child of this module: only its signature is asked for, and which heads it has kept.
-        self._original = [layer.get("attention")]
-        self._bias = family.position_bias
-
-    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-        hidden = attention_input(args, kwargs)
-        query, key, value = (self.get_submodule(path)(hidden) for path in (self._query, self._key, self._value))
-        # Inputs by position: query, key, value, bias, key_padding_mask, attention_bias.
-        inputs = [query, key, value, None, self._mask.value, self._position_bias(args, kwargs)]
-        while inputs[-1] is None:
-            inputs.pop()
-        context = torch.onnx.ops.symbolic(
-            "com.microsoft::MultiHeadAttention",
-            inputs,
-            attrs={"num_heads": self._heads, "scale": self._scale},
-            dtype=query.dtype,
-            shape=query.shape,
-            version=1,
-        )
-        return (context if self._projection is None else self.get_submodule(self._projection)(context)), None
-
-    def _position_bias(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-        (original,) = self._original
-        bias = None if self._bias is None else bias_among(original, self._bias, args, kwargs)[1]
-        kept = getattr(original, KEPT_HEADS, None)
-        return bias if bias is None or kept is None else bias.index_select(1, kept)
-
-
 class _Exported(nn.Module):
     """The model as the file has it: tensors by position in, tensors by position out."""
 
-    def __init__(self, model: nn.Module, input_names: Sequence[str], outputs: Outputs, mask: _PaddingMask) -> None:
+    def __init__(self, model: nn.Module, input_names: Sequence[str], outputs: Outputs, mask: PaddingMask) -> None:
         super().__init__()
         self.model = model
         self._input_names, self._outputs, self._mask = tuple(input_names), outputs, mask
@@ -120,24 +62,6 @@ class _Exported(nn.Module):
         mask = named.get(MASK_INPUT)
         self._mask.value = None if mask is None else mask.to(torch.int32)
         return self._outputs(self.model, named)
-
-
-@contextmanager
-def _fused_attention(model: nn.Module) -> Iterator[_PaddingMask]:
-    """Exchange the attention modules of ``model`` while the block runs."""
-    encoder = encoder_of(model)
-    mask = _PaddingMask()
-    replaced: list[tuple[EncoderLayer, nn.Module]] = []
-    try:
-        for layer in encoder:
-            attention = cast("nn.Module", layer.get("attention"))
-            if layer.family.plain_attention and not isinstance(attention, NoAttention):
-                layer.set("attention", _FusedAttention(layer, encoder.shape.head_size, mask))
-                replaced.append((layer, attention))
-        yield mask
-    finally:
-        for layer, attention in replaced:
-            layer.set("attention", attention)
 
 
 @contextmanager
@@ -232,7 +156,7 @@ def _trace(model: Any, input_names: tuple[str, ...], output_names: tuple[str, ..
     axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("sequence", min=1, max=longest)}
     training = model.training
     try:
-        with _fused_attention(model) as mask, _quiet(), torch.no_grad():
+        with fused_attention(model) as mask, _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 _Exported(model, input_names, outputs, mask).eval(),
                 inputs,

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structures import padded_inputs
 
-from compress.architectures import Encoder, encoder_of, family_of
+from compress.architectures import Encoder, encoder_of
 from compress.errors import TargetError
 from compress.export import graph
 from compress.export.engine import Engine, lower, pack_attention, variants
@@ -24,9 +24,9 @@ from compress.plan import Widths
 from compress.profile.target import Target, load_target, offered
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
-# Those whose attention is the fused operator; MPNet's adds to its scores, and stays as it is.
-FAMILIES = sorted(family for family in TINY_SIZES if family_of(family).plain_attention)
-UNPACKED = ("mpnet",)
+# Those that add something to the scores stay as they are.
+FAMILIES = sorted(TINY_SIZES)
+UNPACKED = ("deberta-v2", "mpnet")
 
 
 @pytest.fixture(scope="module")

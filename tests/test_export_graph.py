@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structures import first_units, padded_inputs
 
-from compress.architectures import Encoder, encoder_of, family_of, shape_of
+from compress.architectures import Encoder, encoder_of, shape_of
 from compress.errors import ExportError, PlanError
 from compress.export import graph
 from compress.export.onnx import export_onnx
@@ -26,8 +26,7 @@ from compress.profile.target import Target
 from compress.removal import remove
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
-# Attention that is no single operator is not cut in the graph but exported anew.
-FAMILIES = sorted(family for family in set(TINY_SIZES) - set(ALIKE) if family_of(family).plain_attention)
+FAMILIES = sorted(set(TINY_SIZES) - set(ALIKE))
 
 
 @dataclass(frozen=True)

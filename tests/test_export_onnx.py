@@ -71,7 +71,7 @@ def test_inputs_output_and_dynamic_axes(exported: tuple[str, Any, Path, ExportRe
 
 def test_report_counts_what_is_in_the_file(exported: tuple[str, Any, Path, ExportReport]) -> None:
     family, model, path, report = exported
-    attentions = sum(width > 0 for width in _heads(model)) if family_of(family).plain_attention else 0
+    attentions = sum(width > 0 for width in _heads(model)) if family_of(family).attention_kind else 0
     assert report.fusions == ({"MultiHeadAttention": attentions} if attentions else {})
     assert report.size_bytes == path.stat().st_size
     assert report.nodes == len(onnx.load(str(path)).graph.node)
@@ -92,16 +92,14 @@ def test_parameters_keep_their_names_and_nothing_tells_of_the_machine(
     assert all(dim > 0 for tensor in proto.graph.initializer for dim in tensor.dims)
     assert str(Path(__file__).parents[1]).encode() not in path.read_bytes()
     assert b".py" not in path.read_bytes()
-    if not family_of(family).plain_attention:
-        # What is computed from weights alone, positions for instance, the exporter may compute beforehand.
-        return
     weights = {t.name for t in proto.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
     emptied = {f"{name}.bias" for name, module in model.named_modules() if isinstance(module, BiasOnly)}
     parameters = {name for name, _ in model.named_parameters()}
-    # MPNet's position buckets go with its attention: without heads the table is unused, with heads it needs constants.
-    unused = {name for name in parameters if "relative_attention_bias" in name and not any(_heads(model))}
+    # Tables of relative positions go with the attention: without heads they are unused, with heads they need constants.
+    positions = ("relative_attention_bias", "rel_embeddings", "encoder.LayerNorm")
+    unused = {name for name in parameters if any(part in name for part in positions) and not any(_heads(model))}
     assert parameters - emptied - unused <= {name for name in weights if "." in name} <= parameters
-    if family != "mpnet":
+    if family not in ("deberta-v2", "mpnet"):
         assert len(weights) == len(list(model.parameters()))
 
 

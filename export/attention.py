@@ -1,0 +1,169 @@
+"""Stand-ins for attention modules while a model is exported: one fused operator each, for any number of heads.
+
+The exporter would write attention out as a dozen operators per layer, which ONNX Runtime's optimiser does not put
+together again (on transformers 5 graphs it fuses none). So the attention modules are exchanged, for the time of the
+export, for one that calls ``com.microsoft.MultiHeadAttention`` on the output of the query, key and value projections.
+That takes any number of heads and reads the padding mask as the caller gives it. The exchange goes by the family's
+entry in ``architectures.py`` and not by the attention interface of transformers, which BERT and DistilBERT of
+transformers 4.57 do not call.
+
+Beside ``num_heads`` nothing in what a stand-in writes depends on the number of heads: ``graph.narrow`` relies on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from compress.architectures import AttentionKind, EncoderLayer, encoder_of
+from compress.removal import KEPT_HEADS, NoAttention, argument_among, attention_input, projection_in_attention
+
+
+class PaddingMask:
+    """Where the exported model leaves its padding mask [batch, sequence] int32 for its attention modules."""
+
+    value: Tensor | None = None
+
+
+class ScaledAttention(nn.Module):
+    """Stands in for a self-attention module of scaled dot products during the export.
+
+    It takes over the children of the module it replaces under their own names, so that parameters keep theirs.
+    """
+
+    def __init__(self, layer: EncoderLayer, head_size: int, mask: PaddingMask) -> None:
+        super().__init__()
+        family = layer.family
+        for name, child in layer.get("attention").named_children():
+            self.add_module(name, child)
+        self._query, self._key, self._value = (
+            getattr(family, role).removeprefix(f"{family.attention}.") for role in ("query", "key", "value")
+        )
+        self._projection = projection_in_attention(family)
+        self._heads = layer.get("query").out_features // head_size
+        self._head_size = head_size
+        self._mask = mask
+        # Not a child of this module: only its signature, its settings and the heads it has kept are asked for.
+        self._original = [layer.get("attention")]
+        self._bias = family.position_bias
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        hidden = attention_input(args, kwargs)
+        query, key, value = (self.get_submodule(path)(hidden) for path in (self._query, self._key, self._value))
+        # Inputs by position: query, key, value, bias, key_padding_mask, attention_bias.
+        inputs = [query, key, value, None, self._mask.value, self._added(query, key, args, kwargs)]
+        while inputs[-1] is None:
+            inputs.pop()
+        context = torch.onnx.ops.symbolic(
+            "com.microsoft::MultiHeadAttention",
+            inputs,
+            attrs={"num_heads": self._heads, "scale": self._scale},
+            dtype=query.dtype,
+            shape=query.shape,
+            version=1,
+        )
+        return (context if self._projection is None else self.get_submodule(self._projection)(context)), None
+
+    @property
+    def _scale(self) -> float:
+        """What dot products of queries and keys are multiplied by."""
+        return self._head_size**-0.5
+
+    def _added(self, query: Tensor, key: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """What is added to the scores [batch or 1, heads or 1, sequence, sequence]; None for nothing."""
+        if self._bias is None:
+            return None
+        bias = self._argument(self._bias, args, kwargs)
+        kept = getattr(self._original[0], KEPT_HEADS, None)
+        return bias if bias is None or kept is None else bias.index_select(1, kept)
+
+    def _argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """One of the arguments that the replaced module would have got."""
+        return argument_among(self._original[0], name, args, kwargs)[1]
+
+    def _by_head(self, projected: Tensor) -> Tensor:
+        """[batch, sequence, heads x head size] as [batch, heads, sequence, head size]."""
+        batch, length, _ = projected.shape
+        return projected.view(batch, length, -1, self._head_size).transpose(1, 2)
+
+
+class DisentangledAttention(ScaledAttention):
+    """The same for attention with scores between contents and relative positions (DeBERTa-v2).
+
+    Source: He et al., "DeBERTa", section 3.1: content to content is the fused operator's; content to position (c2p) and
+    position to content (p2c) are computed beside it and added to its scores.
+    """
+
+    @property
+    def _scale(self) -> float:
+        kinds = sum(kind in self._original[0].pos_att_type for kind in ("c2p", "p2c"))
+        return 1 / math.sqrt(self._head_size * (1 + kinds))
+
+    def _added(self, query: Tensor, key: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        original: Any = self._original[0]
+        distances = self._argument("relative_pos", args, kwargs)
+        embeddings = self._argument("rel_embeddings", args, kwargs)
+        if not original.relative_attention or distances is None or embeddings is None:
+            return None
+        span = original.pos_ebd_size
+        embeddings = embeddings[: 2 * span].unsqueeze(0)
+        # [1, 1, sequence, sequence], whatever axes the release of transformers gives it.
+        distances = distances.reshape(1, 1, *distances.shape[-2:]).long()
+
+        def scores(contents: Tensor, shared: str, own: str, places: Tensor) -> Tensor:
+            """Contents against positions, each content with the positions at its places."""
+            projection = self.get_submodule(shared if original.share_att_key else own)
+            positions = self._by_head(projection(embeddings))
+            products = self._by_head(contents) @ positions.transpose(-1, -2)
+            return _gathered(products, places.clamp(0, 2 * span - 1))
+
+        found = []
+        if "c2p" in original.pos_att_type:
+            found.append(scores(query, self._key, "pos_key_proj", distances + span))
+        if "p2c" in original.pos_att_type:
+            found.append(scores(key, self._query, "pos_query_proj", span - distances).transpose(-1, -2))
+        return sum(found[1:], found[0]) * self._scale if found else None
+
+
+def _gathered(products: Tensor, places: Tensor) -> Tensor:
+    """products [batch, heads, sequence, positions] at places [1, 1, sequence, sequence] of the last axis.
+
+    ``torch.gather`` wants places for every head, and would write their number into the graph.
+    """
+    batch, heads, _, _ = products.shape
+    shape = (batch, heads, *places.shape[-2:])
+    sizes = torch.onnx.ops.symbolic("Shape", [products[:, :, :1, :1]], dtype=torch.int64, shape=(4,))
+    expanded = torch.onnx.ops.symbolic("Expand", [places, sizes], dtype=torch.int64, shape=shape)
+    return torch.onnx.ops.symbolic(
+        "GatherElements", [products, expanded], attrs={"axis": -1}, dtype=products.dtype, shape=shape
+    )
+
+
+KINDS: dict[AttentionKind, type[ScaledAttention]] = {
+    "scaled": ScaledAttention,
+    "disentangled": DisentangledAttention,
+}
+
+
+@contextmanager
+def fused_attention(model: nn.Module) -> Iterator[PaddingMask]:
+    """Exchange the attention modules of a model while the block runs; kinds that nobody stands in for stay."""
+    encoder = encoder_of(model)
+    mask = PaddingMask()
+    replaced: list[tuple[EncoderLayer, nn.Module]] = []
+    try:
+        for layer in encoder:
+            attention = cast("nn.Module", layer.get("attention"))
+            kind = layer.family.attention_kind
+            if kind is not None and not isinstance(attention, NoAttention):
+                layer.set("attention", KINDS[kind](layer, encoder.shape.head_size, mask))
+                replaced.append((layer, attention))
+        yield mask
+    finally:
+        for layer, attention in replaced:
+            layer.set("attention", attention)
