@@ -49,7 +49,7 @@ class ScaledAttention(nn.Module):
         self._head_size = head_size
         self._mask = mask
         # Not a child of this module: only its signature, its settings and the heads it has kept are asked for.
-        self._original = [layer.get("attention")]
+        self._original: list[Any] = [layer.get("attention")]
         self._bias = family.position_bias
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
@@ -105,7 +105,7 @@ class DisentangledAttention(ScaledAttention):
         return 1 / math.sqrt(self._head_size * (1 + kinds))
 
     def _added(self, query: Tensor, key: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-        original: Any = self._original[0]
+        original = self._original[0]
         distances = self._argument("relative_pos", args, kwargs)
         embeddings = self._argument("rel_embeddings", args, kwargs)
         if not original.relative_attention or distances is None or embeddings is None:
