@@ -25,7 +25,7 @@ from compress.profile.latency import Profile
 from compress.profile.roofline import Roofline, estimate_profile
 from compress.profile.target import GPU_RUNTIMES, Precision, Target, load_target
 from compress.sensitivity import answers_of
-from compress.validation import document, metric_section, verdict_of
+from compress.validation import document, metric_section, verdict_of, with_size
 
 if TYPE_CHECKING:
     from compress.export.validate import LatencyComparison
@@ -110,6 +110,7 @@ class AbsentDevice(Device):
             rounded = self._emulated(exported, here)
             metric["drop_of_fp16_emulated"] = metric_section(task, evaluation, unquantized, rounded)["drop"]
         verdict, reason = verdict_of(plan, None)
+        verdict, reason = with_size(verdict, reason, exported.report.size_bytes, self._config.size_mb)
         predicted = plan.predicted_ms if profile is None else profile.table.predict(plan.structure.widths)
         return None, document(
             plan=plan,
@@ -119,6 +120,7 @@ class AbsentDevice(Device):
             reason=reason,
             metric=metric,
             sizes=(graph.size_bytes(self._dense), exported.report.size_bytes),
+            size_mb=self._config.size_mb,
             length=loaded.length,
             parity=exported.parity,
             # The metric was computed on this processor; the target itself has been nowhere near.

@@ -78,6 +78,7 @@ class RunConfig(BaseModel):
     batch_size: int = Field(default=1, ge=1)
     seq_len: int = Field(default=128, ge=1)
     precision: Literal["fp32", "fp16", "int8", "auto"] = "fp32"
+    size_mb: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     int8_drop: float = Field(default=0.01, ge=0, le=1, allow_inf_nan=False)
     method: Literal["full", "kwon"] = "full"
     samples: int = Field(default=2048, ge=1)
@@ -239,9 +240,12 @@ def make_config(values: Mapping[str, Any], origins: Mapping[str, Origin] | None 
     """
     _one_budget({name: value for name, value in values.items() if value is not None})
     try:
-        return RunConfig(**values)
+        config = RunConfig(**values)
     except ValidationError as error:
         raise ConfigError(_explain(error, origins or {})) from None
+    if config.size_mb is not None and config.method == "kwon":
+        raise ConfigError("--size-mb is a constraint of --method full; the search of kwon knows one budget alone")
+    return config
 
 
 def read_config_file(path: Path) -> tuple[dict[str, Any], GateLimits]:
@@ -294,6 +298,7 @@ def commented_toml(values: Mapping[str, Any]) -> str:
                 "macs": 0.5,
                 "embedding": "normalized",
                 "search_seconds": 60.0,
+                "size_mb": 50.0,
             }
             fallback = examples.get(name, "...")
             shown = fallback if default is None or info.is_required() else default

@@ -25,7 +25,7 @@ from compress.plan import Budget, Plan, Widths
 from compress.profile.latency import Profile, recalibrate, take_profile
 from compress.profile.target import Precision, Target, describe_device
 from compress.sensitivity import answers_of, hold_accuracy, samples_of
-from compress.validation import document, measured_verdict, metric_section
+from compress.validation import document, measured_verdict, metric_section, with_size
 
 if TYPE_CHECKING:
     from compress.progress import Progress
@@ -190,6 +190,16 @@ class Device:
         write_onnx(loaded.checkpoint.model, dense, loaded)
         return cls(config, loaded.target, dense, deployment_feed(config, loaded))
 
+    def dense_bytes(self, loaded: Loaded, engine: Engine) -> float:
+        """Size of the dense model's file as an engine has it; int8 is built, the others follow from float32."""
+        dense = graph.size_bytes(self._dense)
+        if engine.precision != "int8":
+            return dense / (2 if engine.precision == "fp16" else 1)
+        # What is built has few rows of the vocabulary; int8 takes a byte for each of the rest.
+        whole = loaded.shape.dense
+        rest = dense - len(self.build(loaded, whole))
+        return len(self.build(loaded, whole, engine)) + rest / 4
+
     def baseline(self, loaded: Loaded) -> Session:
         """The dense float32 model in its fastest form: what every speed-up is against."""
         if self._session is None:
@@ -327,6 +337,7 @@ class Device:
 
         try:
             comparison, verdict, reason = measured_verdict(plan, compare)
+            verdict, reason = with_size(verdict, reason, exported.report.size_bytes, self._config.size_mb)
             evaluation, task = loaded.evaluation, loaded.checkpoint.task
             ours = answers_of(compressed, loaded, evaluation, self._rows_per_call(exported))
             metric = metric_section(task, evaluation, answers_of(baseline, loaded, evaluation), ours)
@@ -345,6 +356,7 @@ class Device:
             reason=reason,
             metric=metric,
             sizes=(graph.size_bytes(self._dense), exported.report.size_bytes),
+            size_mb=self._config.size_mb,
             length=loaded.length,
             parity=exported.parity,
             deployment=deployment_section(self._config, self._target.name, exported.engine, self._target),

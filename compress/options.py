@@ -22,6 +22,7 @@ HELP: dict[str, str] = {
     "seq_len": "Tokens per example in deployment; longer texts are cut.",
     "precision": "Number format of the exported model; auto tries all that the target has and keeps the most accurate "
     "within the budget. Without it, the target's.",
+    "size_mb": "Second constraint, beside the budget: size of the exported file, 10^6 bytes.",
     "int8_drop": "Most that int8 may lose of the metric, compared with the same model in fp32; more is refused.",
     "method": "full: exact search over the measured latency table; kwon: the search of Kwon et al., 2022.",
     "samples": "Examples to calibrate on, drawn at random.",

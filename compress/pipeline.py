@@ -25,9 +25,9 @@ from compress.measuring import Device
 from compress.plan import Plan
 from compress.planning import limit_of
 from compress.profile.roofline import estimate_profile
-from compress.profile.target import offered
+from compress.profile.target import Precision, offered
 from compress.progress import Progress, Silent
-from compress.proposing import SHARE, dense_plan, given_profile, profiles_of, propose_all, reachable, search
+from compress.proposing import SHARE, dense_plan, given_profile, profiles_of, propose_all, reachable, room_of, search
 from compress.pruning import prune
 from compress.stages import Stages
 from compress.weighing import refine, trade_off, weigh
@@ -80,7 +80,7 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
         try:
             # How long heads and filters take on the target, in every precision in question.
             with stages.stage("profile"):
-                profiles = reachable(config, loaded, profiles_of(config, loaded, device, stages), stages)
+                profiles = reachable(config, loaded, profiles_of(config, loaded, device, stages), device, stages)
             # Which heads and filters the loss cares for.
             with stages.stage("calibrate"):
                 importance = weigh(config, loaded)
@@ -117,8 +117,9 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> tuple[P
     with stages.stage("calibrate"):
         importance = weigh(config, loaded)
     with stages.stage("search"):
-        importance = refine(config, loaded, importance, profile, SHARE, stages)
-        plan = search(config, loaded, importance, profile, SHARE)
+        room = room_of(config, loaded, _planned_precision(config, loaded))
+        importance = refine(config, loaded, importance, profile, SHARE, stages, room)
+        plan = search(config, loaded, importance, profile, SHARE, room)
     return plan, profile
 
 
@@ -232,12 +233,16 @@ def why(artifact: Path) -> dict[str, Any]:
     return explain(artifact)
 
 
+def _planned_precision(config: RunConfig, loaded: Loaded) -> Precision:
+    """Of several precisions the fastest: what a plan without a run is for is to see what can be reached."""
+    return offered(loaded.target, config.precision)[-1]
+
+
 def _profile_without_run(config: RunConfig, loaded: Loaded, stages: Stages) -> Profile:
     given = given_profile(config, loaded)
     if given is not None:
         return given
-    # Of several precisions the fastest: what a plan without a run is for is to see what can be reached.
-    precision = offered(loaded.target, config.precision)[-1]
+    precision = _planned_precision(config, loaded)
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
         with stages.stage("export dense"):
             device = open_device(config, loaded, Path(scratch), stages)

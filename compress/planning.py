@@ -6,7 +6,7 @@ The searches themselves (``search.py``) know neither layers nor milliseconds; th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +25,7 @@ from compress.search import (
     search_latency_kwon,
     search_macs_kwon,
 )
+from compress.sizing import Room, allocate_within
 
 if TYPE_CHECKING:
     from compress.architectures import Encoder
@@ -123,6 +124,7 @@ class Costs:
         filter_cost: of each.
         fixed: of everything that is no sublayer.
         limit: the budget.
+        room: how large the file may be; None for any size.
     """
 
     heads: tuple[int, ...]
@@ -131,6 +133,7 @@ class Costs:
     filter_cost: NDArray[np.float64]
     fixed: float
     limit: float
+    room: Room | None = None
 
     @classmethod
     def macs(cls, shape: EncoderShape, fraction: float, length: float) -> Costs:
@@ -159,13 +162,21 @@ class Costs:
         )
 
     @classmethod
-    def of(cls, budget: Budget, shape: EncoderShape, profile: Profile | None, length: float, share: float) -> Costs:
+    def of(
+        cls,
+        budget: Budget,
+        shape: EncoderShape,
+        profile: Profile | None,
+        length: float,
+        share: float,
+        room: Room | None = None,
+    ) -> Costs:
         """In the unit of a budget; ``share`` and errors as in ``limit_of``."""
         if budget.kind == "macs":
-            return cls.macs(shape, budget.value, length)
+            return replace(cls.macs(shape, budget.value, length), room=room)
         limit = limit_of(budget, shape, profile, length, share)
         assert profile is not None
-        return cls.latency(profile.table, limit)
+        return replace(cls.latency(profile.table, limit), room=room)
 
     def sublayers(self, rankings: Rankings) -> list[Sublayer]:
         """The search's view: attention and FFN of each layer in turn."""
@@ -186,7 +197,19 @@ def search_full(rankings: Rankings, costs: Costs, buckets: int | None = None) ->
         BudgetUnreachable: even with every sublayer removed the budget is not met.
     """
     sublayers = costs.sublayers(rankings)
-    allocation = allocate(sublayers, costs.limit, fixed=costs.fixed, buckets=buckets)
+    if costs.room is None:
+        allocation = allocate(sublayers, costs.limit, fixed=costs.fixed, buckets=buckets)
+    else:
+        costs.room.check()
+        sizes = [np.array(costs.heads) * costs.room.per_head, np.array(costs.filters) * costs.room.per_filter]
+        allocation = allocate_within(
+            sublayers,
+            sizes * len(rankings.heads),
+            costs.room.limit - costs.room.fixed,
+            costs.limit,
+            fixed=costs.fixed,
+            buckets=buckets,
+        )
     return widths_from(allocation.widths(sublayers)), allocation
 
 
@@ -266,6 +289,7 @@ def make_plan(
     fisher: Fisher | None = None,
     share: float = 1.0,
     seed: int = 0,
+    room: Room | None = None,
 ) -> Plan:
     """Search for the structure that loses least within the budget.
 
@@ -279,6 +303,7 @@ def make_plan(
         fisher: what ``kwon`` searches with; with blocks, it rearranges.
         share: part of a latency budget to plan for.
         seed: recorded in the plan.
+        room: how large the file may be, for ``full``; None for any size.
 
     Raises:
         BudgetUnreachable: no structure is within the budget.
@@ -289,7 +314,7 @@ def make_plan(
         assert fisher is not None
         structure = _kwon_structure(fisher, shape, budget, profile, limit, length)
     else:
-        costs = Costs.of(budget, shape, profile, length, share)
+        costs = Costs.of(budget, shape, profile, length, share, room)
         widths, allocation = search_full(rankings, costs)
         structure = rankings.structure(widths)
         everything = sum(float(sublayer.loss[0]) for sublayer in costs.sublayers(rankings))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from compress.candidates import Proposal, in_order
@@ -13,7 +14,8 @@ from compress.loading import Loaded
 from compress.measuring import Device, corrected, used_budget
 from compress.plan import Budget, Plan, Structure
 from compress.planning import Rankings, describe_plan, limit_of, make_plan
-from compress.profile.target import of_its_device, offered
+from compress.profile.target import Precision, of_its_device, offered
+from compress.sizing import Room
 from compress.stages import Stages
 from compress.weighing import Importance, refine
 
@@ -27,6 +29,9 @@ SHARE = 0.968
 ROUNDS = 3
 # A measured structure that uses so much of the budget is good: met with room for the interval, and the budget is used.
 LEAST_USED, MOST_USED = 0.95, 0.985
+# Part of a size that is planned for: scales and shapes of the graph are not counted one by one.
+SIZE_SHARE = 0.99
+BYTES_PER_WEIGHT: dict[Precision, float] = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0}
 
 
 def profiles_of(config: RunConfig, loaded: Loaded, device: Device, stages: Stages) -> list[tuple[Engine, Profile]]:
@@ -58,7 +63,11 @@ def given_profile(config: RunConfig, loaded: Loaded) -> Profile | None:
 
 
 def reachable(
-    config: RunConfig, loaded: Loaded, profiles: Sequence[tuple[Engine, Profile]], stages: Stages
+    config: RunConfig,
+    loaded: Loaded,
+    profiles: Sequence[tuple[Engine, Profile]],
+    device: Device,
+    stages: Stages,
 ) -> list[tuple[Engine, Profile]]:
     """Those that can meet the budget at all.
 
@@ -70,6 +79,9 @@ def reachable(
     for engine, profile in profiles:
         try:
             limit_of(config.budget, loaded.shape, profile, loaded.length)
+            room = room_of(config, loaded, engine.precision, partial(device.dense_bytes, loaded, engine))
+            if room is not None:
+                room.check()
             found.append((engine, profile))
         except BudgetUnreachable as error:
             stages.info(f"{engine.precision}: {error}")
@@ -88,7 +100,7 @@ def propose_all(
     stages: Stages,
 ) -> list[Proposal]:
     """The best plan for the budget in every precision, most promising first."""
-    if config.budget.kind == "macs":
+    if config.budget.kind == "macs" and config.size_mb is None:
         # MACs are the same in every precision, and so is what trying out whole structures finds.
         importance = refine(config, loaded, importance, None, SHARE, stages)
     return in_order([_propose(config, loaded, importance, *pair, device, stages) for pair in profiles])
@@ -104,8 +116,10 @@ def _propose(
     stages: Stages,
 ) -> Proposal:
     """The best plan for the budget in one precision, with losses mended by trying out whole structures."""
-    if config.budget.kind != "macs" and not _met_by_dense(config, profile):
-        importance = refine(config, loaded, importance, profile, SHARE, stages)
+    room = room_of(config, loaded, engine.precision, partial(device.dense_bytes, loaded, engine))
+    if config.size_mb is not None or (config.budget.kind != "macs" and not _met_by_dense(config, profile, room)):
+        refined = None if config.budget.kind == "macs" else profile
+        importance = refine(config, loaded, importance, refined, SHARE, stages, room)
     plan, profile = search_on_device(config, loaded, importance, profile, device, engine, stages)
     return Proposal(engine, profile, plan, importance)
 
@@ -127,15 +141,15 @@ def search_on_device(
         The plan that uses the budget best of those measured within it; where none was, the last, which rests on all
         corrections. And the profile that predicts it.
     """
-    budget = config.budget
+    budget, room = config.budget, room_of(config, loaded, engine.precision, partial(device.dense_bytes, loaded, engine))
     if budget.kind == "macs":
         # The plan of a MACs budget rests on nothing measured; the profile is there for `compress why`.
-        return search(config, loaded, importance, profile if config.profile else None, 1.0), profile
-    if _met_by_dense(config, profile):
+        return search(config, loaded, importance, profile if config.profile else None, 1.0, room), profile
+    if _met_by_dense(config, profile, room):
         by = " by the estimate" if profile.source == "estimated" else ""
         stages.info(f"the dense model in {engine.precision} already meets {budget}{by}: nothing is pruned")
         return dense_plan(config, loaded, profile), profile
-    plan = search(config, loaded, importance, profile, SHARE)
+    plan = search(config, loaded, importance, profile, SHARE, room)
     if config.profile is not None or profile.source == "estimated":
         return plan, profile
     within: list[tuple[float, Plan, Profile]] = []
@@ -149,7 +163,7 @@ def search_on_device(
         if used <= MOST_USED:
             predicted = round(profile.table.predict(plan.structure.widths), 6)
             within.append((used, replace(plan, predicted_ms=predicted, dense_ms=profile.dense_ms), profile))
-        replanned = search(config, loaded, importance, profile, SHARE)
+        replanned = search(config, loaded, importance, profile, SHARE, room)
         if replanned.structure == plan.structure:
             break
         plan = replanned
@@ -159,7 +173,14 @@ def search_on_device(
     return plan, profile
 
 
-def search(config: RunConfig, loaded: Loaded, importance: Importance, profile: Profile | None, share: float) -> Plan:
+def search(
+    config: RunConfig,
+    loaded: Loaded,
+    importance: Importance,
+    profile: Profile | None,
+    share: float,
+    room: Room | None = None,
+) -> Plan:
     """The structure that loses least within so much of the budget."""
     return make_plan(
         shape=loaded.shape,
@@ -171,11 +192,32 @@ def search(config: RunConfig, loaded: Loaded, importance: Importance, profile: P
         fisher=importance.fisher,
         share=share,
         seed=config.seed,
+        room=room,
     )
 
 
-def _met_by_dense(config: RunConfig, profile: Profile) -> bool:
-    """Whether the dense model, in the profile's precision, is within a latency budget."""
+def room_of(
+    config: RunConfig, loaded: Loaded, precision: Precision, dense_bytes: Callable[[], float] | None = None
+) -> Room | None:
+    """How large the file may be in a number format; None where no size was asked for.
+
+    Args:
+        dense_bytes: gives the size of the dense file in that format; None takes it from the number of weights.
+    """
+    if config.size_mb is None:
+        return None
+    width = BYTES_PER_WEIGHT[precision]
+    if dense_bytes is not None:
+        dense = dense_bytes()
+    else:
+        dense = width * sum(weight.numel() for weight in loaded.checkpoint.model.parameters())
+    return Room.of(config.size_mb * SIZE_SHARE, loaded.shape, dense, width)
+
+
+def _met_by_dense(config: RunConfig, profile: Profile, room: Room | None) -> bool:
+    """Whether the dense model, in the profile's precision, is within a latency budget and small enough."""
+    if room is not None and not room.fits(Structure.dense(profile.shape).widths):
+        return False
     return profile.table.dense_ms <= (config.budget.latency_ms(profile.dense_ms) or 0.0)
 
 

@@ -34,7 +34,8 @@ class Sublayer:
     Attributes:
         widths: the numbers of units on offer, ascending, first 0.
         cost: of each width, in the budget's unit.
-        loss: of each width; what is lost by keeping only the best so many units. 0 at full width.
+        loss: of each width; what is lost by keeping only the best so many units. 0 at full width, unless something
+            else (the price of bytes) was added.
     """
 
     widths: tuple[int, ...]
@@ -87,9 +88,9 @@ def allocate(
     if least > budget:
         raise BudgetUnreachable(f"budget {budget:g} is below {least:g}, the least that any structure costs")
     available = (budget - fixed) * (1 + _ROUNDING)
-    if sum(float(s.cost[-1]) for s in sublayers) <= available:
-        top = tuple(len(s.widths) - 1 for s in sublayers)
-        return _allocation(sublayers, top, fixed, gap=0.0)
+    ideal = tuple(int(len(s.loss) - 1 - np.argmin(s.loss[::-1])) for s in sublayers)
+    if sum(float(s.cost[i]) for s, i in zip(sublayers, ideal, strict=True)) <= available:
+        return _allocation(sublayers, ideal, fixed, gap=0.0)
     if buckets is None:
         buckets = int(np.clip(WORK / sum(len(s.widths) for s in sublayers), *BUCKETS))
     quantum = available / buckets

@@ -187,7 +187,7 @@ def _at(
 ) -> list[Point]:
     """The points of one budget: every promising precision."""
     try:
-        within = reachable(config, loaded, profiles, stages)
+        within = reachable(config, loaded, profiles, device, stages)
     except BudgetUnreachable as error:
         stages.info(str(error))
         return []

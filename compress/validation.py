@@ -87,6 +87,14 @@ def _text(interval: Interval) -> str:
     return f"{interval.value:.3f} (95 % interval {interval.low:.3f} to {interval.high:.3f})"
 
 
+def with_size(verdict: Verdict, reason: str, size_bytes: int, limit_mb: float | None) -> tuple[Verdict, str]:
+    """A verdict on latency or MACs, and the size of the file beside it: too large a file fails whatever its speed."""
+    if limit_mb is None:
+        return verdict, reason
+    size = f"{size_bytes / 1e6:.2f} MB, limit {limit_mb:g} MB"
+    return ("fail" if size_bytes > 1e6 * limit_mb else verdict), f"{reason}; {size}"
+
+
 def measured_verdict(
     plan: Plan, compare: Callable[[float], LatencyComparison]
 ) -> tuple[LatencyComparison, Verdict, str]:
@@ -113,6 +121,7 @@ def document(
     reason: str,
     metric: Mapping[str, Any],
     sizes: tuple[int, int],
+    size_mb: float | None,
     length: float,
     parity: float,
     deployment: Mapping[str, Any],
@@ -123,6 +132,7 @@ def document(
         predicted_ms: latency that the profile predicts; None without one.
         comparison: what was timed; None where nothing was: latencies and speed-up are then None, but for predictions.
         sizes: bytes of the dense and the compressed ONNX file.
+        size_mb: what the latter was limited to, 10^6 bytes; None for no limit.
         length: mean tokens of an example, at which MACs are counted.
         parity: largest absolute difference between the exported file and PyTorch.
         deployment: device, batch size, length, threads: where the latencies hold.
@@ -148,7 +158,11 @@ def document(
             **({} if comparison is not None else {"predicted": _ratio(dense_ms, predicted_ms)}),
         },
         "metric": dict(metric),
-        "size_bytes": {"dense": sizes[0], "compressed": sizes[1]},
+        "size_bytes": {
+            "dense": sizes[0],
+            "compressed": sizes[1],
+            **({} if size_mb is None else {"budget": round(1e6 * size_mb)}),
+        },
         "macs": {
             "dense": round(shape.macs(shape.dense, length)),
             "compressed": round(shape.macs(plan.structure.widths, length)),

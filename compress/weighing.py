@@ -16,6 +16,7 @@ from compress.planning import make_plan as search_plan
 if TYPE_CHECKING:
     from compress.importance import Fisher
     from compress.profile.latency import Profile
+    from compress.sizing import Room
     from compress.stages import Stages
 
 # Fewer cannot be divided into some to sketch with and some to compare on.
@@ -52,7 +53,13 @@ def weigh(config: RunConfig, loaded: Loaded) -> Importance:
 
 
 def refine(
-    config: RunConfig, loaded: Loaded, importance: Importance, profile: Profile | None, share: float, stages: Stages
+    config: RunConfig,
+    loaded: Loaded,
+    importance: Importance,
+    profile: Profile | None,
+    share: float,
+    stages: Stages,
+    room: Room | None = None,
 ) -> Importance:
     """Losses of the sublayers mended so that the search's structure is the best of those tried out as a whole.
 
@@ -69,7 +76,7 @@ def refine(
     sketch = Sketch(checkpoint.encoder, checkpoint.task, loaded.calibration, seed=config.seed)
     found = improve(
         importance.rankings,
-        Costs.of(budget, loaded.shape, profile, loaded.length, share),
+        Costs.of(budget, loaded.shape, profile, loaded.length, share, room),
         sketch.score,
         candidates=candidates if seconds is None else None,
         seconds=seconds,

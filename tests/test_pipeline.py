@@ -20,6 +20,7 @@ from compress import cli, measuring, pipeline
 from compress.artifact import load
 from compress.config import RunConfig
 from compress.effort import EFFORT
+from compress.errors import BudgetUnreachable
 from compress.plan import Plan
 from compress.profile.latency import Profile
 
@@ -212,6 +213,28 @@ def test_int8_that_loses_too_much_is_refused_with_the_layers_to_blame(
     said = capsys.readouterr().err
     assert code == 1 and "int8 loses" in said and "layer.1.output.dense" in said.partition("most in ")[2].split(",")[0]
     assert not out.exists()
+
+
+def removable_mb(model: Path, width: int) -> float:
+    """Weights of all heads and filters of a BERT checkpoint, 10^6 bytes at so many bytes each."""
+    config = json.loads((model / "config.json").read_text())
+    size, filters = config["hidden_size"], config["intermediate_size"]
+    return width * config["num_hidden_layers"] * (4 * size * size + 2 * size * filters) / 1e6
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_file_is_made_small_enough(tiny_bert: Path, data_csv: Path, tmp_path: Path, precision: str) -> None:
+    unlimited = configured(tiny_bert, data_csv, tmp_path / "dense", macs=1.0, precision=precision, int8_drop=1.0)
+    dense = pipeline.run(unlimited).validation["size_bytes"]["compressed"]
+    limit_mb = dense / 1e6 - 0.5 * removable_mb(tiny_bert, 4 if precision == "fp32" else 1)
+    limited = {"output": tmp_path / "out", "size_mb": limit_mb}
+    result = pipeline.run(unlimited.model_copy(update=limited))
+    sizes = result.validation["size_bytes"]
+    assert result.verdict == "pass" and f"limit {limit_mb:g} MB" in result.validation["reason"]
+    assert sizes["compressed"] == (tmp_path / "out" / "model.onnx").stat().st_size
+    assert 0.9 * 1e6 * limit_mb < sizes["compressed"] <= 1e6 * limit_mb
+    with pytest.raises(BudgetUnreachable, match="--size-mb"):
+        pipeline.run(unlimited.model_copy(update={"output": tmp_path / "none", "size_mb": 1e-3}))
 
 
 def test_a_macs_plan_needs_no_measurement(tiny_bert: Path, data_csv: Path, tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ DEPLOYMENT = [
     shown("seq_len", type=int, metavar="N"),
     shown("precision", type=click.Choice(PRECISIONS)),
     shown("embedding", type=click.Choice(EMBEDDINGS)),
+    shown("size_mb", type=float, metavar="X"),
     shown("int8_drop", type=float, metavar="F"),
 ]
 SEARCH = [
