@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from compress._version import __version__
 from compress.artifact import save_model
 from compress.config import RunConfig
+from compress.export.mobile import write_ort
 from compress.loading import Loaded
 from compress.manifest import SEAL, write_manifest
+from compress.measuring import deployment_feed
 from compress.plan import Plan
 from compress.stages import Stages
 
@@ -38,6 +40,8 @@ def write_artifact(
 ) -> None:
     """Write everything beside the ONNX file, the manifest last."""
     plan, profile, validation = done.proposal.plan, done.proposal.profile, done.validation
+    if loaded.target.ort is not None:
+        write_ort(directory / "model.onnx", directory / "engine", deployment_feed(config, loaded), loaded.target.ort)
     save_model(done.model, directory)
     # Both loaders look beside model.onnx: optimum for config.json, a tokenizer for its own files.
     loaded.checkpoint.model.config.save_pretrained(directory)

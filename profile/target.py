@@ -59,6 +59,7 @@ class Target(BaseModel):
         runtime: what loads and runs the exported model.
         precision: number format of the exported model, unless the command line asks for another.
         threads: threads a call may use; None means every core the process may use.
+        ort: the artifact also has ``engine/model.ort``, optimised for such a processor; None for no such file.
         description: one line for ``compress targets``.
         precisions: number formats that can be made for it, the safest first; None is what its runtime has.
         compute_capability: of an NVIDIA GPU, as ``7.0``; a GPU of another one is another target.
@@ -77,6 +78,7 @@ class Target(BaseModel):
     runtime: RuntimeName
     precision: Precision = "fp32"
     threads: int | None = Field(default=None, ge=1)
+    ort: Literal["amd64", "arm"] | None = None
     description: str | None = None
     precisions: Annotated[tuple[Precision, ...], Field(strict=False, min_length=1)] | None = None
     compute_capability: str | None = Field(default=None, pattern=r"^\d+\.\d$")

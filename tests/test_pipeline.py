@@ -198,6 +198,16 @@ def test_openvino_gets_its_ir_beside_the_onnx_file(
     assert pipeline.validate_artifact(tmp_path / "out").exit_code == 0
 
 
+def test_a_target_may_ask_for_the_mobile_format(tiny_bert: Path, data_csv: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    out = tmp_path / "out"
+    pipeline.export_plan(configured(tiny_bert, data_csv, out, target="cpu-ort"), None)
+    files = json.loads((out / "manifest.json").read_text())["files"]
+    assert {"model.onnx", "engine/model.ort", "engine/required_operators.config"} <= set(files)
+    onnxruntime.InferenceSession(str(out / "engine" / "model.ort"), providers=["CPUExecutionProvider"])
+
+
 def test_int8_that_loses_too_much_is_refused_with_the_layers_to_blame(
     make_checkpoint: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
