@@ -115,6 +115,7 @@ for _command in (
     building.sweep,
     building.export,
     judging.validate,
+    judging.gate,
     judging.verify,
     judging.why,
     machine.targets,

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from compress.errors import ConfigError, did_you_mean
-from compress.options import BUDGETS, CONFIG_FILE, HELP, flag
+from compress.gating.limits import Gate, read_gate
+from compress.options import BUDGETS, CONFIG_FILE, GATE_HELP, HELP, flag
 from compress.plan import Budget, BudgetKind
 from compress.reading import MOST_TOML_BYTES, Unreadable, parse_toml, read_text
 
@@ -134,21 +135,6 @@ class RunConfig(BaseModel):
         return self.eval_data or self.calibration_data
 
 
-class GateLimits(BaseModel):
-    """The ``[gate]`` table of ``compress.toml``: limits a release has to keep. A number, or a text like ``"2 %"``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    max_size_mb: float | str | None = None
-    max_file_size_mb: float | str | None = None
-    max_latency_ms: float | str | None = None
-    max_macs: float | str | None = None
-    max_parity: float | str | None = None
-    min_speedup: float | str | None = None
-    min_accuracy: float | str | None = None
-    max_accuracy_drop: float | str | None = None
-
-
 @dataclass(frozen=True)
 class Resolved:
     """A configuration and its history.
@@ -163,7 +149,7 @@ class Resolved:
     config: RunConfig
     origins: dict[str, Origin]
     config_file: Path | None = None
-    gate: GateLimits = field(default_factory=GateLimits)
+    gate: Gate = field(default_factory=Gate)
 
     def rows(self) -> list[tuple[str, Any, Origin]]:
         """Name, value (plain JSON types) and origin of every option, in the order of ``HELP``."""
@@ -205,7 +191,7 @@ def resolve(
         TargetError: the target is unknown.
     """
     given = {name: value for name, value in cli_values.items() if value is not None}
-    from_file, gate = read_config_file(config_file) if config_file is not None else ({}, GateLimits())
+    from_file, gate = read_config_file(config_file) if config_file is not None else ({}, Gate())
     _one_budget(given)
     _one_budget(from_file, config_file)
     # A budget on the command line replaces the file's, of whatever kind: two of them would contradict each other.
@@ -248,7 +234,7 @@ def make_config(values: Mapping[str, Any], origins: Mapping[str, Origin] | None 
     return config
 
 
-def read_config_file(path: Path) -> tuple[dict[str, Any], GateLimits]:
+def read_config_file(path: Path) -> tuple[dict[str, Any], Gate]:
     """Read a ``compress.toml``: its options, with relative places made relative to the file, and its gate limits.
 
     Raises:
@@ -264,12 +250,7 @@ def read_config_file(path: Path) -> tuple[dict[str, Any], GateLimits]:
             hyphens = name.replace("-", "_")
             hint = f" Write '{hyphens}'." if hyphens in HELP else did_you_mean(name, [*HELP, "gate"])
             raise ConfigError(f"unknown key '{name}' in '{path}'.{hint}")
-    try:
-        limits = GateLimits.model_validate(gate)
-    except ValidationError as error:
-        known = list(GateLimits.model_fields)
-        raise ConfigError(f"[gate] in '{path}': {_explain(error, {}, known, as_flag=False)}") from None
-    return {name: _place(name, value, path.parent) for name, value in raw.items()}, limits
+    return {name: _place(name, value, path.parent) for name, value in raw.items()}, read_gate(gate, f"'{path}'")
 
 
 def commented_toml(values: Mapping[str, Any]) -> str:
@@ -305,12 +286,23 @@ def commented_toml(values: Mapping[str, Any]) -> str:
             lines.append(f"# {name} = {_toml_value(shown)}")
         lines.append("")
     lines += [
-        "# Limits that a release has to keep; reserved for `compress gate`, which this version does not have yet.",
+        "# Limits that a release has to keep: `compress gate` (docs/gate.md). Remove the # of the table too.",
         "# [gate]",
-        "# max_size_mb = 50",
-        "# max_latency_ms = 5.0",
-        "# max_accuracy_drop = 0.01",
     ]
+    examples_of_limits = {
+        "max_size_mb": 50,
+        "max_file_size_mb": {"model.onnx": 25},
+        "max_latency_ms": 5.0,
+        "min_speedup": 2.0,
+        "min_accuracy": 0.9,
+        "max_drop": ["1 %", "0.005 against baseline"],
+        "max_macs": 0.5,
+        "max_parity": 0.001,
+        "max_age_days": 30,
+        "device": "EPYC",
+    }
+    for name, text in GATE_HELP.items():
+        lines += [f"# {text}", f"# {name} = {_toml_value(examples_of_limits[name])}"]
     return "\n".join(lines) + "\n"
 
 
@@ -379,14 +371,16 @@ def _toml_value(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (int, float)):
         return repr(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_toml_value(name)} = {_toml_value(one)}" for name, one in value.items()) + " }"
     escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
     # TOML allows no control character in a string but as an escape.
     return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda match: f"\\u{ord(match.group()):04x}", escaped) + '"'
 
 
-def _explain(
-    error: ValidationError, origins: Mapping[str, Origin], known: list[str] | None = None, *, as_flag: bool = True
-) -> str:
+def _explain(error: ValidationError, origins: Mapping[str, Origin]) -> str:
     """A validation error as a sentence: which option, what was wrong, the value, where it came from."""
     parts = []
     for problem in error.errors(include_url=False):
@@ -394,9 +388,9 @@ def _explain(
             continue  # a consequence of another problem in the list
         name = str(problem["loc"][0]) if problem["loc"] else "value"
         if problem["type"] == "extra_forbidden":
-            parts.append(f"unknown option '{name}'.{did_you_mean(name, known if known is not None else list(HELP))}")
+            parts.append(f"unknown option '{name}'.{did_you_mean(name, list(HELP))}")
             continue
-        shown = flag(name) if as_flag and origins.get(name) == COMMAND_LINE else name
+        shown = flag(name) if origins.get(name) == COMMAND_LINE else name
         where = f" ({origins[name]})" if origins.get(name) not in (None, COMMAND_LINE) else ""
         what = problem["msg"].removeprefix("Value error, ").replace("Input should", "must")
         sentence = f"{shown} {what}, got {problem['input']!r}{where}"

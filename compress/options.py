@@ -50,6 +50,21 @@ DEFAULTS: dict[str, str | int | float] = {
     "seed": 0,
 }
 
+# Limits of `compress gate`, and lines of the table [gate].
+GATE_HELP: dict[str, str] = {
+    "max_size_mb": "Size of the whole artifact, MB (10^6 bytes); '102 % of baseline'. '60 %' is of the dense model's "
+    "file, and then of the exported file alone.",
+    "max_file_size_mb": "Size of every single file, MB; for one file: model.onnx=20.",
+    "max_latency_ms": "Median latency, ms; '60 %' is of the dense model's, '105 % of baseline'.",
+    "min_speedup": "Speed-up over the dense model; '95 % of baseline'.",
+    "min_accuracy": "The metric, as validation.json has it (a fraction); '99 % of dense' or '99 % of baseline'.",
+    "max_drop": "Loss of the metric against the dense model; '1 %' is of its value, '0.01 against baseline'.",
+    "max_macs": "Multiply-accumulates kept, a fraction of the dense model's; '101 % of baseline'.",
+    "max_parity": "Largest difference of the exported file's outputs from PyTorch's.",
+    "max_age_days": "Latencies recorded longer ago settle nothing.",
+    "device": "Text that the name of the device in validation.json has to have in it.",
+}
+
 BUDGETS = ("latency_ms", "speedup", "macs")
 METHODS = ("full", "kwon")
 EFFORTS = ("fast", "standard", "thorough")

@@ -262,7 +262,8 @@ def chosen_for(loaded: Loaded, plan: Plan) -> None:
 
 
 def _result(output: Path, plan: Plan, validation: dict[str, Any], stages: Stages) -> RunResult:
-    from compress.validation import EXIT_CODES
+    from compress.validation import EXIT_CODES, apart
 
+    validation, _ = apart(validation)
     verdict = validation["verdict"]
     return RunResult(output, plan, validation, verdict, EXIT_CODES[verdict], dict(stages.seconds))

@@ -16,6 +16,8 @@ from compress.reading import printable
 if TYPE_CHECKING:
     from compress.config import Resolved, RunConfig
     from compress.doctor import Finding
+    from compress.gating.judge import Report
+    from compress.gating.parts import Part
     from compress.pipeline import RunResult
     from compress.plan import EncoderShape, Plan, Widths
     from compress.profile.target import Target
@@ -57,7 +59,8 @@ def _show(console: Console, table: Table) -> None:
 
 
 def _say(console: Console, text: str = "", style: str | None = None) -> None:
-    console.print(text, markup=False, style=style)
+    # What is no terminal is not wrapped: a line there is one thing said.
+    console.print(text, markup=False, style=style, soft_wrap=not console.is_terminal)
 
 
 def bar(kept: float, of: float, width: int = BAR_WIDTH, *, ascii_only: bool = False) -> str:
@@ -266,6 +269,43 @@ def why(reasons: Mapping[str, Any]) -> None:
             _say(console, title, "bold")
         for line in [lines] if isinstance(lines, str) else lines:
             _say(console, f"  {line}")
+
+
+def gated(report: Report, heaviest: Sequence[Part] | None = None) -> None:
+    """A gate's verdict: a row per limit, what did not pass in a sentence, and what weighs where asked."""
+    from compress.gating.output import TITLES, cells, explained
+
+    console = _console()
+    rows = []
+    for judgement in report.judgements:
+        what, value, spread, asked, verdict = map(escape, cells(judgement))
+        rows.append((f"[{_VERDICT_STYLE[judgement.verdict]}]{verdict}[/]", what, value, spread, asked))
+    _show(console, _table(console, ("", "limit", "found", "interval", "asked"), rows, left=2))
+    for judgement in report.judgements:
+        if judgement.verdict != "pass":
+            _say(console, explained(judgement))
+    for note in report.notes:
+        _say(console, f"note: {note}")
+    if heaviest is not None:
+        _parts(console, heaviest)
+    elif report.verdict == "fail":
+        _say(console, f"What weighs: compress gate {report.artifact} ... --why", "dim")
+    _say(console, f"gate: {TITLES[report.verdict]}", _VERDICT_STYLE[report.verdict])
+
+
+def _parts(console: Console, heaviest: Sequence[Part]) -> None:
+    ascii_only = "utf" not in (console.encoding or "").lower()
+    whole = sum(part.size_bytes or 0 for part in heaviest)
+    rows = [
+        (
+            part.name,
+            _number(None if part.size_bytes is None else part.size_bytes / 1e6, "{:.2f}"),
+            _number(part.ms, "{:.3f}"),
+            bar(part.size_bytes or 0, whole, ascii_only=ascii_only),
+        )
+        for part in heaviest
+    ]
+    _show(console, _table(console, ("part of model.onnx", "MB", "ms", "share of the bytes"), rows))
 
 
 def verified(artifact: str, found: Verified) -> None:

@@ -14,11 +14,14 @@ from compress.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
 from compress.plan import Plan
 from compress.statistics import Interval, Verdict, drop_interval, score_interval, verdict_at_least, verdict_at_most
 from compress.tasks import Task
+from compress.tasks.base import Measured, spearman
+from compress.tasks.tagging import f1_of_counts, share_of_counts
 
 if TYPE_CHECKING:
     from compress.export.validate import LatencyComparison
 
 EXIT_CODES: dict[str, int] = {"pass": EXIT_PASS, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}
+OUTCOMES_FORMAT = 1
 # A first measurement this long settles most verdicts; one that straddles the limit is measured longer.
 MEASURE_SECONDS = (6.0, 12.0, 24.0)
 
@@ -49,7 +52,33 @@ def metric_section(
         "drop": {"value": round(drop.value, 6), "ci95": [round(v, 6) for v in drop.as_list()]},
         "examples": len(ours.scores),
         **({"also": others} if others else {}),
+        "outcomes": _outcomes(ours, theirs, data),
     }
+
+
+def _outcomes(compressed: Measured, dense: Measured, data: Encoded) -> dict[str, Any]:
+    """What each example contributes to the metric, for comparisons with other artifacts example by example."""
+    (how,) = [name for name, combine in combiners().items() if combine is compressed.combine]
+    return {
+        "format": OUTCOMES_FORMAT,
+        "metric": compressed.name,
+        "combine": how,
+        "evaluation_sha256": data.fingerprint(),
+        "compressed": np.round(compressed.scores, 6).tolist(),
+        "dense": np.round(dense.scores, 6).tolist(),
+    }
+
+
+def combiners() -> dict[str, Callable[[NDArray[np.float64]], float] | None]:
+    """Every way in which rows of examples become a metric, by the name that files have for it; None is the mean."""
+    return {"mean": None, "spearman": spearman, "share": share_of_counts, "f1": f1_of_counts}
+
+
+def apart(validation: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """validation.json without the outcomes of single examples, and these (None where there are none)."""
+    metric = dict(validation["metric"])
+    outcomes = metric.pop("outcomes", None)
+    return {**validation, "metric": metric}, outcomes
 
 
 def verdict_of(plan: Plan, comparison: LatencyComparison | None) -> tuple[Verdict, str]:

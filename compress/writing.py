@@ -18,16 +18,23 @@ from compress.manifest import SEAL, write_manifest
 from compress.measuring import deployment_feed
 from compress.plan import Plan
 from compress.stages import Stages
+from compress.validation import apart
 
 if TYPE_CHECKING:
     from compress.candidates import Finished
 
 TRADE_OFF = "tradeoff.json"
+OUTCOMES = "outcomes.json"
 
 
 def dump(document: Any) -> str:
     """JSON as all files of an artifact have it."""
     return json.dumps(document, indent=1, sort_keys=True) + "\n"
+
+
+def compact(document: Any) -> str:
+    """JSON on one line, for files of many numbers that nobody reads."""
+    return json.dumps(document, separators=(",", ":"), sort_keys=True) + "\n"
 
 
 def write_artifact(
@@ -50,7 +57,10 @@ def write_artifact(
     if profile is not None:
         (directory / "profile.json").write_text(profile.to_json(), encoding="utf-8")
     if validation is not None:
-        (directory / "validation.json").write_text(dump(validation), encoding="utf-8")
+        recorded, outcomes = apart(validation)
+        (directory / "validation.json").write_text(dump(recorded), encoding="utf-8")
+        if outcomes is not None:
+            (directory / OUTCOMES).write_text(compact(outcomes), encoding="utf-8")
     if trade_off:
         (directory / TRADE_OFF).write_text(dump(list(trade_off)), encoding="utf-8")
     (directory / "README.md").write_text(card(config, plan, validation), encoding="utf-8")
@@ -79,7 +89,10 @@ def renew_validation(
     directory: Path, manifest: Mapping[str, Any], validation: Mapping[str, Any], config: RunConfig, plan: Plan
 ) -> None:
     """Replace validation.json and the card, and their hashes in the manifest; what it says of other files stays."""
-    texts = {"validation.json": dump(validation), "README.md": card(config, plan, validation)}
+    recorded, outcomes = apart(validation)
+    texts = {"validation.json": dump(recorded), "README.md": card(config, plan, validation)}
+    if outcomes is not None:
+        texts[OUTCOMES] = compact(outcomes)
     for name, text in texts.items():
         temporary = directory / f".{name}.partial"
         temporary.write_text(text, encoding="utf-8")

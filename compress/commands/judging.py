@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from compress.commands.common import DATA, DEPLOYMENT, print_json, with_options, working
-from compress.errors import EXIT_FAIL, EXIT_PASS
+from compress.commands.common import CONFIG, DATA, DEPLOYMENT, print_json, with_options, working
+from compress.errors import EXIT_FAIL, EXIT_PASS, CompressError
+from compress.options import GATE_HELP, flag
+
+if TYPE_CHECKING:
+    from compress.gating.judge import Report
+    from compress.gating.parts import Part
 
 
 @click.command(short_help="Measure an artifact again.")
@@ -53,6 +61,101 @@ def why(artifact: str, as_json: bool) -> None:
     from compress import render
 
     print_json(reasons) if as_json else render.why(reasons)
+
+
+_SETTINGS = {"max_age_days": float, "device": str}
+LIMITS = [
+    click.option(flag(name), name, help=text, metavar="X" if name in _SETTINGS else "LIMIT", **kind)
+    for name, text in GATE_HELP.items()
+    for kind in ({"type": _SETTINGS[name]} if name in _SETTINGS else {"multiple": True},)
+]
+REPORTS = [
+    click.option("--baseline", metavar="OTHER", help="Artifact that limits 'of baseline' are about."),
+    click.option("--measure", is_flag=True, help="Time the files here instead of taking recorded latencies."),
+    click.option("--junit", metavar="FILE", help="Write JUnit's XML too."),
+    click.option("--why", "weigh", is_flag=True, help="Show what weighs: bytes and ms per part of the model."),
+]
+
+
+@click.command(short_help="Pass or fail an artifact by limits on size, latency, accuracy.")
+@click.argument("artifact", metavar="OUT")
+@with_options(LIMITS, REPORTS, CONFIG)
+def gate(
+    artifact: str,
+    baseline: str | None,
+    measure: bool,
+    junit: str | None,
+    weigh: bool,
+    config_file: str | None,
+    as_json: bool,
+    **values: Any,
+) -> int:
+    """Hold an artifact against limits, from options and the [gate] table of compress.toml.
+
+    \b
+    Examples:
+      compress gate out --max-size-mb 50 --max-latency-ms 5 --max-drop 0.01
+      compress gate out --baseline last --max-latency-ms "105 % of baseline" --max-drop "0.5 % of baseline" --measure
+
+    Exit codes: 0 every limit is met, 1 one is not, 2 an interval straddles one, 3 error (no limits is one).
+    """
+    from compress.gating import output
+
+    try:
+        report = _gated(artifact, baseline, measure, config_file, values)
+        if junit is not None:
+            output.write_to(junit, output.junit(report))
+        heaviest = _heaviest(artifact) if weigh else None
+    except CompressError as error:
+        _say_error(str(error), junit)
+        raise
+    if os.environ.get("GITHUB_STEP_SUMMARY"):
+        output.write_to(os.environ["GITHUB_STEP_SUMMARY"], output.markdown(report), append=True)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        # On stderr: the runner reads it there too, and stdout stays the result alone.
+        for line in output.annotations_of(report):
+            click.echo(line, err=True)
+    from compress import render
+
+    if as_json:
+        weights = {} if heaviest is None else {"parts": [asdict(part) for part in heaviest]}
+        print_json({**output.document(report), **weights})
+    else:
+        render.gated(report, heaviest)
+    return report.exit_code
+
+
+def _gated(
+    artifact: str, baseline: str | None, measure: bool, config_file: str | None, values: dict[str, Any]
+) -> Report:
+    from compress.config import find_config_file, read_config_file
+    from compress.gating.judge import judge
+    from compress.gating.limits import Gate, merged, read_gate
+
+    given = {name: value for name, value in values.items() if value not in (None, ())}
+    file = find_config_file(config_file)
+    written = Gate() if file is None else read_config_file(file)[1]
+    limits = merged(read_gate(given, "command line"), written, given)
+    with working() as progress:
+        return judge(artifact, limits, progress, baseline=baseline, measure=measure)
+
+
+def _heaviest(artifact: str) -> list[Part]:
+    from compress.gating.parts import parts
+
+    with working():
+        return parts(Path(artifact))
+
+
+def _say_error(message: str, junit: str | None) -> None:
+    """Put an error where others look for the result: what an earlier run left there is not this one's."""
+    from compress.gating import output
+
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        click.echo(output.annotation("error", "compress gate", message), err=True)
+    if junit is not None:
+        with contextlib.suppress(CompressError):
+            output.write_to(junit, output.junit_of_error(message))
 
 
 @click.command(short_help="Check that no file of an artifact changed.")

@@ -149,7 +149,7 @@ class TokenClassification(Task):
             raise ValueError("without labels the dense model's outputs are needed")
         if not any(tag[:2] in ("B-", "I-") for tag in words.names):
             rows = [[(a == b).sum(), len(a)] for a, b in zip(ours, truth, strict=True)]
-            return Measured(name or "accuracy", np.array(rows, dtype=np.float64), _share)
+            return Measured(name or "accuracy", np.array(rows, dtype=np.float64), share_of_counts)
         count = _span_counter(words.names)
         rows = [count(a, b) for a, b in zip(ours, truth, strict=True)]
         return Measured(name or self.metric_name, np.array(rows, dtype=np.float64), f1_of_counts)
@@ -248,6 +248,6 @@ def f1_of_counts(rows: NDArray[np.float64]) -> float:
     return float(2 * right / (found + real)) if found + real else 1.0
 
 
-def _share(rows: NDArray[np.float64]) -> float:
+def share_of_counts(rows: NDArray[np.float64]) -> float:
     right, total = rows.sum(0)
     return float(right / total) if total else 1.0
