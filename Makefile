@@ -26,10 +26,11 @@ demo: $(READY) ## compress a real encoder for this CPU, from fine-tuning to the 
 test: $(READY) ## run the test suite
 	$(BIN)/python -m pytest
 
-lint: $(READY) ## ruff and mypy
+lint: $(READY) ## ruff, mypy and bandit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive compress profile export
 
 clean: ## remove .venv and what builds leave
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from compress.absent import here, open_device
 from compress.artifact import staged
 from compress.candidates import Finished, Proposal, account, best, place
-from compress.config import RunConfig
+from compress.config import RunConfig, make_config
+from compress.errors import ArtifactError
 from compress.export.runtime import refuse_absent
 from compress.finishing import finish_promising
 from compress.loading import Loaded, load, load_model
@@ -30,6 +31,7 @@ from compress.progress import Progress, Silent
 from compress.proposing import SHARE, dense_plan, given_profile, profiles_of, propose_all, reachable, room_of, search
 from compress.pruning import prune
 from compress.stages import Stages
+from compress.verifying import refuse_damage
 from compress.weighing import refine, trade_off, weigh
 
 if TYPE_CHECKING:
@@ -199,8 +201,13 @@ def validate_artifact(
 
     stages = Stages(progress or Silent())
     manifest = read_manifest(artifact)
+    refuse_damage(artifact)
+    try:
+        config = make_config({**manifest["configuration"], "output": artifact, "profile": None, **(overrides or {})})
+        engine = Engine.from_json(manifest["engine"]) if "engine" in manifest else Engine()
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"'{artifact}' does not say how it was made: {error}; make it again") from None
     plan = Plan.read(artifact)
-    config = RunConfig(**{**manifest["configuration"], "output": artifact, "profile": None, **(overrides or {})})
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
         with stages.stage("load"):
             loaded = load(config, stages)
@@ -211,7 +218,6 @@ def validate_artifact(
         try:
             with stages.stage("validate"):
                 file = artifact / (IR if loaded.target.runtime == "openvino" else "model.onnx")
-                engine = Engine.from_json(manifest["engine"]) if "engine" in manifest else Engine()
                 tolerance = 1e-3 if engine.precision == "fp32" else math.inf
                 parity = parity_of(file, model, loaded, tolerance)
                 exported = Exported(file, engine, report_of(artifact / "model.onnx"), parity, file)

@@ -28,7 +28,9 @@ from compress.manifest import (
     sha256_of,
     version_of,
 )
+from compress.reading import printable
 
+UNSEALED = "it has no digest of itself: written by an early version, or damaged; `compress validate` adds one"
 Problem = Literal["changed", "missing", "extra", "link"]
 
 
@@ -101,9 +103,21 @@ def verify(artifact: str | Path) -> Verified:
         )
     findings = list(_compare(root, entries))
     if SEAL not in document:
-        detail = "it has no digest of itself: written by an early version, or damaged; `compress validate` adds one"
-        findings.insert(0, Finding(NAME, "changed", detail))
+        findings.insert(0, Finding(NAME, "changed", UNSEALED))
     return Verified(len(entries), tuple(findings), version_of(document))
+
+
+def refuse_damage(artifact: str | Path) -> tuple[Finding, ...]:
+    """Raise ArtifactError where a listed file is not as it was written; returns what else was found."""
+    findings = verify(artifact).findings
+    broken = [finding for finding in findings if finding.problem != "extra" and finding.detail != UNSEALED]
+    if broken:
+        named = "; ".join(f"{printable(found.file)} ({found.problem})" for found in broken[:5])
+        raise ArtifactError(
+            f"'{artifact}' is not as it was written: {named}. What was measured on it does not hold: restore it, or "
+            "make it again (`compress verify` says more)"
+        )
+    return findings
 
 
 def is_inside(name: str) -> bool:

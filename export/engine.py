@@ -55,8 +55,16 @@ class Engine:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Engine:
-        """Read what ``to_json`` gave."""
-        return cls(**{**raw, "left_out": tuple(raw["left_out"])})
+        """Read what ``to_json`` gave.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        import json
+
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(cls).validate_json(json.dumps(raw), strict=True)
 
 
 def variants(target: Target, precision: Precision) -> tuple[Engine, ...]:

@@ -21,8 +21,11 @@ from compress.artifact import load
 from compress.config import RunConfig
 from compress.effort import EFFORT
 from compress.errors import BudgetUnreachable
+from compress.gating.evidence import gather
+from compress.gating.parts import parts
 from compress.plan import Plan
 from compress.profile.latency import Profile
+from compress.verifying import verify
 
 LENGTH = 24
 BRIEF = {name: replace(effort, profile_seconds=1.0) for name, effort in EFFORT.items()}
@@ -61,8 +64,14 @@ def check_artifact(out: Path, model: Path) -> None:
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == facts["sha256"], name
     for name in ("model.onnx", "config.json", "tokenizer.json", "pytorch/model.safetensors", "pytorch/config.json"):
         assert name in manifest["files"]
-    for name in ("plan.json", "profile.json", "validation.json", "README.md"):
+    for name in ("plan.json", "profile.json", "validation.json", "outcomes.json", "README.md"):
         assert name in manifest["files"]
+    assert verify(out).findings == ()
+    evidence = gather(out)
+    assert evidence.validation is not None and evidence.outcomes is not None
+    assert evidence.outcomes.rows.mean() == pytest.approx(evidence.validation.metric.compressed, abs=1e-6)
+    weights = {part.name: part.size_bytes or 0 for part in parts(out)}
+    assert weights["embeddings"] > 0 and sum(weights.values()) <= (out / "model.onnx").stat().st_size
     session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
     reloaded = load(out)
     ids = torch.randint(5, 100, (3, 9), generator=torch.Generator().manual_seed(0))
@@ -279,6 +288,7 @@ def test_a_plan_can_be_exported_and_validated_later(tiny_bert: Path, data_csv: P
     manifest = json.loads((out / "manifest.json").read_text())
     digest = hashlib.sha256((out / "validation.json").read_bytes()).hexdigest()
     assert manifest["files"]["validation.json"]["sha256"] == digest
+    assert verify(out).findings == ()
 
 
 def test_the_dense_model_can_be_exported_without_data(tiny_distilbert: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from compress import cli
 from compress.errors import ArtifactError
 from compress.manifest import NAME, SEAL, read_manifest, sealed, write_manifest
-from compress.verifying import is_inside, verify
+from compress.verifying import is_inside, refuse_damage, verify
 
 FILES = ("model.onnx", "plan.json", "pytorch/model.safetensors", "README.md")
 
@@ -145,3 +145,19 @@ def test_what_is_no_artifact_is_an_error(artifact: Path, capsys: pytest.CaptureF
     (artifact / NAME).write_text(sealed(document))
     assert cli.main(["verify", str(artifact)]) == 3
     assert "install compress" in capsys.readouterr().err
+
+
+def test_damage_is_refused_and_what_is_extra_is_not(artifact: Path) -> None:
+    (artifact / "notes.txt").write_text("mine")
+    assert [finding.file for finding in refuse_damage(artifact)] == ["notes.txt"]
+    (artifact / "plan.json").write_text("other")
+    with pytest.raises(ArtifactError, match=r"not as it was written: plan\.json \(changed\)"):
+        refuse_damage(artifact)
+
+
+def test_nothing_is_validated_that_changed_or_says_nonsense(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["validate", str(artifact)]) == 3
+    assert "does not say how it was made" in capsys.readouterr().err
+    (artifact / "model.onnx").write_text("another model")
+    assert cli.main(["validate", str(artifact)]) == 3
+    assert "model.onnx (changed)" in capsys.readouterr().err

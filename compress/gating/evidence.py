@@ -19,7 +19,7 @@ from compress.errors import ArtifactError
 from compress.manifest import NAME, files_of, read_manifest
 from compress.reading import Missing, Unreadable, parse_json, printable, read_text
 from compress.statistics import Interval
-from compress.verifying import verify
+from compress.verifying import refuse_damage
 
 VALIDATION = "validation.json"
 OUTCOMES = "outcomes.json"
@@ -187,14 +187,7 @@ def gather(artifact: str | Path) -> Evidence:
     """
     root = Path(artifact)
     manifest = read_manifest(root)
-    findings = verify(root).findings
-    broken = [finding for finding in findings if finding.problem != "extra"]
-    if broken:
-        named = "; ".join(f"{printable(found.file)} ({found.problem})" for found in broken[:5])
-        raise ArtifactError(
-            f"'{root}' is not as it was written: {named}. What was measured on it does not hold: restore it, or make "
-            "it again (`compress verify` says more)"
-        )
+    findings = refuse_damage(root)
     return Evidence(
         artifact=root,
         manifest=manifest,
@@ -202,7 +195,7 @@ def gather(artifact: str | Path) -> Evidence:
         | {NAME: (root / NAME).stat().st_size},
         validation=read_validation(root),
         outcomes=_read_outcomes(root),
-        unlisted=tuple(finding.file for finding in findings),
+        unlisted=tuple(finding.file for finding in findings if finding.problem == "extra"),
     )
 
 
