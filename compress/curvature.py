@@ -12,7 +12,7 @@ Martens and Grosse 2015) split the expectation over tokens into tr(ΔW H ΔWᵀ 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from compress.architectures import Encoder
-from compress.data import Encoded
+from compress.data import Batch, Encoded
 from compress.errors import DataError
-from compress.layerwise import KINDS, Kind
+from compress.layerwise import KINDS, Kind, why_not_finite
+from compress.portions import Portions
 from compress.tasks import Task
 
 # Tokens per input of the widest matrix that the input factor is estimated from: more change little and cost time.
@@ -89,6 +90,7 @@ def curvature(
     seed: int = 0,
     batch_size: int = 32,
     progress: Callable[[float], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> dict[tuple[int, Kind], Curvature]:
     """Estimate both factors of every sublayer of a dense model, from one backward pass per example.
 
@@ -100,50 +102,130 @@ def curvature(
         task: gives outputs and loss.
         data: calibration examples; labels are not read.
         seed: of the directions and of the tokens left out where there are more than needed.
-        batch_size: examples in one backward pass.
+        batch_size: examples in one backward pass; where memory does not suffice for so many, it is halved.
         progress: called with the fraction done.
+        say: told when that happens.
 
     Raises:
-        DataError: a gradient is not finite.
+        DataError: the curvature is not finite; the message names the layer where that begins.
     """
     shape = encoder.shape
     generator = torch.Generator().manual_seed(seed)
-    sizes = {"attention": shape.heads * shape.head_size, "ffn": shape.filters}
+    sizes: dict[Kind, int] = {"attention": shape.heads * shape.head_size, "ffn": shape.filters}
     keys: list[tuple[int, Kind]] = [(number, kind) for number in range(shape.layers) for kind in KINDS]
-    inputs = {key: torch.zeros(sizes[key[1]], sizes[key[1]]) for key in keys}
-    means = {key: torch.zeros(sizes[key[1]], dtype=torch.float64) for key in keys}
-    outputs = {key: torch.zeros(shape.hidden_size, shape.hidden_size) for key in keys}
-    weights = dict.fromkeys(keys, 0.0)
+    sums = _Sums.zeros(keys, sizes, shape.hidden_size)
     share = min(1.0, TOKENS_PER_INPUT * max(sizes.values()) / max(1.0, float(data.lengths.sum())))
+    portions = Portions(say)
     done = 0
     with _watched(encoder) as seen:
         for batch in data.batches(batch_size):
-            answers = task.forward(encoder.model, batch.inputs)
-            direction = task.fisher_direction(answers.detach(), generator)
-            # The sum: every sample's gradients are its own.
-            loss = (answers * direction).sum()
-            gradients = dict(zip(keys, torch.autograd.grad(loss, [seen[key].y for key in keys]), strict=True))
-            mask = batch.inputs["attention_mask"].bool()
-            chosen = mask & (torch.rand(mask.shape, generator=generator) < share)
-            for key in keys:
-                gradient = gradients[key]
-                at_all = gradient[mask]
-                outputs[key].addmm_(at_all.T, at_all)
-                weight = gradient[chosen].square().sum(-1)
-                x = seen[key].x[chosen] * weight.sqrt()[:, None]
-                inputs[key].addmm_(x.T, x)
-                means[key] += (x.T @ weight.sqrt()).double()
-                weights[key] += float(weight.sum())
-            seen.clear()
-            done += len(batch.indices)
+            count = len(batch.indices)
+            try:
+                portions.each(count, _Pass(encoder, task, batch, seen, sums, share, generator))
+            except _NotFinite:
+                raise DataError(f"the model's answers are not finite: {why_not_finite(encoder, task, data)}") from None
+            done += count
             if progress:
                 progress(done / len(data))
     found = {}
     for key in keys:
-        total = max(weights[key], 1e-30)
-        mean = means[key] / total
-        spread = inputs[key].double() / total - torch.outer(mean, mean)
-        found[key] = Curvature(spread.float(), outputs[key] / done)
+        total = max(sums.weights[key], 1e-30)
+        mean = sums.means[key] / total
+        spread = sums.inputs[key].double() / total - torch.outer(mean, mean)
+        found[key] = Curvature(spread.float(), sums.outputs[key] / done)
     if not all(np.isfinite(float(c.inputs.sum() + c.outputs.sum())) for c in found.values()):
-        raise DataError("the gradients of the calibration loss are not finite; look for NaN or overflow in the model")
+        raise DataError(f"the curvature of the loss is not finite: {why_not_finite(encoder, task, data)}")
     return found
+
+
+@dataclass
+class _Sums:
+    """Sums over examples, by sublayer; see the module's own text."""
+
+    inputs: dict[tuple[int, Kind], Tensor]
+    means: dict[tuple[int, Kind], Tensor]
+    outputs: dict[tuple[int, Kind], Tensor]
+    weights: dict[tuple[int, Kind], float]
+
+    @classmethod
+    def zeros(cls, keys: Sequence[tuple[int, Kind]], sizes: Mapping[Kind, int], hidden_size: int) -> _Sums:
+        """Of no examples."""
+        return cls(
+            inputs={key: torch.zeros(sizes[key[1]], sizes[key[1]]) for key in keys},
+            means={key: torch.zeros(sizes[key[1]], dtype=torch.float64) for key in keys},
+            outputs={key: torch.zeros(hidden_size, hidden_size) for key in keys},
+            weights=dict.fromkeys(keys, 0.0),
+        )
+
+
+class _NotFinite(Exception):
+    """The model answers with NaN or infinity."""
+
+
+class _Pass:
+    """Brings a batch into the sums, part by part; a part that memory ran out on may come again in smaller ones.
+
+    What is random is drawn once, for the whole batch.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        task: Task,
+        batch: Batch,
+        seen: dict[tuple[int, Kind], _Seen],
+        sums: _Sums,
+        share: float,
+        generator: torch.Generator,
+    ) -> None:
+        self._model, self._task, self._batch, self._seen, self._sums = encoder.model, task, batch, seen, sums
+        self._share, self._generator, self._state = share, generator, generator.get_state()
+        self._mask = batch.inputs["attention_mask"].bool()
+        self._drawn: tuple[Tensor, Tensor] | None = None
+        # Examples of this batch that are in the sums of a sublayer.
+        self._summed = dict.fromkeys(sums.weights, 0)
+
+    def __call__(self, part: slice) -> None:
+        count, size = len(self._mask), part.stop - part.start
+        if self._drawn is None and size < count:
+            with torch.no_grad():
+                self._draw(torch.cat([self._forward(slice(i, i + size)) for i in range(0, count, size)]))
+        self._seen.clear()
+        answers = self._forward(part)
+        direction, all_chosen = self._drawn or self._draw(answers.detach())
+        # The sum: every sample's gradients are its own.
+        loss = (answers * direction[part]).sum()
+        keys = list(self._summed)
+        gradients = torch.autograd.grad(loss, [self._seen[key].y for key in keys])
+        mask, chosen = self._mask[part], all_chosen[part]
+        for key, gradient in zip(keys, gradients, strict=True):
+            if self._summed[key] >= part.stop:
+                continue
+            at_all = gradient[mask]
+            weight = gradient[chosen].square().sum(-1)
+            x = self._seen[key].x[chosen] * weight.sqrt()[:, None]
+            mean = (x.T @ weight.sqrt()).double()
+            # From here on nothing is allocated: a sublayer is summed wholly or not at all.
+            self._sums.outputs[key].addmm_(at_all.T, at_all)
+            self._sums.inputs[key].addmm_(x.T, x)
+            self._sums.means[key] += mean
+            self._sums.weights[key] += float(weight.sum())
+            self._summed[key] = part.stop
+        self._seen.clear()
+
+    def _forward(self, part: slice) -> Tensor:
+        answers: Tensor = self._task.forward(
+            self._model, {name: value[part] for name, value in self._batch.inputs.items()}
+        )
+        return answers
+
+    def _draw(self, answers: Tensor) -> tuple[Tensor, Tensor]:
+        """The direction of every example [like the answers], and the tokens chosen [batch, sequence]."""
+        if not bool(torch.isfinite(answers).all()):
+            raise _NotFinite
+        # Where memory ran out in the middle of it, it is drawn again and must be the same.
+        self._generator.set_state(self._state)
+        direction = self._task.fisher_direction(answers, self._generator)
+        chosen = self._mask & (torch.rand(self._mask.shape, generator=self._generator) < self._share)
+        self._drawn = direction, chosen
+        return self._drawn

@@ -7,7 +7,7 @@ published with the paper squares gradients of the *mean* loss of mini-batches; h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compress.architectures import Encoder
-from compress.data import Encoded
+from compress.data import Batch, Encoded
 from compress.errors import DataError
 from compress.gates import Gates, gated
+from compress.layerwise import why_not_finite
+from compress.portions import Portions
 from compress.tasks import Task
 
 
@@ -54,6 +56,7 @@ def fisher_information(
     gates: Gates | None = None,
     batch_size: int = 32,
     progress: Callable[[float], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Fisher:
     """Accumulate squared per-sample gradients of the loss with respect to every gate.
 
@@ -67,11 +70,13 @@ def fisher_information(
             has no labels.
         blocks: also accumulate the blocks within a layer. Their size does not depend on the number of samples.
         gates: where the gradient is taken; None is all ones. Masked units get a value too.
-        batch_size: examples in one backward pass; it bounds memory and does not change the result.
+        batch_size: examples in one backward pass; it bounds memory and does not change the result. Where memory does
+            not suffice for so many, it is halved.
         progress: called with the fraction done.
+        say: told when that happens.
 
     Raises:
-        DataError: a gradient is not finite.
+        DataError: a gradient is not finite; the message names the layer where that begins.
     """
     shape, layers = encoder.shape, encoder.shape.layers
     draw = data.labels is None if label_free is None else label_free
@@ -80,24 +85,17 @@ def fisher_information(
     filters = torch.zeros(layers, shape.filters, dtype=torch.float64)
     head_blocks = torch.zeros(layers, shape.heads, shape.heads) if blocks else None
     filter_blocks = torch.zeros(layers, shape.filters, shape.filters) if blocks else None
-    base = gates or Gates.ones(encoder)
+    sums = _Sums(heads, filters, head_blocks, filter_blocks)
+    portions = Portions(say)
     done = 0
     for batch in data.batches(batch_size):
-        size = len(batch.indices)
-        own = base.per_sample(size)
-        with gated(encoder, own):
-            logits = task.forward(encoder.model, batch.inputs)
-            labels = task.draw_labels(logits.detach(), generator) if draw or batch.labels is None else batch.labels
-            loss = task.loss(logits, labels).sum()
-        gradients = torch.autograd.grad(loss, [*own.heads, *own.filters])
-        for number in range(layers):
-            _accumulate(gradients[number], heads[number], head_blocks, number)
-            _accumulate(gradients[layers + number], filters[number], filter_blocks, number)
-        done += size
+        count = len(batch.indices)
+        portions.each(count, _Pass(encoder, task, batch, gates or Gates.ones(encoder), sums, draw, generator))
+        done += count
         if progress:
             progress(done / len(data))
     if not (torch.isfinite(heads).all() and torch.isfinite(filters).all()):
-        raise DataError("the gradients of the calibration loss are not finite; look for NaN or overflow in the model")
+        raise DataError(f"gradients of the loss are not finite: {why_not_finite(encoder, task, data)}")
     return Fisher(
         heads=(heads / done).numpy(),
         filters=(filters / done).numpy(),
@@ -108,7 +106,66 @@ def fisher_information(
     )
 
 
-def _accumulate(gradient: Tensor, diagonal: Tensor, blocks: Tensor | None, number: int) -> None:
-    diagonal += gradient.double().square().sum(0)
-    if blocks is not None:
-        blocks[number].addmm_(gradient.T, gradient)
+@dataclass
+class _Sums:
+    """Sums over examples of squared gradients, and of their products within a layer, as in ``Fisher``."""
+
+    heads: Tensor
+    filters: Tensor
+    head_blocks: Tensor | None
+    filter_blocks: Tensor | None
+
+    def add(self, gradients: Sequence[Tensor]) -> None:
+        """Bring gradients in, [examples, units] each, of the heads of all layers and of the filters of all layers."""
+        layers = len(self.heads)
+        # First what needs memory, so that examples are summed wholly or not at all.
+        squares = [gradient.double().square().sum(0) for gradient in gradients]
+        for number in range(layers):
+            self.heads[number] += squares[number]
+            self.filters[number] += squares[layers + number]
+            if self.head_blocks is not None and self.filter_blocks is not None:
+                self.head_blocks[number].addmm_(gradients[number].T, gradients[number])
+                self.filter_blocks[number].addmm_(gradients[layers + number].T, gradients[layers + number])
+
+
+class _Pass:
+    """Brings a batch into the sums, part by part; labels are drawn once, for the whole batch."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        task: Task,
+        batch: Batch,
+        base: Gates,
+        sums: _Sums,
+        draw: bool,
+        generator: torch.Generator,
+    ) -> None:
+        self._encoder, self._task, self._batch, self._base, self._sums = encoder, task, batch, base, sums
+        self._generator, self._state = generator, generator.get_state()
+        self._labels = None if draw else batch.labels
+
+    def __call__(self, part: slice) -> None:
+        count, size = len(self._batch.indices), part.stop - part.start
+        if self._labels is None and size < count:
+            with torch.no_grad():
+                parts = [slice(i, min(i + size, count)) for i in range(0, count, size)]
+                self._draw(torch.cat([self._forward(other)[0] for other in parts]))
+        logits, own = self._forward(part)
+        labels = self._draw(logits.detach()) if self._labels is None else self._labels
+        loss = self._task.loss(logits, labels[part]).sum()
+        self._sums.add(torch.autograd.grad(loss, [*own.heads, *own.filters]))
+
+    def _forward(self, part: slice) -> tuple[Tensor, Gates]:
+        """The answers, and the gates they went through."""
+        own = self._base.per_sample(part.stop - part.start)
+        with gated(self._encoder, own):
+            inputs = {name: value[part] for name, value in self._batch.inputs.items()}
+            return self._task.forward(self._encoder.model, inputs), own
+
+    def _draw(self, logits: Tensor) -> Tensor:
+        """Labels from the model's own predictive distribution."""
+        # Where memory ran out in the middle of it, they are drawn again and must be the same.
+        self._generator.set_state(self._state)
+        self._labels = self._task.draw_labels(logits, self._generator)
+        return self._labels

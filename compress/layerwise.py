@@ -7,7 +7,7 @@ hidden``, and lets the pruned model's inputs come from the layers already recons
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -213,6 +213,39 @@ def positions_read(encoder: Encoder, task: Task, data: Encoded, batch_size: int 
 
 
 @torch.no_grad()
+def why_not_finite(encoder: Encoder, task: Task, data: Encoded) -> str:
+    """Where NaN or infinity first comes up when a model runs on examples: in words, for an error's message."""
+    bad: list[tuple[int, Tensor]] = []
+
+    def watch(number: int) -> Callable[[nn.Module, Any, Any], None]:
+        def look_at(_: nn.Module, __: Any, output: Any) -> None:
+            states = output[0] if isinstance(output, tuple) else output
+            finite = torch.isfinite(states).flatten(1).all(1)
+            if not bool(finite.all()):
+                bad.append((number, ~finite))
+
+        return look_at
+
+    handles = [layer.module.register_forward_hook(watch(number)) for number, layer in enumerate(encoder)]
+    try:
+        with torch.no_grad():
+            for batch in data.batches():
+                answers = task.forward(encoder.model, batch.inputs)
+                if bad:
+                    number, rows = min(bad, key=lambda found: found[0])
+                    example = int(batch.indices[int(rows.nonzero()[0])])
+                    return (
+                        f"the output of encoder layer {number} has NaN or infinite values for calibration example "
+                        f"{example}; use a sound checkpoint, or look at that example"
+                    )
+                if not bool(torch.isfinite(answers).all()):
+                    return "the model's head gives NaN or infinite values; use a sound checkpoint"
+    finally:
+        for handle in handles:
+            handle.remove()
+    return "all activations are finite, the gradients overflow; use a sound checkpoint"
+
+
 def divergence(dense: nn.Module, student: nn.Module, task: Task, data: Encoded, batch_size: int = 64) -> float:
     """Mean divergence of a model's outputs from the dense model's; 0 without examples."""
     total = 0.0
