@@ -12,28 +12,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress import steps
 from compress.config import RunConfig
 from compress.errors import TargetError
 from compress.export import graph
 from compress.export.cuda import absence, lacking_provider
 from compress.export.engine import Engine, variants
 from compress.export.runtime import open_session
+from compress.exporting import Exported
 from compress.loading import Loaded
-from compress.measuring import Device, Exported, deployment_feed, deployment_section, write_onnx
+from compress.measuring import Device, deployment_feed, deployment_section, write_dense
 from compress.plan import Plan, Widths
 from compress.profile.latency import Profile
 from compress.profile.roofline import Roofline, estimate_profile
 from compress.profile.target import GPU_RUNTIMES, Precision, Target, load_target
+from compress.progress import Silent
 from compress.sensitivity import answers_of
+from compress.stages import Stages
 from compress.validation import document, metric_section, verdict_of, with_size
 
 if TYPE_CHECKING:
     from compress.export.validate import LatencyComparison
     from compress.progress import Progress
-    from compress.stages import Stages
 
 
-def open_device(config: RunConfig, loaded: Loaded, scratch: Path, progress: Progress | Stages) -> Device:
+def open_device(config: RunConfig, loaded: Loaded, scratch: Path, stages: Stages) -> Device:
     """The target, whether it is this machine or not.
 
     Raises:
@@ -46,17 +49,17 @@ def open_device(config: RunConfig, loaded: Loaded, scratch: Path, progress: Prog
         lacking = lacking_provider() if target.runtime == "onnxruntime-cuda" else None
         if lacking is not None:
             raise TargetError(f"target '{target.name}' is here, but cannot be used: {lacking}")
-        return Device.open(config, loaded, scratch)
+        return Device.open(config, loaded, scratch, stages)
     if config.profile is None:
         Roofline.of(target, target.precision if config.precision == "auto" else config.precision)
-    progress.info(
+    stages.info(
         f"warning: target '{target.name}' is not on this machine: {reason}. "
         + ("Latencies are predicted by the given profile" if config.profile else "Latencies are estimated")
         + f", and nothing is timed. To measure: `compress profile MODEL --target {target.name} --seq-len "
         f"{config.seq_len} --batch-size {config.batch_size} --output {target.name}.json` on the device, then pass "
         f"--profile {target.name}.json here"
     )
-    return AbsentDevice.open(config, loaded, scratch)
+    return AbsentDevice.open(config, loaded, scratch, stages)
 
 
 def here(loaded: Loaded) -> Loaded:
@@ -68,16 +71,16 @@ def here(loaded: Loaded) -> Loaded:
 class AbsentDevice(Device):
     """A target that is elsewhere. What does not depend on it is computed on this machine's processor."""
 
-    def __init__(self, config: RunConfig, target: Target, dense: Path, feed: Any) -> None:
+    def __init__(self, config: RunConfig, target: Target, dense: Path, feed: Any, stages: Stages | None = None) -> None:
         self._elsewhere = target
-        super().__init__(config, load_target("cpu"), dense, feed)
+        super().__init__(config, load_target("cpu"), dense, feed, stages)
 
     @classmethod
-    def open(cls, config: RunConfig, loaded: Loaded, scratch: Path) -> AbsentDevice:
+    def open(cls, config: RunConfig, loaded: Loaded, scratch: Path, stages: Stages | None = None) -> AbsentDevice:
         """Export the dense model into ``scratch``."""
-        dense = scratch / "dense.onnx"
-        write_onnx(loaded.checkpoint.model, dense, loaded)
-        return cls(config, loaded.target, dense, deployment_feed(config, loaded))
+        stages = stages or Stages(Silent())
+        dense = stages.result(lambda: steps.export_dense(loaded), lambda: write_dense(loaded, scratch))
+        return cls(config, loaded.target, dense, deployment_feed(config, loaded), stages)
 
     def settle(self, precision: Precision, loaded: Loaded, widths: Widths | None = None) -> Engine:
         """The runtime's default form: there is nothing to time."""

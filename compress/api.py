@@ -19,6 +19,7 @@ def run(
     model: str | os.PathLike[str] | None = None,
     *,
     config_file: str | Path | None = None,
+    resume: bool = False,
     progress: Progress | None = None,
     **options: Any,
 ) -> RunResult:
@@ -27,6 +28,7 @@ def run(
     Args:
         model: local directory or hub name; None takes it from the configuration file.
         config_file: a ``compress.toml``; None takes the one in the current directory, if there is one.
+        resume: use again what earlier runs have stored (docs/resume.md).
         progress: told about stages as they begin; None says nothing.
         **options: ``data``, ``speedup``, ``latency_ms``, ``target``, ``seq_len``, ...: the names in
             ``compress.options.HELP``, with the meaning and default they have on the command line.
@@ -46,4 +48,4 @@ def run(
 
     from compress import pipeline
 
-    return pipeline.run(resolved.config, progress=progress or Silent())
+    return pipeline.run(resolved.config, resume=resume, progress=progress or Silent())

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import ArtifactError, ModelError, PlanError
+from compress.locks import Held, only_one
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +28,8 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 # What an artifact of a small encoder takes; less than that is certain not to do.
 LEAST_FREE_BYTES = 64 * 2**20
+# Between the output's name and eight random characters, in the names of directories in work.
+_PARTIAL = ".partial-"
 
 
 def save_model(model: Any, directory: str | Path) -> None:
@@ -41,18 +46,11 @@ def save_model(model: Any, directory: str | Path) -> None:
     """
     import copy
 
-    import torch
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder = Path(directory) / PYTORCH
-    tensors: dict[str, Tensor] = {}
-    written: set[int] = set()
-    for name, value in model.state_dict().items():
-        tensor = value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype).contiguous()
-        # safetensors refuses tensors that share memory; tied weights are written once for each of their names.
-        tensors[name] = tensor.clone() if tensor.data_ptr() in written else tensor
-        written.add(tensor.data_ptr())
+    tensors = tensors_of(model)
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     try:
@@ -63,6 +61,20 @@ def save_model(model: Any, directory: str | Path) -> None:
         raise ArtifactError(
             f"cannot write the model to '{folder}': {error}; free some space or choose another --output"
         ) from error
+
+
+def tensors_of(model: Any) -> dict[str, Tensor]:
+    """A model's weights and buffers as they are stored: floating-point ones as float32, none of them sharing memory."""
+    import torch
+
+    tensors: dict[str, Tensor] = {}
+    written: set[int] = set()
+    for name, value in model.state_dict().items():
+        tensor = value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype).contiguous()
+        # safetensors refuses tensors that share memory; tied weights are written once for each of their names.
+        tensors[name] = tensor.clone() if tensor.data_ptr() in written else tensor
+        written.add(tensor.data_ptr())
+    return tensors
 
 
 def load(artifact: str | Path) -> Any:
@@ -161,7 +173,8 @@ def staged(output: str | Path, needed_bytes: int = LEAST_FREE_BYTES) -> Iterator
     """A directory to write an artifact into, which becomes ``output`` when the block ends well.
 
     Until then it is a hidden sibling, ``.NAME.partial-XXXX``. On any failure, Ctrl-C included, it is removed, and so
-    are parent directories made for it. A block that removes the directory itself leaves no output.
+    are parent directories made for it. A block that removes the directory itself leaves no output. Meanwhile no other
+    process can have the same output; what killed ones have left beside it is removed first.
 
     Args:
         output: the artifact's path; it may exist if it is empty. Missing parents are made.
@@ -171,20 +184,28 @@ def staged(output: str | Path, needed_bytes: int = LEAST_FREE_BYTES) -> Iterator
         The directory to write into.
 
     Raises:
-        ArtifactError: the path is taken or cannot be written to, the disk is too full, or became so in the block.
+        ArtifactError: the path is taken or cannot be written to, another process writes it, the disk is too full, or
+            became so in the block.
     """
     path = Path(output)
     made: list[Path] = []
     partial: Path | None = None
+    held = ExitStack()
     try:
         try:
             _check_vacant(path)
             # Where a link leads to an empty directory, the link stays and the directory is replaced.
             final = Path(os.path.realpath(path))
             _make_parents(final.parent, made)
-            partial = final.with_name(f".{final.name}.partial-{secrets.token_hex(4)}")
+            if held.enter_context(only_one(final.with_name(f".{final.name}.lock"))):
+                _clear_leftovers(final)
+            partial = final.with_name(f".{final.name}{_PARTIAL}{secrets.token_hex(4)}")
             partial.mkdir()
             free = shutil.disk_usage(partial).free
+        except Held as error:
+            raise ArtifactError(
+                f"'{path}' is being written by another run ({error.holder}); wait for it, or choose another --output"
+            ) from None
         except OSError as error:
             raise ArtifactError(f"cannot write '{path}': {_reason(error)}; choose another --output") from error
         if free < needed_bytes:
@@ -196,6 +217,7 @@ def staged(output: str | Path, needed_bytes: int = LEAST_FREE_BYTES) -> Iterator
             yield partial
             if partial.exists():
                 _check_vacant(path)
+                _flush(partial)
                 os.replace(partial, final)
                 made.clear()
         except OSError as error:
@@ -206,9 +228,41 @@ def staged(output: str | Path, needed_bytes: int = LEAST_FREE_BYTES) -> Iterator
         # A second Ctrl-C may cut this short; what is left then is hidden, and no artifact.
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
+        held.close()
         for directory in reversed(made):
             if directory.is_dir() and not any(directory.iterdir()):
                 directory.rmdir()
+
+
+@contextmanager
+def scratch_beside(directory: Path) -> Iterator[Path]:
+    """A directory for the files of work, on the disk of a staged one, so that files need not be copied into that.
+
+    It is removed afterwards; one that a killed run leaves goes with the rest of what that left.
+    """
+    prefix = directory.name[: directory.name.rindex(_PARTIAL) + len(_PARTIAL)]
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=directory.parent) as scratch:
+        yield Path(scratch)
+
+
+def _clear_leftovers(final: Path) -> None:
+    """Remove what killed processes left beside an output. Only for who holds its lock: live ones hold it themselves."""
+    start = f".{final.name}{_PARTIAL}"
+    for entry in list(final.parent.iterdir()):
+        rest = entry.name.removeprefix(start)
+        if rest != entry.name and re.fullmatch("[a-z0-9_]{8}", rest) and entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _flush(directory: Path) -> None:
+    """Have the disk take what was written, so that after a power failure nothing is renamed that is not there."""
+    for path in (*directory.rglob("*"), directory):
+        if not path.is_symlink():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def _check_vacant(path: Path) -> None:

@@ -11,7 +11,7 @@ from compress.errors import PrecisionRefused
 
 if TYPE_CHECKING:
     from compress.export.engine import Engine
-    from compress.measuring import Exported
+    from compress.exporting import Exported
     from compress.plan import Plan
     from compress.profile.latency import Profile
     from compress.pruning import Repairs

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from compress._version import __version__
-from compress.commands import building, judging, machine
+from compress.commands import building, judging, machine, storage
 from compress.commands.common import print_json
 from compress.errors import EXIT_ERROR, EXIT_PASS, CompressError, did_you_mean
 
@@ -120,6 +120,7 @@ for _command in (
     judging.why,
     machine.targets,
     machine.doctor,
+    storage.cache,
     building.demo,
 ):
     cli.add_command(_command)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
+from compress import steps
 from compress.candidates import Finished, Proposal, hopeless
 from compress.config import RunConfig
 from compress.loading import Loaded
 from compress.measuring import Device, corrected
+from compress.plan import Plan
 from compress.proposing import search_on_device
-from compress.pruning import prune
+from compress.pruning import Repairs, prune
 from compress.sensitivity import refusal_of
 from compress.stages import Stages
 
@@ -39,13 +43,19 @@ def finish(config: RunConfig, loaded: Loaded, proposal: Proposal, device: Device
     for attempt in range(1, ATTEMPTS + 1):
         # Take out what the plan does not keep, and fit what is left to the dense model.
         with stages.stage("reconstruct"):
-            model, repairs = prune(config, loaded, plan, stages)
+            model, repairs = _pruned(config, loaded, plan, stages)
         # Write the file and measure it.
         with stages.stage("export"):
-            exported = device.export(model, loaded, engine, config.int8_drop, stages)
+            exported = stages.result(
+                partial(steps.export, config, loaded, engine, plan),
+                partial(device.export, model, loaded, engine, config.int8_drop, stages),
+            )
         stages.info(exported.summary())
         with stages.stage("validate"):
-            timed, validation = device.validate(plan, exported, loaded, profile)
+            timed, validation = stages.result(
+                partial(steps.validate, config, loaded, exported, plan, profile),
+                partial(device.validate, plan, exported, loaded, profile),
+            )
         stages.info(validation["reason"])
         refused = refusal_of(validation, exported, loaded, config.int8_drop)
         done = validation["verdict"] == "pass" or config.budget.kind == "macs" or config.profile or refused
@@ -56,3 +66,10 @@ def finish(config: RunConfig, loaded: Loaded, proposal: Proposal, device: Device
         with stages.stage("search"):
             plan, profile = search_on_device(config, loaded, importance, profile, device, engine, stages)
     return Finished(replace(proposal, profile=profile, plan=plan), model, repairs, exported, validation, refused)
+
+
+def _pruned(config: RunConfig, loaded: Loaded, plan: Plan, stages: Stages) -> tuple[Any, Repairs]:
+    """The pruned model, repaired. A copy of the dense one is sooner made than stored."""
+    if plan.structure.widths == plan.shape.dense:
+        return prune(config, loaded, plan, stages)
+    return stages.result(lambda: steps.reconstruct(config, loaded, plan), lambda: prune(config, loaded, plan, stages))

@@ -4,181 +4,79 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compress import steps
 from compress.config import RunConfig
-from compress.data import Encoded, fixed_batch
+from compress.data import fixed_batch
 from compress.effort import EFFORT
-from compress.export import graph, half, openvino
+from compress.export import graph, openvino
 from compress.export.engine import Engine, lower, variants
-from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
-from compress.export.onnx import ExportReport, check_parity, export_onnx, report_of
+from compress.export.onnx import report_of
 from compress.export.runtime import Session, open_session, refuse_absent, require_runtime
 from compress.export.validate import LatencyComparison, choose, compare_latency
+from compress.exporting import (
+    DENSE_ENGINE,
+    Exported,
+    export_checked,
+    export_half,
+    made_up,
+    parity_of,
+    write_lowered,
+    write_onnx,
+)
 from compress.loading import Loaded
 from compress.plan import Budget, Plan, Widths
 from compress.profile.latency import Profile, recalibrate, take_profile
 from compress.profile.target import Precision, Target, describe_device
-from compress.sensitivity import answers_of, hold_accuracy, samples_of
+from compress.progress import Silent
+from compress.sensitivity import answers_of, hold_accuracy
+from compress.stages import Stages
 from compress.validation import document, measured_verdict, metric_section, with_size
 
 if TYPE_CHECKING:
     from compress.progress import Progress
-    from compress.stages import Stages
 
 # Sessions that only serve to be timed carry this many rows of the vocabulary: the rest costs memory, not time.
 TIMED_VOCABULARY = 2000
-PARITY_EXAMPLES = 64
-# As exported, in float32.
-DENSE_ENGINE = Engine()
 CHECK_SECONDS = 3.0
 FORM_SECONDS = 1.5
 # Widest interval of a checked speed-up, relative to it, that is not measured longer.
 WIDEST_CHECK = 0.03
 
 
-@dataclass(frozen=True)
-class Exported:
-    """A written model file.
-
-    Attributes:
-        path: what the target's runtime loads.
-        engine: what was done to the graph on the way.
-        report: operators and size.
-        parity: largest absolute difference from PyTorch on real examples, padding included.
-        float_path: the same weights in float32; ``path`` itself where nothing was quantized.
-    """
-
-    path: Path
-    engine: Engine
-    report: ExportReport
-    parity: float
-    float_path: Path
-
-    def summary(self) -> str:
-        """One line for people: size, opset, fused operators, parity."""
-        fused = ", ".join(f"{count} {name}" for name, count in sorted(self.report.fusions.items())) or "none"
-        return (
-            f"{self.engine.name}, {self.report.size_bytes / 1e6:.1f} MB, opset {self.report.opset}, "
-            f"fused operators: {fused}; differs from PyTorch by at most {self.parity:.1e}"
-        )
-
-
-def export_checked(
-    model: Any, path: Path, loaded: Loaded, engine: Engine = DENSE_ENGINE, float_path: Path | None = None
-) -> Exported:
-    """Export a model, compare it with PyTorch, and lower it to its number format.
-
-    The float graph has to equal PyTorch; what int8 differs by is measured, and judged by the accuracy it costs.
-
-    Args:
-        model: in PyTorch.
-        path: file to write.
-        loaded: examples to compare on, and to calibrate int8 on.
-        engine: form and number format.
-        float_path: where the float32 file goes; None keeps none beside a quantized one.
-
-    Raises:
-        ExportError: the float graph is not the model.
-    """
-    unquantized = path if engine.scheme in ("float", "nncf") else (float_path or path.with_name(f".{path.name}.float"))
-    write_onnx(model, unquantized, loaded)
-    write_lowered(unquantized, replace(engine, precision="fp32", scheme="float"), unquantized, loaded)
-    parity = parity_of(unquantized, model, loaded)
-    if loaded.target.runtime == "openvino":
-        return _as_openvino(model, unquantized, loaded, engine)
-    if engine.scheme != "float":
-        write_lowered(unquantized, replace(engine, form="plain"), path, loaded)
-        parity = parity_of(path, model, loaded, tolerance=math.inf)
-        if float_path is None:
-            graph.remove(unquantized)
-            unquantized = path
-    return Exported(path, engine, report_of(path), parity, unquantized)
-
-
-def export_half(
-    model: Any, path: Path, loaded: Loaded, engine: Engine, float_path: Path, progress: Progress | Stages
-) -> Exported:
-    """Export a model in fp16; what fp16 cannot hold on real examples stays in fp32.
-
-    Args:
-        model, path, loaded, engine: see ``export_checked``.
-        float_path: where the float32 file goes, which is compared with PyTorch.
-        progress: told what stays in fp32.
-    """
-    import onnx
-
-    export_checked(model, float_path, loaded, replace(engine, precision="fp32"))
-    proto = onnx.load(str(float_path))
-    kept = half.hold(proto, samples_of(loaded))
-    if kept.nodes:
-        progress.info(f"kept in fp32: {kept.reason}: {', '.join(kept.nodes)}")
-    engine = replace(engine, left_out=kept.nodes)
-    write_lowered(float_path, engine, path, loaded)
-    return Exported(path, engine, report_of(path), parity_of(path, model, loaded, math.inf), float_path)
-
-
-def _as_openvino(model: Any, onnx_file: Path, loaded: Loaded, engine: Engine) -> Exported:
-    """The IR beside a float32 ONNX file, which stays for other runtimes."""
-    path = onnx_file.parent / openvino.IR
-    samples = samples_of(loaded) if engine.scheme == "nncf" else None
-    openvino.save(openvino.convert(onnx_file, loaded.target, samples), path)
-    parity = parity_of(path, model, loaded, tolerance=1e-3 if samples is None else math.inf)
-    size = path.stat().st_size + path.with_suffix(".bin").stat().st_size
-    return Exported(
-        path, engine, replace(report_of(onnx_file), size_bytes=size), parity, path if samples is None else onnx_file
-    )
-
-
-def write_onnx(model: Any, path: Path, loaded: Loaded) -> None:
-    """Export a model with the inputs and outputs of its task."""
-    task = loaded.checkpoint.task
-    export_onnx(model, path, input_names=loaded.input_names, output_names=task.file_names, outputs=task.file_outputs)
-
-
-def parity_of(path: Path, model: Any, loaded: Loaded, tolerance: float = 1e-3) -> float:
-    """Largest difference of a file from the PyTorch model that it should equal, on real examples.
-
-    Raises:
-        ExportError: they differ by more than the tolerance.
-    """
-    examples, task = _some_examples(loaded), loaded.checkpoint.task
-    session = open_session(path, loaded.target)
-    try:
-        batches = (batch.inputs for batch in examples.batches(8))
-        return check_parity(session, model, batches, task.forward, tolerance, read=task.read_file)
-    finally:
-        session.close()
-
-
-def write_lowered(source: Path, engine: Engine, path: Path, loaded: Loaded) -> None:
-    """Write an exported float32 file as an engine has it."""
-    import onnx
-
-    if engine == Engine():
-        return  # as exported
-    if engine.form == "offline" and graph.size_bytes(source) > EXTERNAL_DATA_ABOVE_BYTES:
-        return  # the optimizer takes no such file
-    graph.save(lower(onnx.load(str(source)), engine, samples_of(loaded)), path, EXTERNAL_DATA_ABOVE_BYTES)
-
-
 class Device:
-    """The target with the dense model on it."""
+    """The target with the dense model on it.
 
-    def __init__(self, config: RunConfig, target: Target, dense: Path, feed: dict[str, NDArray[np.int64]]) -> None:
+    Args:
+        config: batch size and length of the deployment.
+        target: what sessions run on.
+        dense: the dense model's file; others are written beside it.
+        feed: one batch of the deployment.
+        stages: told what goes on, and remembers what was measured; None does neither.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        target: Target,
+        dense: Path,
+        feed: dict[str, NDArray[np.int64]],
+        stages: Stages | None = None,
+    ) -> None:
         self._target, self._dense, self._feed = target, dense, feed
-        self._config = config
+        self._config, self._stages = config, stages or Stages(Silent())
         self._session: Session | None = None
         self._pattern: Any = None
         self._settled: dict[tuple[Precision, Widths], Engine] = {}
 
     @classmethod
-    def open(cls, config: RunConfig, loaded: Loaded, scratch: Path) -> Device:
+    def open(cls, config: RunConfig, loaded: Loaded, scratch: Path, stages: Stages | None = None) -> Device:
         """Export the dense model into ``scratch``.
 
         Raises:
@@ -186,9 +84,9 @@ class Device:
         """
         refuse_absent(loaded.target)
         require_runtime(loaded.target)
-        dense = scratch / "dense.onnx"
-        write_onnx(loaded.checkpoint.model, dense, loaded)
-        return cls(config, loaded.target, dense, deployment_feed(config, loaded))
+        stages = stages or Stages(Silent())
+        dense = stages.result(lambda: steps.export_dense(loaded), lambda: write_dense(loaded, scratch))
+        return cls(config, loaded.target, dense, deployment_feed(config, loaded), stages)
 
     def dense_bytes(self, loaded: Loaded, engine: Engine) -> float:
         """Size of the dense model's file as an engine has it; int8 is built, the others follow from float32."""
@@ -265,17 +163,23 @@ class Device:
             (max(1, shape.heads // 2),) * shape.layers, (max(1, shape.filters // 2),) * shape.layers
         )
         if (precision, widths) not in self._settled:
-            offered = variants(self._target, precision)
-            sessions: dict[str, Session] = {}
-            try:
-                for engine in offered if len(offered) > 1 else ():
-                    sessions[engine.name] = open_session(self.build(loaded, widths, engine), self._target)
-                chosen = choose(sessions, self.timing_feed, seconds=FORM_SECONDS) if sessions else offered[0].name
-            finally:
-                for session in sessions.values():
-                    session.close()
-            self._settled[precision, widths] = next(engine for engine in offered if engine.name == chosen)
+            self._settled[precision, widths] = self._stages.result(
+                lambda: steps.choose_form(self._config, loaded, self._target, precision, widths),
+                lambda: self._fastest(precision, loaded, widths),
+            )
         return self._settled[precision, widths]
+
+    def _fastest(self, precision: Precision, loaded: Loaded, widths: Widths) -> Engine:
+        offered = variants(self._target, precision)
+        sessions: dict[str, Session] = {}
+        try:
+            for engine in offered if len(offered) > 1 else ():
+                sessions[engine.name] = open_session(self.build(loaded, widths, engine), self._target)
+            chosen = choose(sessions, self.timing_feed, seconds=FORM_SECONDS) if sessions else offered[0].name
+        finally:
+            for session in sessions.values():
+                session.close()
+        return next(engine for engine in offered if engine.name == chosen)
 
     def compare(self, loaded: Loaded, widths: Widths, engine: Engine) -> LatencyComparison:
         """Time a structure beside the dense float32 model, before its weights exist.
@@ -296,8 +200,11 @@ class Device:
             candidate.close()
 
     def take_profile(self, config: RunConfig, loaded: Loaded, engine: Engine, progress: Progress | Stages) -> Profile:
-        """See ``take_device_profile``."""
-        return take_device_profile(config, loaded, self, engine, progress)
+        """See ``take_device_profile``; one that was taken before may be used again."""
+        return self._stages.result(
+            lambda: steps.take_profile(config, loaded, engine),
+            lambda: take_device_profile(config, loaded, self, engine, progress),
+        )
 
     def export(self, model: Any, loaded: Loaded, engine: Engine, allowed_drop: float, stages: Stages) -> Exported:
         """Write a model as an engine has it, layers that int8 harms left in float, beside the dense one."""
@@ -443,25 +350,15 @@ def take_device_profile(
     return profile
 
 
+def write_dense(loaded: Loaded, scratch: Path) -> Path:
+    """Export the dense model."""
+    path = scratch / "dense.onnx"
+    write_onnx(loaded.checkpoint.model, path, loaded)
+    return path
+
+
 def deployment_feed(config: RunConfig, loaded: Loaded) -> dict[str, NDArray[np.int64]]:
     """One batch of the deployment's shape: real examples where there are some, else made-up token ids."""
     if len(loaded.calibration):
         return fixed_batch(loaded.calibration, config.batch_size, config.seq_len)
-    return fixed_batch(_made_up(loaded, config.seq_len, 4), config.batch_size, config.seq_len)
-
-
-def _some_examples(loaded: Loaded) -> Encoded:
-    examples = loaded.evaluation if len(loaded.evaluation) else loaded.calibration
-    if not len(examples):
-        return _made_up(loaded, 16, 8)
-    return examples.select(range(min(PARITY_EXAMPLES, len(examples))))
-
-
-def _made_up(loaded: Loaded, length: int, count: int) -> Encoded:
-    ids = np.random.default_rng(0).integers(0, loaded.checkpoint.model.config.vocab_size, size=(count, length))
-    rows = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    return Encoded(
-        features={name: list(rows.get(name, np.zeros_like(ids))) for name in loaded.input_names},
-        labels=None,
-        padding=dict.fromkeys(loaded.input_names, 0),
-    )
+    return fixed_batch(made_up(loaded, config.seq_len, 4), config.batch_size, config.seq_len)

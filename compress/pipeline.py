@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.absent import here, open_device
-from compress.artifact import staged
+from compress.artifact import scratch_beside, staged
 from compress.candidates import Finished, Proposal, account, best, place
 from compress.config import RunConfig, make_config
 from compress.errors import ArtifactError
@@ -23,18 +23,32 @@ from compress.finishing import finish_promising
 from compress.loading import Loaded, load, load_model
 from compress.manifest import read_manifest
 from compress.measuring import Device
+from compress.memory import Memory
 from compress.plan import Plan
 from compress.planning import limit_of
 from compress.profile.roofline import estimate_profile
 from compress.profile.target import Precision, offered
 from compress.progress import Progress, Silent
-from compress.proposing import SHARE, dense_plan, given_profile, profiles_of, propose_all, reachable, room_of, search
+from compress.proposing import (
+    SHARE,
+    dense_plan,
+    given_profile,
+    profiles_of,
+    propose_all,
+    reachable,
+    refined,
+    room_of,
+    search,
+    weighed,
+)
 from compress.pruning import prune
 from compress.stages import Stages
+from compress.store import Store
 from compress.verifying import refuse_damage
-from compress.weighing import refine, trade_off, weigh
+from compress.weighing import trade_off
 
 if TYPE_CHECKING:
+    from compress.memory import Foreseen
     from compress.profile.latency import Profile
 
 
@@ -59,11 +73,12 @@ class RunResult:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
+def run(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> RunResult:
     """Compress a model to its budget and write the artifact.
 
     Args:
         config: resolved options; data and exactly one budget are needed.
+        resume: use again what earlier runs have stored; what this one finds is stored either way.
         progress: told about stages as they begin; None says nothing.
 
     Raises:
@@ -71,21 +86,22 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
     """
     from compress.writing import write_artifact
 
-    stages = Stages(progress or Silent())
-    with staged(config.output) as output, tempfile.TemporaryDirectory(prefix="compress-") as scratch:
+    store = Store.default()
+    with staged(config.output) as output, scratch_beside(output) as scratch:
+        stages = Stages(progress or Silent(), Memory(store, scratch, reading=resume))
         # Read and check everything the user gave before the first second of computing.
         with stages.stage("load"):
             loaded = load(config, stages)
         # The dense model, exported as the compressed one will be: baseline and pattern of every structure to time.
         with stages.stage("export dense"):
-            device = open_device(config, loaded, Path(scratch), stages)
+            device = open_device(config, loaded, scratch, stages)
         try:
             # How long heads and filters take on the target, in every precision in question.
             with stages.stage("profile"):
                 profiles = reachable(config, loaded, profiles_of(config, loaded, device, stages), device, stages)
             # Which heads and filters the loss cares for.
             with stages.stage("calibrate"):
-                importance = weigh(config, loaded)
+                importance = weighed(config, loaded, stages)
             # Which of them to keep within the budget, checked on the device before anything expensive rests on it.
             with stages.stage("search"):
                 proposals = propose_all(config, loaded, importance, profiles, device, stages)
@@ -117,10 +133,10 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> tuple[P
         profile = _profile_without_run(config, loaded, stages)
         limit_of(config.budget, loaded.shape, profile, loaded.length)
     with stages.stage("calibrate"):
-        importance = weigh(config, loaded)
+        importance = weighed(config, loaded, stages)
     with stages.stage("search"):
         room = room_of(config, loaded, _planned_precision(config, loaded))
-        importance = refine(config, loaded, importance, profile, SHARE, stages, room)
+        importance = refined(config, loaded, importance, profile, stages, room)
         plan = search(config, loaded, importance, profile, SHARE, room)
     return plan, profile
 
@@ -167,7 +183,7 @@ def export_plan(config: RunConfig, plan: Plan | None, *, progress: Progress | No
             model, repairs = prune(config, loaded, chosen, stages)
         with stages.stage("export"):
             from compress.export.engine import variants
-            from compress.measuring import export_checked, export_half
+            from compress.exporting import export_checked, export_half
 
             precision = offered(loaded.target, config.precision)[0]
             engine = variants(loaded.target, precision)[0]
@@ -196,7 +212,7 @@ def validate_artifact(
     from compress.export.engine import Engine
     from compress.export.onnx import report_of
     from compress.export.openvino import IR
-    from compress.measuring import Exported, parity_of
+    from compress.exporting import Exported, parity_of
     from compress.writing import renew_validation
 
     stages = Stages(progress or Silent())
@@ -226,6 +242,13 @@ def validate_artifact(
             device.close()
         renew_validation(artifact, manifest, validation, config, plan)
     return _result(artifact, plan, validation, stages)
+
+
+def foresee(config: RunConfig, *, progress: Progress | None = None) -> list[Foreseen]:
+    """What ``run(config, resume=True)`` would find stored and what it would make, without making anything."""
+    from compress import foreseeing
+
+    return foreseeing.foresee(config, progress=progress)
 
 
 def why(artifact: Path) -> dict[str, Any]:

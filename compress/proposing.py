@@ -7,6 +7,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from compress import steps
 from compress.candidates import Proposal, in_order
 from compress.config import RunConfig
 from compress.errors import BudgetUnreachable
@@ -17,10 +21,11 @@ from compress.planning import Rankings, describe_plan, limit_of, make_plan
 from compress.profile.target import Precision, of_its_device, offered
 from compress.sizing import Room
 from compress.stages import Stages
-from compress.weighing import Importance, refine
+from compress.weighing import Importance, refine, tries_out, weigh
 
 if TYPE_CHECKING:
     from compress.export.engine import Engine
+    from compress.export.validate import LatencyComparison
     from compress.profile.latency import Profile
 
 # Part of a latency budget that is planned for: what it leaves absorbs the error of the prediction and the width of the
@@ -102,7 +107,7 @@ def propose_all(
     """The best plan for the budget in every precision, most promising first."""
     if config.budget.kind == "macs" and config.size_mb is None:
         # MACs are the same in every precision, and so is what trying out whole structures finds.
-        importance = refine(config, loaded, importance, None, SHARE, stages)
+        importance = refined(config, loaded, importance, None, stages)
     return in_order([_propose(config, loaded, importance, *pair, device, stages) for pair in profiles])
 
 
@@ -118,8 +123,8 @@ def _propose(
     """The best plan for the budget in one precision, with losses mended by trying out whole structures."""
     room = room_of(config, loaded, engine.precision, partial(device.dense_bytes, loaded, engine))
     if config.size_mb is not None or (config.budget.kind != "macs" and not _met_by_dense(config, profile, room)):
-        refined = None if config.budget.kind == "macs" else profile
-        importance = refine(config, loaded, importance, refined, SHARE, stages, room)
+        costs = None if config.budget.kind == "macs" else profile
+        importance = refined(config, loaded, importance, costs, stages, room)
     plan, profile = search_on_device(config, loaded, importance, profile, device, engine, stages)
     return Proposal(engine, profile, plan, importance)
 
@@ -154,7 +159,7 @@ def search_on_device(
         return plan, profile
     within: list[tuple[float, Plan, Profile]] = []
     for number in range(ROUNDS):
-        timed = device.compare(loaded, plan.structure.widths, engine)
+        timed = _timed(config, loaded, plan, profile, device, engine, stages)
         used = used_budget(budget, timed)
         stages.info(f"planned {engine.precision} structure measured at {used:.1%} of the budget (round {number + 1})")
         if LEAST_USED <= used <= MOST_USED:
@@ -171,6 +176,48 @@ def search_on_device(
         return plan, profile
     _, plan, profile = max(within, key=lambda found: found[0])
     return plan, profile
+
+
+def _timed(
+    config: RunConfig,
+    loaded: Loaded,
+    plan: Plan,
+    profile: Profile,
+    device: Device,
+    engine: Engine,
+    stages: Stages,
+) -> LatencyComparison:
+    """A planned structure, timed beside the dense model."""
+    return stages.result(
+        lambda: steps.check(config, loaded, engine, plan, profile),
+        lambda: device.compare(loaded, plan.structure.widths, engine),
+    )
+
+
+def weighed(config: RunConfig, loaded: Loaded, stages: Stages) -> Importance:
+    """What every head and filter is worth."""
+    return stages.result(lambda: steps.calibrate(config, loaded), lambda: weigh(config, loaded, stages))
+
+
+def refined(
+    config: RunConfig,
+    loaded: Loaded,
+    importance: Importance,
+    profile: Profile | None,
+    stages: Stages,
+    room: Room | None = None,
+) -> Importance:
+    """The same with the coefficients that trying out whole structures has found, where that is asked for."""
+    if not tries_out(config, loaded):
+        return importance
+
+    def coefficients() -> NDArray[np.float64]:
+        found = refine(config, loaded, importance, profile, SHARE, stages, room).rankings.coefficients
+        assert found is not None
+        return found
+
+    found = stages.result(lambda: steps.try_out(config, loaded, profile, SHARE, room), coefficients)
+    return replace(importance, rankings=replace(importance.rankings, coefficients=found))
 
 
 def search(

@@ -16,11 +16,14 @@ from compress.reading import printable
 if TYPE_CHECKING:
     from compress.config import Resolved, RunConfig
     from compress.doctor import Finding
+    from compress.entry import Entry
     from compress.gating.judge import Report
     from compress.gating.parts import Part
+    from compress.memory import Foreseen
     from compress.pipeline import RunResult
     from compress.plan import EncoderShape, Plan, Widths
     from compress.profile.target import Target
+    from compress.store import Store
     from compress.sweep import Swept
     from compress.verifying import Verified
 
@@ -80,6 +83,50 @@ def configuration(resolved: Resolved) -> None:
         for name, value, origin in resolved.rows()
     ]
     _show(console, _table(console, ("option", "value", "from"), rows, left=3))
+
+
+def foreseen(rows: Sequence[Foreseen]) -> None:
+    """What a resumed run would use again and what it would make, with seconds as they were last time."""
+    from compress.memory import duration
+
+    console = _console()
+    cells = []
+    for row in rows:
+        age = _ABSENT if row.age_seconds is None else duration(row.age_seconds)
+        seconds = _ABSENT if row.last_seconds is None else f"{row.last_seconds:.1f}"
+        cells.append((row.stage, row.label or _ABSENT, "stored" if row.stored else "to be run", age, seconds))
+    _say(console)
+    _show(console, _table(console, ("stage", "of", "with --resume", "age", "seconds last time"), cells, left=3))
+    left = [row.last_seconds for row in rows if not row.stored]
+    if not left:
+        _say(console, "nothing is left to be run but the writing")
+    elif None not in left:
+        _say(console, f"to be run: about {duration(sum(seconds or 0.0 for seconds in left))}, as last time")
+
+
+def stored(store: Store, entries: Sequence[Entry]) -> None:
+    """The results in a cache, and what they take."""
+    from compress.memory import duration
+
+    console = _console()
+    rows = [
+        (
+            entry.stage,
+            entry.label if entry.damage is None else f"damaged: {entry.damage}",
+            f"{entry.size_bytes / 1e6:.1f}",
+            duration(entry.age_seconds()),
+            duration(entry.idle_seconds()),
+            f"{entry.seconds:.1f}",
+        )
+        for entry in entries
+    ]
+    if rows:
+        _show(console, _table(console, ("stage", "of", "MB", "age", "last used", "seconds to make"), rows, left=2))
+    total = sum(entry.size_bytes for entry in entries)
+    _say(
+        console,
+        f"{len(rows)} results, {total / 1e6:.1f} MB of at most {store.limit_bytes / 1e6:.0f} MB in {store.root}",
+    )
 
 
 def result_document(result: RunResult) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from compress.statistics import Interval, drop_interval
 if TYPE_CHECKING:
     from compress.export.engine import Engine
     from compress.export.runtime import Session
+    from compress.exporting import Exported
     from compress.loading import Loaded
-    from compress.measuring import Exported
     from compress.stages import Stages
 
 # Calibration examples that int8 is judged on: enough to tell 1 % from 3 %, few enough for every layer in turn.

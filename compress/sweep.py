@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.artifact import staged
+from compress.artifact import scratch_beside, staged
 from compress.candidates import Finished, Proposal
 from compress.config import RunConfig
 from compress.errors import BudgetUnreachable, ConfigError
 from compress.finishing import finish, finish_promising
 from compress.loading import Loaded, load
 from compress.measuring import Device
+from compress.memory import Memory
 from compress.plan import Budget, BudgetKind
 from compress.progress import Progress, Silent
-from compress.proposing import dense_plan, profiles_of, propose_all, reachable
+from compress.proposing import dense_plan, profiles_of, propose_all, reachable, weighed
 from compress.stages import Stages
-from compress.weighing import Importance, weigh
+from compress.store import Store
+from compress.weighing import Importance
 from compress.writing import dump
 
 if TYPE_CHECKING:
@@ -122,7 +123,9 @@ def parse_budgets(kind: BudgetKind, text: str) -> list[Budget]:
     return [Budget(kind, value) for value in dict.fromkeys(values)]
 
 
-def sweep(config: RunConfig, budgets: Sequence[Budget], *, progress: Progress | None = None) -> Swept:
+def sweep(
+    config: RunConfig, budgets: Sequence[Budget], *, resume: bool = False, progress: Progress | None = None
+) -> Swept:
     """Compress a model to many budgets; write a table and a picture, no artifacts.
 
     A budget that cannot be reached is said and left out.
@@ -130,23 +133,25 @@ def sweep(config: RunConfig, budgets: Sequence[Budget], *, progress: Progress | 
     Args:
         config: options; its own budget does not count.
         budgets: what to try, latencies or speed-ups.
+        resume: use again what earlier runs have stored.
         progress: told about stages as they begin.
 
     Raises:
         CompressError: see ``errors.py``; nothing is written then.
     """
-    stages = Stages(progress or Silent())
+    store = Store.default()
     nothing = {"latency_ms": None, "speedup": None, "macs": None}
-    with staged(config.output) as output, tempfile.TemporaryDirectory(prefix="compress-") as scratch:
+    with staged(config.output) as output, scratch_beside(output) as scratch:
+        stages = Stages(progress or Silent(), Memory(store, scratch, reading=resume))
         with stages.stage("load"):
             loaded = load(config, stages)
         with stages.stage("export dense"):
-            device = Device.open(config, loaded, Path(scratch))
+            device = Device.open(config, loaded, scratch, stages)
         try:
             with stages.stage("profile"):
                 profiles = profiles_of(config.model_copy(update=nothing), loaded, device, stages)
             with stages.stage("calibrate"):
-                importance = weigh(config, loaded)
+                importance = weighed(config, loaded, stages)
             # Nothing pruned, in every precision.
             unpruned = config.model_copy(update={**nothing, "macs": 1.0})
             done = [_dense(unpruned, loaded, importance, *pair, device, stages) for pair in profiles]

@@ -36,20 +36,34 @@ class Importance:
     fisher: Fisher | None
 
 
-def weigh(config: RunConfig, loaded: Loaded) -> Importance:
-    """``full``: structured OBS on the curvature of the loss. ``kwon``: Fisher information of the gates."""
+def weigh(config: RunConfig, loaded: Loaded, stages: Stages | None = None) -> Importance:
+    """``full``: structured OBS on the curvature of the loss. ``kwon``: Fisher information of the gates.
+
+    Args:
+        config: method and seed.
+        loaded: model and calibration examples.
+        stages: told where memory runs short.
+    """
+    say = None if stages is None else stages.info
     encoder, task = loaded.checkpoint.encoder, loaded.checkpoint.task
     if config.method == "full":
         from compress.curvature import curvature
 
-        found = curvature(encoder, task, loaded.calibration, seed=config.seed)
+        found = curvature(encoder, task, loaded.calibration, seed=config.seed, say=say)
         return Importance(Rankings.from_curvature(encoder, found), None)
     from compress.importance import fisher_information
 
     fisher = fisher_information(
-        encoder, task, loaded.calibration, seed=config.seed, label_free=config.label_free or None, blocks=True
+        encoder, task, loaded.calibration, seed=config.seed, label_free=config.label_free or None, blocks=True, say=say
     )
     return Importance(Rankings.from_fisher(fisher), fisher)
+
+
+def tries_out(config: RunConfig, loaded: Loaded) -> bool:
+    """Whether ``refine`` has anything to do."""
+    seconds, candidates = config.search_seconds, EFFORT[config.effort].candidates
+    asked = candidates > 0 if seconds is None else seconds > 0
+    return config.method == "full" and asked and len(loaded.calibration) >= LEAST_EXAMPLES
 
 
 def refine(
@@ -66,8 +80,7 @@ def refine(
     Only for ``full``. As many structures are tried as the effort says, or as fit into ``search_seconds``.
     """
     seconds, candidates = config.search_seconds, EFFORT[config.effort].candidates
-    examples = len(loaded.calibration)
-    if config.method != "full" or seconds == 0 or (seconds is None and not candidates) or examples < LEAST_EXAMPLES:
+    if not tries_out(config, loaded):
         return importance
     from compress.allocation import improve
     from compress.sketch import Sketch

@@ -80,6 +80,7 @@ def write_artifact(
             "reconstruction": asdict(done.repairs),
             "device": None if validation is None else validation["deployment"]["device"],
             "seconds": stages.seconds,
+            "reused": [] if stages.memory is None else stages.memory.reused,
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         },
     )

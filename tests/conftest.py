@@ -70,6 +70,14 @@ EVERY_FAMILY = [
 MakeCheckpoint = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs store what they find; not where the user keeps his."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPRESS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def _skip_without(path: Path) -> Path:
     if not path.exists():
         pytest.skip(f"'{path}' is not here: it cannot be redistributed (COMPRESS_SHARED names another folder)")

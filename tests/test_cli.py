@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,8 +19,11 @@ import pytest
 import compress
 from compress import cli
 from compress.config import RunConfig
+from compress.entry import RECORD
 from compress.errors import BudgetUnreachable, ModelError
+from compress.memory import Foreseen
 from compress.plan import Budget, EncoderShape, Plan, Structure
+from compress.store import Store
 
 SHAPE = EncoderShape(model_type="bert", layers=2, hidden_size=24, heads=4, head_size=6, filters=20)
 PLAN = Plan(
@@ -62,7 +66,7 @@ class FakePipeline(SimpleNamespace):
         super().__init__()
         self.configs: list[Any] = []
         self.error: BaseException | None = None
-        self.verdict, self.exit_code = "pass", 0
+        self.verdict, self.exit_code, self.resumed = "pass", 0, False
         self.output: Path | None = Path("out")
 
     def _result(self) -> Any:
@@ -79,8 +83,17 @@ class FakePipeline(SimpleNamespace):
             seconds={"load": 1.0, "search": 0.5},
         )
 
-    def run(self, config: RunConfig, *, progress: Any) -> Any:
+    def foresee(self, config: RunConfig, *, progress: Any) -> Any:
+        print("chatter on stdout")
+        return [
+            Foreseen("profile", "m, fp32", True, 7200.0, 45.25),
+            Foreseen("calibrate", "m, full", False, None, 30.0),
+            Foreseen("export", "", False, None, 12.0),
+        ]
+
+    def run(self, config: RunConfig, *, resume: bool, progress: Any) -> Any:
         self.configs.append(config)
+        self.resumed = resume
         with progress.stage("search"):
             progress.info("working")
             return self._result()
@@ -269,7 +282,9 @@ def test_dry_run_shows_every_value_and_its_origin(pipeline: FakePipeline, capsys
     Path("compress.toml").write_text('model = "m"\ndata = "d.csv"\n')
     args = ["run", "--speedup", "2", "--dry-run"]
     assert cli.main(args) == 0
-    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in capsys.readouterr().out.splitlines()}
+    out = capsys.readouterr().out
+    options, _, stages = out.partition("\n\n")
+    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in options.splitlines()}
     assert rows["model"] == ["m", "compress.toml"]
     assert rows["speedup"] == ["2.0", "command line"]
     assert rows["precision"] == ["fp32", "target"]
@@ -278,7 +293,59 @@ def test_dry_run_shows_every_value_and_its_origin(pipeline: FakePipeline, capsys
     assert cli.main([*args, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert set(document["config"]) == set(document["origins"]) == set(RunConfig.model_fields)
+    assert [row["stage"] for row in document["stages"]] == ["profile", "calibrate", "export"]
     assert not pipeline.configs
+    found = [line.split("  ") for line in stages.splitlines()]
+    table = [[cell.strip() for cell in line if cell.strip()] for line in found]
+    assert table[1:] == [
+        ["profile", "m, fp32", "stored", "2.0 h", "45.2"],
+        ["calibrate", "m, full", "to be run", "-", "30.0"],
+        ["export", "-", "to be run", "-", "12.0"],
+        ["to be run: about 42 s, as last time"],
+    ]
+
+
+def test_resume_is_handed_on(pipeline: FakePipeline) -> None:
+    for given in ([], ["--resume"]):
+        assert cli.main([*RUN, *given]) == 0
+        assert pipeline.resumed == bool(given)
+
+
+def test_the_cache_is_shown_and_cleaned(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path))
+    assert cli.main(["cache"]) == 0
+    assert "0 results, 0.0 MB of at most 10000 MB" in capsys.readouterr().out
+    store = Store.default()
+
+    def write(folder: Path) -> None:
+        (folder / "a").write_bytes(bytes(10**6))
+
+    for number, stage in enumerate(("profile", "try-out", "check")):
+        store.keep(stage, {}, write, label="m", seconds=number)
+    (broken,) = [entry for entry in store.entries() if entry.stage == "check"]
+    (broken.path / RECORD).write_text("{")
+    assert cli.main(["cache"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^try-out +m +1\.0 +\d+ s +\d+ s +1\.0$", out, re.MULTILINE)
+    assert "damaged: its record is cut off" in out and "3 results, 3.0 MB" in out
+    assert cli.main(["cache", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {entry["stage"]: entry["label"] for entry in document["entries"]} == {
+        "profile": "m",
+        "try-out": "m",
+        "check": "",
+    }
+    for wrong in ([], ["--all", "--older-than", "1"], ["--older-than", "-1"]):
+        assert cli.main(["cache", "clean", *wrong]) == 3
+    capsys.readouterr()
+    # What is damaged goes with the first cleaning.
+    assert cli.main(["cache", "clean", "--older-than", "1"]) == 0
+    assert "removed 1 results, 1.0 MB" in capsys.readouterr().out
+    assert cli.main(["cache", "clean", "--all", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["removed"] == 2
+    assert store.entries() == []
 
 
 def test_plan_writes_only_the_plan(pipeline: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
@@ -394,7 +461,7 @@ def test_help_imports_nothing_heavy() -> None:
 SLOW_RUN = """
 import sys, time, types, contextlib, pathlib
 import compress
-def run(config, *, progress):
+def run(config, *, resume, progress):
     half = pathlib.Path("half")
     half.mkdir()
     try:

@@ -16,6 +16,7 @@ from compress.commands.common import (
     EFFORT,
     MODEL,
     OUTPUT,
+    RESUME,
     SEARCH,
     SEED,
     print_json,
@@ -30,8 +31,14 @@ from compress.options import CONFIG_FILE
 
 @click.command(short_help="Compress a model to a budget.")
 @with_options(MODEL, DATA, BUDGET, DEPLOYMENT, SEARCH, EFFORT, SEED, OUTPUT, CONFIG)
-@click.option("--dry-run", is_flag=True, help="Show every option, its value and where it came from; do nothing.")
-def run(config_file: str | None, dry_run: bool, as_json: bool, **values: Any) -> int:
+@RESUME
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show every option and where it came from, check the inputs, and show "
+    "which stages --resume would run; do nothing.",
+)
+def run(config_file: str | None, resume: bool, dry_run: bool, as_json: bool, **values: Any) -> int:
     """Compress MODEL to a budget: profile, calibrate, search, reconstruct, export, validate.
 
     \b
@@ -43,15 +50,22 @@ def run(config_file: str | None, dry_run: bool, as_json: bool, **values: Any) ->
     from compress import render
 
     if dry_run:
-        if as_json:
-            print_json({"config": resolved.config.model_dump(mode="json"), "origins": resolved.origins})
-        else:
+        if not as_json:
             render.configuration(resolved)
+        with working() as progress:
+            from compress import pipeline
+
+            foreseen = pipeline.foresee(resolved.config, progress=progress)
+        if as_json:
+            document = {"config": resolved.config.model_dump(mode="json"), "origins": resolved.origins}
+            print_json({**document, "stages": [row.to_json() for row in foreseen]})
+        else:
+            render.foreseen(foreseen)
         return EXIT_PASS
     with working() as progress:
         from compress import pipeline
 
-        result = pipeline.run(resolved.config, progress=progress)
+        result = pipeline.run(resolved.config, resume=resume, progress=progress)
     print_json(render.result_document(result)) if as_json else render.result(result, resolved.config)
     return int(result.exit_code)
 
@@ -153,9 +167,12 @@ def plan(config_file: str | None, output_file: str | None, as_json: bool, **valu
 
 @click.command(short_help="Many budgets: accuracy against latency.")
 @with_options(MODEL, DATA, DEPLOYMENT, SEARCH, EFFORT, SEED, OUTPUT, CONFIG)
+@RESUME
 @click.option("--latency-ms", metavar="X,X,...", help="Budgets: milliseconds of one call on the target.")
 @click.option("--speedup", metavar="X,X,...", help="Budgets: times faster than the dense model in fp32.")
-def sweep(config_file: str | None, latency_ms: str | None, speedup: str | None, as_json: bool, **values: Any) -> None:
+def sweep(
+    config_file: str | None, resume: bool, latency_ms: str | None, speedup: str | None, as_json: bool, **values: Any
+) -> None:
     """Compress MODEL to many budgets with one calibration and one profile; table and picture, no artifacts.
 
     \b
@@ -171,7 +188,7 @@ def sweep(config_file: str | None, latency_ms: str | None, speedup: str | None, 
     given = {"output": "sweep", **{name: value for name, value in values.items() if value is not None}}
     resolved = resolve_config(given, config_file, "data")
     with working() as progress:
-        found = sweep_budgets(resolved.config, budgets, progress=progress)
+        found = sweep_budgets(resolved.config, budgets, resume=resume, progress=progress)
     from compress import render
 
     print_json(found.document()) if as_json else render.swept(found)

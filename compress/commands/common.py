@@ -72,6 +72,11 @@ SEARCH = [
 EFFORT = [shown("effort", type=click.Choice(EFFORTS))]
 SEED = [shown("seed", type=int, metavar="N")]
 OUTPUT = [shown("output", metavar="DIR")]
+RESUME = click.option(
+    "--resume",
+    is_flag=True,
+    help="Use again what earlier runs have stored: profile, calibration and so on.",
+)
 COMMON = [
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout; logs go to stderr."),
     click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
