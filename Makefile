@@ -24,7 +24,7 @@ demo: $(READY) ## compress a real encoder for this CPU, from fine-tuning to the 
 	$(BIN)/compress demo
 
 test: $(READY) ## run the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(READY) ## ruff, mypy and bandit
 	$(BIN)/ruff check .

@@ -24,6 +24,18 @@ SHARED = Path(os.environ.get("COMPRESS_SHARED", Path(__file__).parents[2] / "sha
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
 
+
+def pytest_configure() -> None:
+    """Of several worker processes (pytest-xdist) each has a core of its own, else their threads fight for them.
+
+    Before torch is imported, which counts the cores then.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
 TEXTS = (
     ("a gripping film , warm and funny from start to end", "positive"),
     ("dull , slow and far too long", "negative"),
