@@ -13,6 +13,7 @@ The pipeline is ``compress.pipeline``; docs/architecture.md says where everythin
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from compress.plan import Plan
 
 __all__ = ["Plan", "__version__", "load", "run"]
+
+# Nothing is sent anywhere that was not asked for; set before Hugging Face's libraries are imported, which read it then.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 # Looked up when first used (PEP 562): importing the package must not wait for torch.
 _LAZY = {"run": "compress.api", "load": "compress.artifact", "Plan": "compress.plan"}

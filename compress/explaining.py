@@ -32,8 +32,9 @@ def explain(artifact: Path) -> dict[str, Any]:
             ("attention", heads, shape.heads, table.attention_at(heads)),
             ("ffn", filters, shape.filters, table.ffn_at(filters)),
         ):
+            share = ms / total if total else 0.0
             sublayers.append(
-                {"layer": layer, "kind": kind, "width": width, "of": of, "ms": round(ms, 4), "share": ms / total}
+                {"layer": layer, "kind": kind, "width": width, "of": of, "ms": round(ms, 4), "share": share}
             )
     points = _trade_off(artifact)
     return {

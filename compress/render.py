@@ -335,7 +335,7 @@ def gated(report: Report, heaviest: Sequence[Part] | None = None) -> None:
         _say(console, f"note: {note}")
     if heaviest is not None:
         _parts(console, heaviest)
-    elif report.verdict == "fail":
+    elif any(judgement.verdict == "fail" and judgement.limit.kind.weighs for judgement in report.judgements):
         _say(console, f"What weighs: compress gate {report.artifact} ... --why", "dim")
     _say(console, f"gate: {TITLES[report.verdict]}", _VERDICT_STYLE[report.verdict])
 

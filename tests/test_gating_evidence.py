@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from simulated_machine import SHAPE, planted_table
 
 from compress import cli
+from compress.config import resolve
 from compress.errors import ArtifactError, CompressError
 from compress.explaining import explain
 from compress.gating.evidence import gather, read_validation
 from compress.gating.parts import part_of, parts
 from compress.manifest import NAME, read_manifest, sealed, write_manifest
+from compress.options import HELP
 from compress.plan import Budget, Plan, Structure
 from compress.profile.record import Profile
 from compress.profile.table import fit_piecewise
@@ -294,3 +296,15 @@ def test_parts_by_name(weight: str, part: str) -> None:
 
 def test_no_artifact_at_all(tmp_path: Path) -> None:
     assert cli.main(["gate", str(tmp_path), "--max-size-mb", "1"]) == 3
+
+
+@given(name=st.sampled_from([*HELP, "gate", "other"]), value=ODD | st.dictionaries(st.text(max_size=3), ODD))
+@settings(max_examples=80)
+def test_configuration_files(name: str, value: Any, artifact: Path) -> None:
+    file = artifact.parent / "compress.toml"
+    # JSON's scalars and lists are TOML's, but for null and the spelling of what is no number.
+    text = json.dumps(value)
+    for old, new in (("null", '""'), ("Infinity", "inf"), ("NaN", "nan"), ('": ', '" = ')):
+        text = text.replace(old, new)
+    file.write_text(f"{name} = {text}\n")
+    accepts_or_refuses(lambda: resolve({"model": "model"}, file))

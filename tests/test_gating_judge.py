@@ -14,7 +14,7 @@ import pytest
 from gate_artifact import VALIDATION, changed, make_artifact
 
 from compress import cli
-from compress.errors import ArtifactError, ConfigError
+from compress.errors import ArtifactError, ConfigError, TargetError
 from compress.gating.judge import Report, judge
 from compress.gating.limits import read_gate
 from compress.manifest import NAME, read_manifest, sealed
@@ -182,6 +182,8 @@ def test_times_here_and_now(out: Path, tmp_path: Path, monkeypatch: pytest.Monke
     report = gated(out, limits, other, measure=True)
     assert verdicts(report) == ["pass", "fail", "fail", "pass", "pass"]
     assert all("timed here, 8 loadings" in judgement.source for judgement in report.judgements)
+    with pytest.raises(TargetError, match="not 'Abacus', on which the latency is limited"):
+        gated(out, {"max_latency_ms": 5, "device": "Abacus"}, measure=True)
     with pytest.raises(ConfigError, match="no limit that it would settle"):
         gated(out, {"max_size_mb": 2}, measure=True)
     otherwise = make_artifact(tmp_path / "otherwise", changed(VALIDATION, "deployment.batch_size", 8))

@@ -32,8 +32,8 @@ LOOKS = 3
 CONFIDENCE = 0.99
 _PER_LOOK = 1 - (1 - CONFIDENCE) / LOOKS
 # Standard deviation of a model's latency from one loading of it to the next, as a fraction: intervals of a record
-# rest on one loading and cannot have it in them. Measured: one file timed against itself, 16 loadings of each, ratios
-# with a standard deviation of 1.1 % (docs/gate.md).
+# rest on one loading and cannot have it in them. Measured: one file timed against itself, ratios with a standard
+# deviation of 1.0 to 1.1 % from loading to loading (docs/gate.md).
 LOADING_SPREAD = 0.008
 # Half-widths of normal intervals, in standard deviations.
 _OF_95, _OF_99 = 1.959964, 2.575829

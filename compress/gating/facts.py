@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -175,9 +175,7 @@ def _recorded(case: Case) -> tuple[Validation, str]:
     """The candidate's record, unless it is too old or of another device; and what it is, in words."""
     found = _recorded_of(case.candidate)
     device, age = case.candidate.device, case.candidate.age_days(case.now)
-    if case.gate.device is not None and not any(
-        case.gate.device.lower() in str(value).lower() for value in found.deployment.device.values()
-    ):
+    if not is_on(case.gate.device, found.deployment.device):
         raise Open(f"it was timed on {device}, not on '{case.gate.device}'; run `compress validate` there")
     if age is None or age < -1:
         raise Open(f"it was timed at {printable(found.date)!r}, which is no date in the past; run `compress validate`")
@@ -187,6 +185,11 @@ def _recorded(case: Case) -> tuple[Validation, str]:
             "it here with --measure"
         )
     return found, f"{device}, {found.date[:10]}"
+
+
+def is_on(name: str | None, device: Mapping[str, str | int]) -> bool:
+    """Whether a described device has a text in it; None is any device."""
+    return name is None or any(name.lower() in str(value).lower() for value in device.values())
 
 
 def _speedup_of(found: Validation) -> Interval:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, ArtifactError, ConfigError
+from compress.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, ArtifactError, ConfigError, TargetError
 from compress.gating import decision
 from compress.gating.evidence import MODEL, Evidence, comparable, gather
-from compress.gating.facts import LOOKERS, Case, Found, Open
+from compress.gating.facts import LOOKERS, Case, Found, Open, is_on
 from compress.gating.limits import Gate, Limit
 from compress.reading import Unreadable, parse_json, printable, read_text
 from compress.statistics import Interval, Verdict
@@ -90,7 +90,7 @@ def judge(
     Raises:
         ConfigError: no limits, or limits that contradict the arguments.
         ArtifactError: no artifact, a damaged one, or a baseline that cannot serve as one.
-        TargetError: ``measure``, and the target is not here.
+        TargetError: ``measure``, and the target, or the device that the gate names, is not here.
     """
     if not gate.limits:
         raise ConfigError(
@@ -182,7 +182,7 @@ def _needs_timing(limit: Limit) -> bool:
 def _timed(case: Case, progress: Progress) -> Case:
     """The case with files timed here, as long as limits on latency are open."""
     from compress.gating.timing import deployment_feed, opener, time_files
-    from compress.profile.target import load_target
+    from compress.profile.target import describe_device, load_target
 
     asked = [limit for limit in case.gate.limits if _needs_timing(limit)]
     if not asked:
@@ -197,6 +197,12 @@ def _timed(case: Case, progress: Progress) -> Case:
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"'{case.candidate.artifact}' does not say how it is deployed: {error}") from None
     target = load_target(str(name))
+    device = describe_device(target)
+    if not is_on(case.gate.device, device):
+        raise TargetError(
+            f"this machine is {printable(', '.join(map(str, device.values())))}, not '{case.gate.device}', on which "
+            "the latency is limited: run the gate there, or leave --measure out to take what was recorded there"
+        )
     compared = [case.candidate, *([case.baseline] if any(limit.of == "baseline" for limit in asked) else [])]
     files = [_file_of(evidence, target.runtime) for evidence in compared if evidence is not None]
 

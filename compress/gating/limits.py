@@ -33,6 +33,7 @@ class Kind:
         of: references that a percentage may be of, the default first where ``bare``.
         bare: whether a percentage without a reference is of the first one; otherwise it has to be said.
         per_file: whether it may be limited for a file by name.
+        weighs: whether a smaller model would meet it, so that it helps to know what weighs.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Kind:
     of: tuple[Reference, ...] = ("dense", "baseline")
     bare: bool = True
     per_file: bool = False
+    weighs: bool = True
 
 
 KINDS: dict[str, Kind] = {
@@ -64,10 +66,32 @@ KINDS: dict[str, Kind] = {
         ),
         Kind("max_latency_ms", "latency", "at most", "ms", 0.0, 1e6, "milliseconds: 800 us is 0.8, 2 s is 2000"),
         Kind("min_speedup", "speed-up", "at least", "x", 0.0, 1e4, "a factor: 2 is twice as fast", ("baseline",)),
-        Kind("min_accuracy", "metric", "at least", "", -1.0, 1.0, "a fraction: 90.5 points are 0.905", bare=False),
-        Kind("max_drop", "drop of the metric", "at most", "", -1.0, 1.0, "a fraction: 1.5 points are 0.015"),
+        Kind(
+            "min_accuracy",
+            "metric",
+            "at least",
+            "",
+            -1.0,
+            1.0,
+            "a fraction: 90.5 points are 0.905",
+            bare=False,
+            weighs=False,
+        ),
+        Kind(
+            "max_drop", "drop of the metric", "at most", "", -1.0, 1.0, "a fraction: 1.5 points are 0.015", weighs=False
+        ),
         Kind("max_macs", "MACs", "at most", "", 0.0, 1.0, "a fraction of the dense model's: a half is 0.5"),
-        Kind("max_parity", "difference from PyTorch", "at most", "", 0.0, 1e6, "a largest absolute difference", ()),
+        Kind(
+            "max_parity",
+            "difference from PyTorch",
+            "at most",
+            "",
+            0.0,
+            1e6,
+            "a largest absolute difference",
+            (),
+            weighs=False,
+        ),
     )
 }
 MAX_AGE_DAYS = 30.0
