@@ -29,7 +29,7 @@ from compress.profile.target import GPU_RUNTIMES, Precision, Target, load_target
 from compress.progress import Silent
 from compress.sensitivity import answers_of
 from compress.stages import Stages
-from compress.validation import document, metric_section, verdict_of, with_size
+from compress.validation import document, metric_section, slices_section, verdict_of, with_size
 
 if TYPE_CHECKING:
     from compress.export.validate import LatencyComparison
@@ -131,6 +131,7 @@ class AbsentDevice(Device):
                 **deployment_section(self._config, self._elsewhere.name, exported.engine, self._target),
                 "latency": plan.latency_source,
             },
+            slices=slices_section(task, evaluation, loaded.output_names, dense, ours),
         )
 
     def _here(self, loaded: Loaded) -> Loaded:

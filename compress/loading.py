@@ -50,6 +50,11 @@ class Loaded:
         return self.calibration.mean_length or 128.0
 
     @property
+    def output_names(self) -> dict[int, str]:
+        """Names of the model's classes or tags, by number."""
+        return {int(number): str(name) for number, name in (self.checkpoint.model.config.id2label or {}).items()}
+
+    @property
     def input_names(self) -> tuple[str, ...]:
         """Inputs of the exported model, in the tokenizer's order."""
         return tuple(self.calibration.features)

@@ -37,7 +37,7 @@ from compress.profile.target import Precision, Target, describe_device
 from compress.progress import Silent
 from compress.sensitivity import answers_of, hold_accuracy
 from compress.stages import Stages
-from compress.validation import document, measured_verdict, metric_section, with_size
+from compress.validation import document, measured_verdict, metric_section, slices_section, with_size
 
 if TYPE_CHECKING:
     from compress.progress import Progress
@@ -247,7 +247,9 @@ class Device:
             verdict, reason = with_size(verdict, reason, exported.report.size_bytes, self._config.size_mb)
             evaluation, task = loaded.evaluation, loaded.checkpoint.task
             ours = answers_of(compressed, loaded, evaluation, self._rows_per_call(exported))
-            metric = metric_section(task, evaluation, answers_of(baseline, loaded, evaluation), ours)
+            dense = answers_of(baseline, loaded, evaluation)
+            metric = metric_section(task, evaluation, dense, ours)
+            slices = slices_section(task, evaluation, loaded.output_names, dense, ours)
             if exported.float_path != exported.path:
                 unquantized = self._in_float(exported, loaded)
                 metric[f"drop_of_{exported.engine.precision}"] = metric_section(task, evaluation, unquantized, ours)[
@@ -267,6 +269,7 @@ class Device:
             length=loaded.length,
             parity=exported.parity,
             deployment=deployment_section(self._config, self._target.name, exported.engine, self._target),
+            slices=slices,
         )
 
     def _rows_per_call(self, exported: Exported) -> int:

@@ -73,11 +73,18 @@ class RunResult:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def run(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> RunResult:
+def run(
+    config: RunConfig,
+    *,
+    origins: Mapping[str, str] | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> RunResult:
     """Compress a model to its budget and write the artifact.
 
     Args:
         config: resolved options; data and exactly one budget are needed.
+        origins: per option where its value came from, for the manifest; None leaves it out.
         resume: use again what earlier runs have stored; what this one finds is stored either way.
         progress: told about stages as they begin; None says nothing.
 
@@ -113,7 +120,7 @@ def run(config: RunConfig, *, resume: bool = False, progress: Progress | None = 
             validation = {**chosen.measured, "candidates": rows, "chosen_because": why_chosen}
             curve = trade_off(config, loaded, chosen.proposal.weighed, chosen.proposal.measured_with)
             place(chosen.exported, output)
-            write_artifact(output, config, loaded, replace(chosen, validation=validation), curve, stages)
+            write_artifact(output, config, loaded, replace(chosen, validation=validation), curve, stages, origins)
         finally:
             device.close()
     return _result(config.output, chosen.proposal.plan, validation, stages)

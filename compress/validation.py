@@ -81,6 +81,38 @@ def apart(validation: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     return {**validation, "metric": metric}, outcomes
 
 
+def slices_section(
+    task: Task, data: Encoded, names: Mapping[int, str], dense: NDArray[np.float64], compressed: NDArray[np.float64]
+) -> dict[str, Any]:
+    """The metric of both models on parts of the evaluation data, the largest parts first.
+
+    Args:
+        task, data, dense, compressed: as for ``metric_section``.
+        names: of the model's outputs, by number.
+
+    Returns:
+        ``by`` (what the parts are) and ``rows``; empty where the task has no parts.
+    """
+    theirs = task.slices(dense, data, names, dense)
+    rows = []
+    for before, after in zip(theirs, task.slices(compressed, data, names, dense), strict=True):
+        ours = after.measured
+        drop = drop_interval(before.measured.scores, ours.scores, ours.combine)
+        rows.append(
+            {
+                "name": after.name,
+                "count": after.count,
+                "metric": ours.name,
+                "dense": round(before.measured.value, 6),
+                "compressed": round(ours.value, 6),
+                "ci95": [round(v, 6) for v in score_interval(ours.scores, ours.combine).as_list()],
+                "drop": {"value": round(drop.value, 6), "ci95": [round(v, 6) for v in drop.as_list()]},
+            }
+        )
+    rows.sort(key=lambda row: (-row["count"], row["name"]))
+    return {"by": task.sliced_by, "rows": rows} if rows else {}
+
+
 def verdict_of(plan: Plan, comparison: LatencyComparison | None) -> tuple[Verdict, str]:
     """Is the budget met? Returns the verdict and the reason in words.
 
@@ -154,6 +186,7 @@ def document(
     length: float,
     parity: float,
     deployment: Mapping[str, Any],
+    slices: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """validation.json as plain JSON types.
 
@@ -165,6 +198,7 @@ def document(
         length: mean tokens of an example, at which MACs are counted.
         parity: largest absolute difference between the exported file and PyTorch.
         deployment: device, batch size, length, threads: where the latencies hold.
+        slices: see ``slices_section``; None or empty leaves them out.
     """
     dense_ms = plan.dense_ms if comparison is None else comparison.dense.value
     budget_ms = plan.budget.value if plan.budget.kind == "latency_ms" else None
@@ -202,6 +236,7 @@ def document(
         "verdict": verdict,
         "reason": reason,
         "deployment": dict(deployment),
+        **({"slices": dict(slices)} if slices else {}),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
 

@@ -44,8 +44,13 @@ def write_artifact(
     done: Finished,
     trade_off: Sequence[Mapping[str, float]],
     stages: Stages,
+    origins: Mapping[str, str] | None = None,
 ) -> None:
-    """Write everything beside the ONNX file, the manifest last."""
+    """Write everything beside the ONNX file, the manifest last.
+
+    Args:
+        origins: per option where its value came from; None where nobody knows.
+    """
     plan, profile, validation = done.proposal.plan, done.proposal.profile, done.validation
     if loaded.target.ort is not None:
         write_ort(directory / "model.onnx", directory / "engine", deployment_feed(config, loaded), loaded.target.ort)
@@ -68,6 +73,7 @@ def write_artifact(
         directory,
         {
             "configuration": config.model_dump(mode="json"),
+            **({"origins": dict(origins)} if origins else {}),
             "model": {"name": config.model, "sha256": loaded.checkpoint.fingerprint},
             "data": {
                 "calibration": {"examples": len(loaded.calibration), "sha256": loaded.calibration.fingerprint()},

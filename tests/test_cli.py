@@ -22,6 +22,7 @@ from compress.config import RunConfig
 from compress.entry import RECORD
 from compress.errors import BudgetUnreachable, ModelError
 from compress.memory import Foreseen
+from compress.options import HELP
 from compress.plan import Budget, EncoderShape, Plan, Structure
 from compress.store import Store
 
@@ -91,7 +92,8 @@ class FakePipeline(SimpleNamespace):
             Foreseen("export", "", False, None, 12.0),
         ]
 
-    def run(self, config: RunConfig, *, resume: bool, progress: Any) -> Any:
+    def run(self, config: RunConfig, *, origins: Any, resume: bool, progress: Any) -> Any:
+        assert set(origins) == set(HELP)
         self.configs.append(config)
         self.resumed = resume
         with progress.stage("search"):

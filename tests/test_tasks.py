@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -175,6 +176,22 @@ def test_rows_other_than_those_of_the_columns(bert: Checkpoint) -> None:
         TASK.encode(Dataset.from_dict({"text": ["a"]}), bert.tokenizer, columns, 16, config)
     with pytest.raises(DataError, match="no rows"):
         TASK.encode(Dataset.from_dict({"text": [], "label": []}), bert.tokenizer, columns, 16, config)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=20))
+def test_slices_are_the_classes_and_make_up_the_whole(pairs: list[tuple[int, int]]) -> None:
+    truth, said = (np.array(column) for column in zip(*pairs, strict=True))
+    data = Encoded({"input_ids": [np.ones(3)] * len(pairs)}, labels=truth, padding={"input_ids": 0})
+    logits = np.eye(3)[said]
+    slices = TASK.slices(logits, data, {0: "bad", 1: "good"})
+    names = ["bad", "good", "2"]
+    assert [part.name for part in slices] == [names[number] for number in sorted(set(truth.tolist()))]
+    assert sum(part.count for part in slices) == len(pairs)
+    mean = sum(part.count * part.measured.value for part in slices) / len(pairs)
+    assert mean == pytest.approx(TASK.evaluate(logits, data).value)
+    # Without labels the dense model's predictions stand for them.
+    bare = replace(data, labels=None)
+    assert all(part.measured.value == 1.0 for part in TASK.slices(logits, bare, {}, logits))
 
 
 def some_logits(seed: int, examples: int = 6, classes: int = 3) -> Any:

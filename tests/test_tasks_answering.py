@@ -119,6 +119,23 @@ def test_there_may_be_no_answer(tokenizer: Any, columns: dict[str, list[Any]]) -
     assert TASK.evaluate(certain(data), data).value == 1.0
 
 
+def test_slices_are_questions_with_and_without_an_answer(tokenizer: Any) -> None:
+    data = encode(
+        tokenizer,
+        question=["who ?", "why ?", "what ?"],
+        context=[CONTEXT] * 3,
+        answers=[
+            {"text": [t], "answer_start": [36]} if t else {"text": [], "answer_start": []}
+            for t in ("rude waiter", "", "")
+        ],
+    )
+    answered, not_answered = TASK.slices(certain(data), data, {})
+    assert (answered.count, not_answered.count) == (1, 2)
+    assert answered.measured.value == not_answered.measured.value == 1.0
+    # One kind alone is the whole, and says nothing more.
+    assert TASK.slices(certain(asked(tokenizer, "")), asked(tokenizer, ""), {}) == []
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

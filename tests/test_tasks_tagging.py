@@ -140,6 +140,23 @@ def test_f1_is_that_of_seqeval(tags: list[list[int]], seed: int) -> None:
         assert measured.value == 1.0 == f1_of_counts(np.zeros((1, 3)))
 
 
+@given(
+    st.lists(st.lists(st.sampled_from(range(5)), min_size=4, max_size=4), min_size=3, max_size=3), st.integers(0, 99)
+)
+def test_slices_are_the_types_of_spans(tags: list[list[int]], seed: int) -> None:
+    truth = [np.random.default_rng(seed + i).integers(0, 5, 4) for i in range(3)]
+    words = Words([np.arange(4)] * 3, truth, NAMES)
+    data = Encoded({"input_ids": [np.ones(4)] * 3}, labels=None, padding={"input_ids": 0}, targets=words)
+    logits = np.eye(5)[np.array(tags)]
+    slices, whole = TASK.slices(logits, data, {}), TASK.evaluate(logits, data)
+    present = {NAMES[tag][2:] for row in truth for tag in row if NAMES[tag] != "O"}
+    assert [part.name for part in slices] == sorted(present)
+    # Every true span is in one slice; predicted spans of types that the truth lacks are in none.
+    assert sum(part.count for part in slices) == whole.scores[:, 2].sum()
+    assert sum(part.measured.scores[:, 0].sum() for part in slices) == whole.scores[:, 0].sum()
+    assert all(part.measured.scores.shape == whole.scores.shape for part in slices)
+
+
 def test_words_cut_off_cost_recall(tokenizer: Any) -> None:
     sentence, tags = [["the", *["charming"] * 20, "waiter"]], [["O", *["O"] * 20, "B-person"]]
     whole = encode(tokenizer, 64, tokens=sentence, tags=tags)
@@ -159,6 +176,7 @@ def test_fidelity_and_accuracy(tokenizer: Any) -> None:
     data = Encoded({"input_ids": [np.ones(2)] * 2}, labels=None, padding={"input_ids": 0}, targets=words)
     measured = TASK.evaluate(np.eye(2)[np.array([[0, 1], [0, 1]])], data)
     assert (measured.name, measured.value) == ("accuracy", 0.75)
+    assert TASK.slices(np.eye(2)[np.array([[0, 1], [0, 1]])], data, {}) == []
 
 
 def test_padding_adds_nothing() -> None:

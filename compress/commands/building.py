@@ -65,7 +65,7 @@ def run(config_file: str | None, resume: bool, dry_run: bool, as_json: bool, **v
     with working() as progress:
         from compress import pipeline
 
-        result = pipeline.run(resolved.config, resume=resume, progress=progress)
+        result = pipeline.run(resolved.config, origins=resolved.origins, resume=resume, progress=progress)
     print_json(render.result_document(result)) if as_json else render.result(result, resolved.config)
     return int(result.exit_code)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +18,7 @@ from compress.errors import ModelError
 from compress.tasks.answers import Answer, choose_answer_columns, read_questions
 from compress.tasks.base import (
     Measured,
+    Slice,
     Task,
     categorical_direction,
     categorical_divergence,
@@ -61,6 +62,7 @@ class QuestionAnswering(Task):
 
     name = "question-answering"
     metric_name = "answer F1"
+    sliced_by = "kind of question"
     auto_class_name = "AutoModelForQuestionAnswering"
     head_suffixes = ("ForQuestionAnswering",)
     output_names = ("start_logits", "end_logits")
@@ -157,6 +159,26 @@ class QuestionAnswering(Task):
             np.array(shared, dtype=np.float64),
             also=(Measured("exact match" + suffix, np.array(exact, dtype=np.float64)),),
         )
+
+    def slices(
+        self,
+        logits: NDArray[Any],
+        data: Encoded,
+        names: Mapping[int, str],
+        reference: NDArray[Any] | None = None,
+    ) -> list[Slice]:
+        """Questions that the context answers, and those that it does not; nothing where there is one kind only."""
+        questions: Questions = data.targets
+        if questions.answers is None:
+            return []
+        answered = np.array([any(answers) for answers in questions.answers])
+        if answered.all() or not answered.any():
+            return []
+        found = self.evaluate(logits, data)
+        return [
+            Slice(name, int(part.sum()), Measured(found.name, found.scores[part]))
+            for name, part in (("answered by the context", answered), ("not answered by the context", ~answered))
+        ]
 
 
 def _labels(windows: Windows, answers: Sequence[Sequence[Answer]]) -> NDArray[np.int64]:

@@ -47,6 +47,21 @@ class Measured:
         return float(self.scores.mean()) if self.combine is None else self.combine(self.scores)
 
 
+@dataclass(frozen=True)
+class Slice:
+    """The metric on a part of the evaluation data: one class, one type of span.
+
+    Attributes:
+        name: of the part.
+        count: how many there are of it (texts, spans, questions).
+        measured: rows as in the whole, in the same order for every model.
+    """
+
+    name: str
+    count: int
+    measured: Measured
+
+
 class Task(ABC):
     """One kind of head: its data, loss and metric.
 
@@ -58,6 +73,7 @@ class Task(ABC):
         output_names: of the exported file; what several of them hold is stacked along a last axis in ``forward``.
         unread_weights: beginnings of the names of weights that this task does not read: they may be missing.
         fill: value of outputs at positions that an example does not have, where outputs are as long as the batch.
+        sliced_by: what ``slices`` are.
     """
 
     name: ClassVar[str]
@@ -67,6 +83,7 @@ class Task(ABC):
     output_names: ClassVar[tuple[str, ...]] = ("logits",)
     unread_weights: ClassVar[tuple[str, ...]] = ()
     fill: ClassVar[float] = 0.0
+    sliced_by: ClassVar[str] = "class"
 
     @abstractmethod
     def check_config(self, config: Any) -> None:
@@ -210,6 +227,24 @@ class Task(ABC):
         if reference is None:
             raise ValueError("without labels the dense model's outputs are needed")
         return Measured("fidelity", self.scores(logits, self.predictions(reference)), self.combine)
+
+    def slices(
+        self,
+        logits: NDArray[Any],
+        data: Encoded,
+        names: Mapping[int, str],
+        reference: NDArray[Any] | None = None,
+    ) -> list[Slice]:
+        """The metric on parts of the evaluation data: a mean may hide that one class has been forgotten.
+
+        Args:
+            logits, data, reference: as for ``evaluate``.
+            names: of the model's outputs, by number.
+
+        Returns:
+            The same parts in the same order whatever the outputs; empty where the task has no natural ones.
+        """
+        return []
 
 
 def outputs_of(model: torch.nn.Module, task: Task, data: Encoded, batch_size: int = 32) -> NDArray[Any]:

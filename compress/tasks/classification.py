@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from compress.columns import Columns, label_ids, label_text, read_column, read_texts
 from compress.data import Encoded
 from compress.errors import DataError, ModelError
-from compress.tasks.base import Task, categorical_direction, categorical_divergence, draw_categories, labels_to_learn
+from compress.tasks.base import (
+    Measured,
+    Slice,
+    Task,
+    categorical_direction,
+    categorical_divergence,
+    draw_categories,
+    labels_to_learn,
+)
 from compress.tasks.encoding import encode_texts
 
 if TYPE_CHECKING:
@@ -88,6 +96,24 @@ class TextClassification(Task):
 
     def scores(self, logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
         return (self.predictions(logits) == np.asarray(labels)).astype(np.float64)
+
+    def slices(
+        self,
+        logits: NDArray[Any],
+        data: Encoded,
+        names: Mapping[int, str],
+        reference: NDArray[Any] | None = None,
+    ) -> list[Slice]:
+        """Of the texts of each class (without labels: of what the dense model says), how many are told right."""
+        if data.labels is None and reference is None:
+            raise ValueError("without labels the dense model's outputs are needed")
+        truth = self.predictions(reference) if data.labels is None else np.asarray(data.labels)
+        name = "fidelity" if data.labels is None else "recall"
+        right = self.scores(logits, truth)
+        return [
+            Slice(names.get(number, str(number)), int((truth == number).sum()), Measured(name, right[truth == number]))
+            for number in np.unique(truth).tolist()
+        ]
 
 
 def _labels(dataset: Dataset, column: str, numbers: Mapping[str, int]) -> NDArray[np.int64]:

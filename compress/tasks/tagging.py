@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +15,7 @@ from compress.data import Encoded
 from compress.errors import ConfigError, DataError, ModelError
 from compress.tasks.base import (
     Measured,
+    Slice,
     Task,
     categorical_direction,
     categorical_divergence,
@@ -56,6 +57,7 @@ class TokenClassification(Task):
 
     name = "token-classification"
     metric_name = "span F1"
+    sliced_by = "type of span"
     auto_class_name = "AutoModelForTokenClassification"
     head_suffixes = ("ForTokenClassification",)
 
@@ -140,19 +142,45 @@ class TokenClassification(Task):
         Words that were cut off count as outside of any span, so too short a length costs recall.
         """
         words: Words = data.targets
-        ours = _read(self.predictions(logits), words)
-        if words.tags is not None:
-            truth, name = words.tags, None
-        elif reference is not None:
-            truth, name = _read(self.predictions(reference), words), "fidelity"
-        else:
-            raise ValueError("without labels the dense model's outputs are needed")
-        if not any(tag[:2] in ("B-", "I-") for tag in words.names):
+        ours, truth = self._read_both(logits, words, reference)
+        name = "fidelity" if words.tags is None else None
+        if not _marks_spans(words.names):
             rows = [[(a == b).sum(), len(a)] for a, b in zip(ours, truth, strict=True)]
             return Measured(name or "accuracy", np.array(rows, dtype=np.float64), share_of_counts)
-        count = _span_counter(words.names)
-        rows = [count(a, b) for a, b in zip(ours, truth, strict=True)]
-        return Measured(name or self.metric_name, np.array(rows, dtype=np.float64), f1_of_counts)
+        spans = _span_reader(words.names)
+        return Measured(name or self.metric_name, _counts(map(spans, ours), map(spans, truth)), f1_of_counts)
+
+    def slices(
+        self,
+        logits: NDArray[Any],
+        data: Encoded,
+        names: Mapping[int, str],
+        reference: NDArray[Any] | None = None,
+    ) -> list[Slice]:
+        """F1 of each type of span; nothing where the tags mark no spans."""
+        words: Words = data.targets
+        if not _marks_spans(words.names):
+            return []
+        ours, truth = self._read_both(logits, words, reference)
+        spans = _span_reader(words.names)
+        found, real = [spans(tags) for tags in ours], [spans(tags) for tags in truth]
+        slices = []
+        for kind in sorted({span[0] for sentence in real for span in sentence}):
+            of_kind = [[{span for span in sentence if span[0] == kind} for sentence in side] for side in (found, real)]
+            rows = _counts(*of_kind)
+            slices.append(Slice(kind, int(rows[:, 2].sum()), Measured(self.metric_name, rows, f1_of_counts)))
+        return slices
+
+    def _read_both(
+        self, logits: NDArray[Any], words: Words, reference: NDArray[Any] | None
+    ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+        """Tags of all words as predicted, and as they should be: without labels those of the dense model."""
+        ours = _read(self.predictions(logits), words)
+        if words.tags is not None:
+            return ours, words.tags
+        if reference is None:
+            raise ValueError("without labels the dense model's outputs are needed")
+        return ours, _read(self.predictions(reference), words)
 
 
 def read_lists(dataset: Dataset, column: str) -> list[list[Any]]:
@@ -226,8 +254,12 @@ def _read(predicted: NDArray[np.int64], words: Words) -> list[NDArray[np.int64]]
     return read
 
 
-def _span_counter(names: Sequence[str]) -> Callable[[NDArray[np.int64], NDArray[np.int64]], list[int]]:
-    """Counts of spans right, predicted and true in one sentence."""
+def _marks_spans(names: Sequence[str]) -> bool:
+    return any(tag[:2] in ("B-", "I-") for tag in names)
+
+
+def _span_reader(names: Sequence[str]) -> Callable[[NDArray[np.int64]], set[tuple[str, int, int]]]:
+    """From the numbers of a sentence's tags to its spans: type, first word, last word."""
     try:
         from seqeval.metrics.sequence_labeling import get_entities
     except ImportError:
@@ -235,11 +267,18 @@ def _span_counter(names: Sequence[str]) -> Callable[[NDArray[np.int64], NDArray[
             "spans of tags are scored with seqeval, which is not installed; install it: pip install 'compress[tagging]'"
         ) from None
 
-    def count(ours: NDArray[np.int64], truth: NDArray[np.int64]) -> list[int]:
-        found, real = (set(get_entities([names[tag] for tag in tags])) for tags in (ours, truth))
-        return [len(found & real), len(found), len(real)]
+    def read(tags: NDArray[np.int64]) -> set[tuple[str, int, int]]:
+        return set(get_entities([names[tag] for tag in tags]))
 
-    return count
+    return read
+
+
+def _counts(
+    found: Iterable[set[tuple[str, int, int]]], real: Iterable[set[tuple[str, int, int]]]
+) -> NDArray[np.float64]:
+    """Spans right, predicted and true in each sentence, [n, 3]."""
+    rows = [[len(ours & truth), len(ours), len(truth)] for ours, truth in zip(found, real, strict=True)]
+    return np.array(rows, dtype=np.float64)
 
 
 def f1_of_counts(rows: NDArray[np.float64]) -> float:
