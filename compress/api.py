@@ -48,6 +48,4 @@ def run(
 
     from compress import pipeline
 
-    return pipeline.run(
-        resolved.config, origins=resolved.origins, resume=resume, progress=progress or Silent()
-    )
+    return pipeline.run(resolved.config, origins=resolved.origins, resume=resume, progress=progress or Silent())

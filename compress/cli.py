@@ -118,6 +118,7 @@ for _command in (
     judging.gate,
     judging.verify,
     judging.why,
+    judging.report,
     machine.targets,
     machine.doctor,
     storage.cache,

@@ -27,7 +27,10 @@ SEAL = "sha256"
 # Files of an artifact that no manifest lists: itself.
 UNLISTED = frozenset({NAME})
 # What decides how a model is computed and written; versions of the rest do not change a result.
-_LIBRARIES = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy", "datasets")
+_LIBRARIES = (
+    *("torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "scipy", "scikit-learn", "seqeval"),
+    *("onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf"),
+)
 
 
 class ManifestDamaged(ArtifactError):
@@ -72,16 +75,22 @@ def write_manifest(
     }
     if known is not None:
         files = {**known, **{name: entry for name, entry in files.items() if name in changed}}
-    document = {
-        "format": FORMAT_VERSION,
-        "versions": versions(),
-        "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
-        **facts,
-        "files": files,
-    }
+    document = {**described(facts), "files": files}
     temporary = directory / f".{NAME}.partial"
     temporary.write_text(sealed(document), encoding="utf-8")
     temporary.replace(directory / NAME)
+
+
+def described(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts with format, versions and command line, where they do not say them already."""
+    program = os.path.basename(sys.argv[0])
+    return {
+        "format": FORMAT_VERSION,
+        "versions": versions(),
+        # `python -m compress` has the path of a file here.
+        "command": ["compress" if program == "__main__.py" else program, *sys.argv[1:]],
+        **facts,
+    }
 
 
 def files_of(directory: Path) -> dict[str, Path]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +13,18 @@ from compress.config import RunConfig
 from compress.errors import BudgetUnreachable, ConfigError
 from compress.finishing import finish, finish_promising
 from compress.loading import Loaded, load
+from compress.manifest import described
 from compress.measuring import Device
 from compress.memory import Memory
 from compress.plan import Budget, BudgetKind
 from compress.progress import Progress, Silent
 from compress.proposing import dense_plan, profiles_of, propose_all, reachable, weighed
+from compress.report.files import NAME as REPORT
+from compress.report.files import front_page_of, write_page
 from compress.stages import Stages
 from compress.store import Store
 from compress.weighing import Importance
-from compress.writing import dump
+from compress.writing import dump, inputs_of
 
 if TYPE_CHECKING:
     from compress.export.engine import Engine
@@ -92,12 +95,14 @@ class Swept:
         metric_name: of the evaluation.
         deployment: where the latencies hold.
         points: the dense variants, then every budget in turn.
+        provenance: what went in, versions, seconds per stage.
     """
 
     output: Path
     metric_name: str
     deployment: dict[str, Any]
     points: tuple[Point, ...]
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -105,6 +110,7 @@ class Swept:
             "metric": self.metric_name,
             "deployment": self.deployment,
             "points": [asdict(point) for point in self.points],
+            "provenance": self.provenance,
         }
 
 
@@ -124,15 +130,21 @@ def parse_budgets(kind: BudgetKind, text: str) -> list[Budget]:
 
 
 def sweep(
-    config: RunConfig, budgets: Sequence[Budget], *, resume: bool = False, progress: Progress | None = None
+    config: RunConfig,
+    budgets: Sequence[Budget],
+    *,
+    origins: Mapping[str, str] | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
 ) -> Swept:
-    """Compress a model to many budgets; write a table and a picture, no artifacts.
+    """Compress a model to many budgets; write a table, a picture and a report, no artifacts.
 
     A budget that cannot be reached is said and left out.
 
     Args:
         config: options; its own budget does not count.
         budgets: what to try, latencies or speed-ups.
+        origins: per option where its value came from; None where nobody knows.
         resume: use again what earlier runs have stored.
         progress: told about stages as they begin.
 
@@ -163,8 +175,10 @@ def sweep(
             device.close()
         metric, deployment = done[0].measured["metric"]["name"], done[0].measured["deployment"]
         where = {name: value for name, value in deployment.items() if name not in ("precision", "engine")}
-        swept = Swept(config.output, metric, where, tuple(with_front(points)))
+        facts = {**inputs_of(config, loaded, origins), "device": where.get("device"), "seconds": stages.seconds}
+        swept = Swept(config.output, metric, where, tuple(with_front(points)), described(facts))
         (output / SWEEP).write_text(dump(swept.document()), encoding="utf-8")
+        write_page(front_page_of(swept.document()), output / REPORT)
         _draw(swept, output, stages)
     return swept
 

@@ -94,7 +94,7 @@ def slices_section(
         ``by`` (what the parts are) and ``rows``; empty where the task has no parts.
     """
     theirs = task.slices(dense, data, names, dense)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for before, after in zip(theirs, task.slices(compressed, data, names, dense), strict=True):
         ours = after.measured
         drop = drop_interval(before.measured.scores, ours.scores, ours.combine)

@@ -14,9 +14,11 @@ from compress.artifact import save_model
 from compress.config import RunConfig
 from compress.export.mobile import write_ort
 from compress.loading import Loaded
-from compress.manifest import SEAL, write_manifest
+from compress.manifest import SEAL, described, sha256_of, write_manifest
 from compress.measuring import deployment_feed
 from compress.plan import Plan
+from compress.report.files import NAME as REPORT
+from compress.report.files import renew_report, report_text
 from compress.stages import Stages
 from compress.validation import apart
 
@@ -69,33 +71,53 @@ def write_artifact(
     if trade_off:
         (directory / TRADE_OFF).write_text(dump(list(trade_off)), encoding="utf-8")
     (directory / "README.md").write_text(card(config, plan, validation), encoding="utf-8")
-    write_manifest(
-        directory,
+    facts = described(
         {
-            "configuration": config.model_dump(mode="json"),
-            **({"origins": dict(origins)} if origins else {}),
-            "model": {"name": config.model, "sha256": loaded.checkpoint.fingerprint},
-            "data": {
-                "calibration": {"examples": len(loaded.calibration), "sha256": loaded.calibration.fingerprint()},
-                "evaluation": {"examples": len(loaded.evaluation), "sha256": loaded.evaluation.fingerprint()},
-            },
-            "seed": config.seed,
+            **inputs_of(config, loaded, origins),
             "export": asdict(done.exported.report),
             "engine": done.exported.engine.to_json(),
-            "task": {"name": loaded.checkpoint.task.name, **loaded.checkpoint.task.settings()},
             "reconstruction": asdict(done.repairs),
             "device": None if validation is None else validation["deployment"]["device"],
             "seconds": stages.seconds,
             "reused": [] if stages.memory is None else stages.memory.reused,
-            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        },
+        }
     )
+    report = report_text(
+        plan=plan,
+        profile=profile,
+        validation=validation,
+        # The report names the model's hash; its own comes into the manifest once it is written.
+        manifest={**facts, "files": {"model.onnx": {"sha256": sha256_of(directory / "model.onnx")}}},
+        trade_off=trade_off,
+    )
+    (directory / REPORT).write_text(report, encoding="utf-8")
+    write_manifest(directory, facts)
+
+
+def inputs_of(config: RunConfig, loaded: Loaded, origins: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What went into a run, for the manifest: configuration, model, data, seed, date.
+
+    Args:
+        origins: per option where its value came from; None where nobody knows.
+    """
+    return {
+        "configuration": config.model_dump(mode="json"),
+        **({"origins": dict(origins)} if origins else {}),
+        "model": {"name": config.model, "sha256": loaded.checkpoint.fingerprint},
+        "data": {
+            "calibration": {"examples": len(loaded.calibration), "sha256": loaded.calibration.fingerprint()},
+            "evaluation": {"examples": len(loaded.evaluation), "sha256": loaded.evaluation.fingerprint()},
+        },
+        "seed": config.seed,
+        "task": {"name": loaded.checkpoint.task.name, **loaded.checkpoint.task.settings()},
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
 
 
 def renew_validation(
     directory: Path, manifest: Mapping[str, Any], validation: Mapping[str, Any], config: RunConfig, plan: Plan
 ) -> None:
-    """Replace validation.json and the card, and their hashes in the manifest; what it says of other files stays."""
+    """Replace validation.json, card and report, and their hashes in the manifest; what it says of other files stays."""
     recorded, outcomes = apart(validation)
     texts = {"validation.json": dump(recorded), "README.md": card(config, plan, validation)}
     if outcomes is not None:
@@ -106,6 +128,7 @@ def renew_validation(
         temporary.replace(directory / name)
     facts = {k: v for k, v in manifest.items() if k not in ("format", "versions", "command", "files", SEAL)}
     write_manifest(directory, {**facts, "device": validation["deployment"]["device"]}, manifest["files"], set(texts))
+    renew_report(directory)
 
 
 def _predicted(plan: Plan) -> list[str]:

@@ -463,7 +463,7 @@ def test_help_imports_nothing_heavy() -> None:
 SLOW_RUN = """
 import sys, time, types, contextlib, pathlib
 import compress
-def run(config, *, resume, progress):
+def run(config, *, origins, resume, progress):
     half = pathlib.Path("half")
     half.mkdir()
     try:

@@ -25,6 +25,8 @@ from compress.gating.evidence import gather
 from compress.gating.parts import parts
 from compress.plan import Plan
 from compress.profile.latency import Profile
+from compress.report.files import page_of
+from compress.report.html import render
 from compress.verifying import verify
 
 LENGTH = 24
@@ -64,7 +66,7 @@ def check_artifact(out: Path, model: Path) -> None:
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == facts["sha256"], name
     for name in ("model.onnx", "config.json", "tokenizer.json", "pytorch/model.safetensors", "pytorch/config.json"):
         assert name in manifest["files"]
-    for name in ("plan.json", "profile.json", "validation.json", "outcomes.json", "README.md"):
+    for name in ("plan.json", "profile.json", "validation.json", "outcomes.json", "README.md", "report.html"):
         assert name in manifest["files"]
     assert verify(out).findings == ()
     evidence = gather(out)
@@ -72,6 +74,7 @@ def check_artifact(out: Path, model: Path) -> None:
     assert evidence.outcomes.rows.mean() == pytest.approx(evidence.validation.metric.compressed, abs=1e-6)
     weights = {part.name: part.size_bytes or 0 for part in parts(out)}
     assert weights["embeddings"] > 0 and sum(weights.values()) <= (out / "model.onnx").stat().st_size
+    assert (out / "report.html").read_text() == render(page_of([out]))
     session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
     reloaded = load(out)
     ids = torch.randint(5, 100, (3, 9), generator=torch.Generator().manual_seed(0))
@@ -89,6 +92,7 @@ def check_artifact(out: Path, model: Path) -> None:
     for key in ("latency_ms", "speedup", "metric", "size_bytes", "macs", "parity", "verdict"):
         assert key in validation
     assert validation["parity"]["max_abs_diff"] < 1e-3
+    assert sum(row["count"] for row in validation["slices"]["rows"]) == validation["metric"]["examples"]
 
 
 # The paper's method differs before there is a plan; from there on families differ.
@@ -288,6 +292,8 @@ def test_a_plan_can_be_exported_and_validated_later(tiny_bert: Path, data_csv: P
     manifest = json.loads((out / "manifest.json").read_text())
     digest = hashlib.sha256((out / "validation.json").read_bytes()).hexdigest()
     assert manifest["files"]["validation.json"]["sha256"] == digest
+    # The report says what was measured since.
+    assert "Pass: the budget is met" in (out / "report.html").read_text()
     assert verify(out).findings == ()
 
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from compress import cli, measuring
 from compress.errors import ConfigError
 from compress.plan import Budget
+from compress.report.files import page_of
+from compress.report.html import render
 from compress.sweep import Point, parse_budgets, with_front
 
 
@@ -79,6 +81,11 @@ def test_dense_and_budgets_in_one_table_and_picture(
     assert [found["budget"] for found in document["points"]] == ["dense", "1.2x"]
     assert "cannot be reached" in said.err
     assert "dense" in said.out and "1.2x" in said.out
+    assert (
+        document["provenance"]["origins"]["seq_len"] == "command line"
+        and document["provenance"]["seconds"]["profile"] > 0
+    )
+    assert (out / "report.html").read_text() == render(page_of([out]))
     try:
         import matplotlib  # noqa: F401
     except ImportError:

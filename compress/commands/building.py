@@ -173,7 +173,7 @@ def plan(config_file: str | None, output_file: str | None, as_json: bool, **valu
 def sweep(
     config_file: str | None, resume: bool, latency_ms: str | None, speedup: str | None, as_json: bool, **values: Any
 ) -> None:
-    """Compress MODEL to many budgets with one calibration and one profile; table and picture, no artifacts.
+    """Compress MODEL to many budgets with one calibration and one profile; table, picture, report.html; no artifacts.
 
     \b
     Example:
@@ -188,7 +188,7 @@ def sweep(
     given = {"output": "sweep", **{name: value for name, value in values.items() if value is not None}}
     resolved = resolve_config(given, config_file, "data")
     with working() as progress:
-        found = sweep_budgets(resolved.config, budgets, resume=resume, progress=progress)
+        found = sweep_budgets(resolved.config, budgets, origins=resolved.origins, resume=resume, progress=progress)
     from compress import render
 
     print_json(found.document()) if as_json else render.swept(found)

@@ -176,3 +176,34 @@ def verify(artifact: str, as_json: bool) -> int:
     found = check(artifact)
     print_json(found.to_json()) if as_json else render.verified(artifact, found)
     return EXIT_FAIL if found.findings else EXIT_PASS
+
+
+@click.command(short_help="One page with everything about artifacts.")
+@click.argument("artifacts", metavar="OUT [OUT ...]", nargs=-1, required=True)
+@click.option(
+    "--output", "output_file", metavar="FILE", help="Page to write.  [default: OUT/report.html or ./report.html]"
+)
+@with_options()
+def report(artifacts: tuple[str, ...], output_file: str | None, as_json: bool) -> None:
+    """Write report.html: of one artifact or sweep anew, or of several artifacts side by side.
+
+    \b
+    Examples:
+      compress report out
+      compress report out-int8 out-fp32 out-small --output comparison.html
+    """
+    from compress.report.files import NAME, is_artifact, page_of, renew_report, write_page
+
+    directories = [Path(artifact) for artifact in artifacts]
+    page = page_of(directories)
+    if as_json and output_file is None:
+        # What a program reads has no need of a file.
+        print_json(page.document())
+        return
+    inside = directories[0] / NAME
+    file = Path(output_file) if output_file else inside if len(directories) == 1 else Path(NAME)
+    if file == inside and is_artifact(directories[0]):
+        renew_report(directories[0])
+    else:
+        write_page(page, file)
+    print_json({**page.document(), "output": str(file)}) if as_json else click.echo(f"report: {file}")

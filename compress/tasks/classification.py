@@ -105,10 +105,12 @@ class TextClassification(Task):
         reference: NDArray[Any] | None = None,
     ) -> list[Slice]:
         """Of the texts of each class (without labels: of what the dense model says), how many are told right."""
-        if data.labels is None and reference is None:
+        if data.labels is not None:
+            truth, name = np.asarray(data.labels), "recall"
+        elif reference is not None:
+            truth, name = self.predictions(reference), "fidelity"
+        else:
             raise ValueError("without labels the dense model's outputs are needed")
-        truth = self.predictions(reference) if data.labels is None else np.asarray(data.labels)
-        name = "fidelity" if data.labels is None else "recall"
         right = self.scores(logits, truth)
         return [
             Slice(names.get(number, str(number)), int((truth == number).sum()), Measured(name, right[truth == number]))

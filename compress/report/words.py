@@ -1,0 +1,68 @@
+"""Values as words: how many digits a quantity has, and what is written where nothing is known."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+UNKNOWN = "–"
+# Control characters, and those that turn the direction of text around: a name must not change what stands beside it.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+
+
+def plain(value: object, most: int = 400) -> str:
+    """Text from outside: one that cannot be seen becomes visible, one without an end gets one."""
+    text = _UNSEEN.sub("\ufffd", str(value))
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def short(value: object, most: int = 18) -> str:
+    """The same for a picture."""
+    return plain(value, most)
+
+
+def milliseconds(value: float | None) -> str:
+    if value is None:
+        return UNKNOWN
+    return f"{value:.2f} ms" if abs(value) >= 0.1 else f"{value:.4f} ms"
+
+
+def seconds(value: float | None) -> str:
+    if value is None:
+        return UNKNOWN
+    return f"{value:.1f} s" if value < 120 else f"{int(value // 60)} min {value % 60:02.0f} s"
+
+
+def times(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.2f}×"
+
+
+def score(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.4f}"
+
+
+def signed(value: float | None, template: str = "+.4f") -> str:
+    """A difference, with its sign; none is ±0."""
+    if value is None:
+        return UNKNOWN
+    return format(value, template).replace("-", "−") if round(value, 6) else "±0"
+
+
+def percent(value: float | None, decimals: int = 1) -> str:
+    return UNKNOWN if value is None else f"{100 * value:.{decimals}f} %"
+
+
+def megabytes(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value / 1e6:.1f} MB" if value >= 1e5 else f"{value / 1e3:.1f} kB"
+
+
+def count(value: float | None) -> str:
+    """A whole number with thin spaces between thousands."""
+    return UNKNOWN if value is None else f"{round(value):,}".replace(",", "\u202f")
+
+
+def between(bounds: Sequence[float] | None, template: str = ".2f") -> str:
+    if not bounds:
+        return UNKNOWN
+    low, high = (format(round(bound, 6) + 0.0, template).replace("-", "−") for bound in bounds)
+    return f"{low} to {high}"
