@@ -7,7 +7,7 @@ reaches the model only through ``Encoder`` and ``EncoderLayer``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -16,10 +16,16 @@ from compress.errors import ModelError
 from compress.plan import EncoderShape, Widths
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+    from torch.utils.hooks import RemovableHandle
 
 
-AttentionKind = Literal["scaled", "disentangled"]
+AttentionKind = Literal["scaled", "disentangled", "rotary"]
+SublayerKind = Literal["attention", "ffn"]
+_INPUTS: dict[SublayerKind, tuple[str, ...]] = {
+    "attention": ("query", "key", "value"),
+    "ffn": ("ffn_input", "ffn_gate"),
+}
 
 
 @dataclass(frozen=True)
@@ -31,12 +37,16 @@ class Architecture:
         layers: path of the list of encoder layers, from the base model (without the task head).
         attention: path of the self-attention module in a layer: it calls query, key and value and returns
             ``(context, weights)``; it is what gets replaced when no head is left.
-        query, key, value: paths of the three input projections in a layer; rows are grouped by head.
+        query, key, value: paths of the three input projections in a layer; rows are grouped by head. One path three
+            times is one matrix with the rows of all three, one after the other.
         attention_output: path of the linear layer that reads the heads' outputs (W_o).
         ffn_input: path of the first FFN linear layer (W_1); a filter is one row.
         ffn_output: path of the second FFN linear layer (W_2); a filter is one column.
-        attention_sum: path of the module in a layer whose input is attention's output plus the residual.
+        attention_sum: path of the module in a layer whose input is attention's output plus the residual; None where
+            that sum is the layer's output.
         ffn_sum: the same for the FFN.
+        ffn_gate: path of the linear layer whose outputs multiply the activated ones, filter by filter; the path of
+            ``ffn_input`` again is one matrix with the rows of both, one after the other. None where there is none.
         head_count_attributes: attributes of ``attention`` that hold the number of heads; a family has some of them,
             depending on the release of transformers.
         all_head_size_attributes: attributes of ``attention`` that hold heads x head size.
@@ -46,7 +56,9 @@ class Architecture:
             [batch, dense heads, sequence, sequence]; None where there is none.
         attention_kind: what is computed between the projections, so that the export can put a fused operator there
             (``export/attention.py``): ``scaled``, scaled dot products, ``position_bias`` added; ``disentangled``, with
-            terms between contents and positions. None: anything else, exported as it is written.
+            terms between contents and positions; ``rotary``, queries and keys turned by their positions, in some layers
+            within a window. None: anything else, exported as it is written.
+        alike_calls: whether the model calls all its layers with the same arguments.
         first_position: tokens' positions count from ``pad_token_id`` + this; None: from 0.
     """
 
@@ -59,13 +71,15 @@ class Architecture:
     attention_output: str
     ffn_input: str
     ffn_output: str
-    attention_sum: str
-    ffn_sum: str
+    attention_sum: str | None
+    ffn_sum: str | None
+    ffn_gate: str | None = None
     head_count_attributes: tuple[str, ...] = ("num_attention_heads", "n_heads", "num_heads")
     all_head_size_attributes: tuple[str, ...] = ("all_head_size",)
     by_head: tuple[str, ...] = ()
     position_bias: str | None = None
     attention_kind: AttentionKind | None = "scaled"
+    alike_calls: bool = True
     first_position: int | None = None
 
 
@@ -123,6 +137,22 @@ FAMILIES: dict[str, Architecture] = {
             attention_sum="sa_layer_norm",
             ffn_sum="output_layer_norm",
         ),
+        Architecture(
+            model_type="modernbert",
+            layers="layers",
+            attention="attn",
+            query="attn.Wqkv",
+            key="attn.Wqkv",
+            value="attn.Wqkv",
+            attention_output="attn.Wo",
+            ffn_input="mlp.Wi",
+            ffn_gate="mlp.Wi",
+            ffn_output="mlp.Wo",
+            attention_sum="mlp_norm",
+            ffn_sum=None,
+            attention_kind="rotary",
+            alike_calls=False,
+        ),
     )
 }
 
@@ -179,15 +209,29 @@ class EncoderLayer:
         module: the layer.
         family: where things are in it.
         prefix: the layer's path from the whole model, as parameter names have it (``bert.encoder.layer.0``).
+        number: of the layer, from 0.
     """
 
     module: nn.Module
     family: Architecture
     prefix: str
+    number: int
 
     def get(self, role: str) -> nn.Linear:
         """The module in a role, a path field of ``Architecture``: ``query``, ``attention_output``, ``ffn_sum``, ..."""
         return cast("nn.Linear", _get(self.module, getattr(self.family, role)))
+
+    def inputs(self, kind: SublayerKind) -> dict[str, int]:
+        """Roles of the linear layers that make a sublayer's units, and how many matrices each has one after the other.
+
+        Of roles that share a linear layer the first stands for all.
+        """
+        paths: dict[str, list[str]] = {}
+        for role in _INPUTS[kind]:
+            path = getattr(self.family, role)
+            if path is not None:
+                paths.setdefault(path, []).append(role)
+        return {roles[0]: len(roles) for roles in paths.values()}
 
     def further_by_head(self) -> dict[str, nn.Linear]:
         """The projections of ``Architecture.by_head`` that this layer has, by their path from the whole model."""
@@ -202,6 +246,38 @@ class EncoderLayer:
     def name(self, role: str) -> str:
         """Path of a role's module from the whole model."""
         return f"{self.prefix}.{getattr(self.family, role)}"
+
+    def exported_name(self, role: str) -> str:
+        """Name of a role's linear layer in exported graphs, where projections that share a matrix come apart."""
+        if role in self.inputs("attention") and self.inputs("attention")[role] == 1:
+            return self.name(role)
+        return f"{self.name('attention')}.{role}" if role in _INPUTS["attention"] else self.name(role)
+
+    def on_sum(self, kind: SublayerKind, act: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+        """Call ``act`` on a sublayer's output plus residual [batch, sequence, hidden] in every forward pass.
+
+        Args:
+            kind: of the sublayer.
+            act: what it returns takes the sum's place; None leaves it.
+
+        Returns:
+            What ends it.
+        """
+        path = getattr(self.family, f"{kind}_sum")
+        if path is not None:
+
+            def before(_: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+                changed = act(arguments[0])
+                return None if changed is None else (changed, *arguments[1:])
+
+            return _get(self.module, path).register_forward_pre_hook(before)
+
+        def after(_: Any, __: Any, output: Any) -> Any:
+            several = isinstance(output, tuple)
+            changed = act(output[0] if several else output)
+            return (changed, *output[1:]) if several and changed is not None else changed
+
+        return self.module.register_forward_hook(after)
 
     def set(self, role: str, module: nn.Module) -> None:
         """Put another module in a role's place."""
@@ -273,6 +349,7 @@ def shape_of(config: Any) -> EncoderShape:
         heads=config.num_attention_heads,
         head_size=config.hidden_size // config.num_attention_heads,
         filters=filters,
+        gated=family.ffn_gate is not None,
     )
 
 
@@ -299,7 +376,7 @@ def encoder_of(model: nn.Module) -> Encoder:
     base = cast("nn.Module", model.base_model)
     prefix = family.layers if base is model else f"{model.base_model_prefix}.{family.layers}"
     modules = cast("Any", _get(base, family.layers))
-    layers = tuple(EncoderLayer(module, family, f"{prefix}.{i}") for i, module in enumerate(modules))
+    layers = tuple(EncoderLayer(module, family, f"{prefix}.{i}", i) for i, module in enumerate(modules))
     return Encoder(model=model, family=family, shape=replace(shape, layers=len(layers)), layers=layers)
 
 

@@ -58,14 +58,14 @@ def _watched(encoder: Encoder) -> Iterator[dict[tuple[int, Kind], _Seen]]:
     inputs: dict[tuple[int, Kind], Tensor] = {}
     handles = []
 
-    def watch(key: tuple[int, Kind]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def watch(key: tuple[int, Kind]) -> tuple[Callable[..., Any], Callable[[Tensor], Tensor]]:
         def projection(_: Any, arguments: tuple[Any, ...]) -> None:
             inputs[key] = arguments[0].detach()
 
-        def total(_: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            y = arguments[0] if arguments[0].requires_grad else arguments[0].detach().requires_grad_()
+        def total(value: Tensor) -> Tensor:
+            y = value if value.requires_grad else value.detach().requires_grad_()
             seen[key] = _Seen(inputs[key], y)
-            return (y, *arguments[1:])
+            return y
 
         return projection, total
 
@@ -74,7 +74,7 @@ def _watched(encoder: Encoder) -> Iterator[dict[tuple[int, Kind], _Seen]]:
             for kind in KINDS:
                 projection, total = watch((number, kind))
                 handles.append(layer.get(f"{kind}_output").register_forward_pre_hook(projection))
-                handles.append(layer.get(f"{kind}_sum").register_forward_pre_hook(total))
+                handles.append(layer.on_sum(kind, total))
         yield seen
     finally:
         for handle in handles:

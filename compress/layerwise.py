@@ -31,27 +31,28 @@ class _Stop(Exception):
 
 @dataclass(frozen=True)
 class LayerCall:
-    """How the model calls its encoder layers for one batch; the same arguments for every layer.
+    """How the model calls its encoder layers for one batch.
 
     Attributes:
         mask: real tokens, bool [batch, sequence].
         indices: positions of the examples in the data.
-        arguments, keywords: of the call, hidden states left out.
+        arguments: for each layer, or once for all of them, what it is called with: by position and by name, hidden
+            states left out.
         by_name: whether hidden states are passed by name.
     """
 
     mask: Tensor
     indices: NDArray[np.int64]
-    arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
+    arguments: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...]
     by_name: bool
 
     def __call__(self, layer: EncoderLayer, hidden: Tensor) -> Tensor:
         """The layer's output [batch, sequence, hidden]."""
+        arguments, keywords = self.arguments[min(layer.number, len(self.arguments) - 1)]
         if self.by_name:
-            output = layer.module(*self.arguments, hidden_states=hidden, **self.keywords)
+            output = layer.module(*arguments, hidden_states=hidden, **keywords)
         else:
-            output = layer.module(hidden, *self.arguments, **self.keywords)
+            output = layer.module(hidden, *arguments, **keywords)
         return output[0] if isinstance(output, tuple) else output
 
 
@@ -59,30 +60,35 @@ class LayerCall:
 def first_inputs(encoder: Encoder, task: Task, data: Encoded, batch_size: int) -> list[tuple[LayerCall, Tensor]]:
     """Embed all examples: for every batch how layers are called, and the hidden states that enter the first one."""
     caught: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    watched = encoder.layers[:1] if encoder.family.alike_calls else encoder.layers
 
     def catch(_: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         caught.append((arguments, keywords))
-        raise _Stop
+        if len(caught) == len(watched):
+            raise _Stop
 
     result = []
-    handle = encoder.layers[0].module.register_forward_pre_hook(catch, with_kwargs=True)
+    handles = [layer.module.register_forward_pre_hook(catch, with_kwargs=True) for layer in watched]
     try:
         for batch in data.batches(batch_size):
             with suppress(_Stop):
                 task.forward(encoder.model, batch.inputs)
-            arguments, keywords = caught.pop()
+            arguments, keywords = caught[0]
             by_name = "hidden_states" in keywords
             hidden = keywords["hidden_states"] if by_name else arguments[0]
             call = LayerCall(
                 mask=batch.inputs["attention_mask"].bool(),
                 indices=batch.indices,
-                arguments=arguments if by_name else arguments[1:],
-                keywords={k: v for k, v in keywords.items() if k != "hidden_states"},
+                arguments=tuple(
+                    (a if by_name else a[1:], {k: v for k, v in b.items() if k != "hidden_states"}) for a, b in caught
+                ),
                 by_name=by_name,
             )
+            caught.clear()
             result.append((call, hidden))
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     return result
 
 
@@ -111,13 +117,13 @@ def _watched(layer: EncoderLayer, kinds: tuple[Kind, ...], *, stop: bool) -> Ite
         def projection(_: Any, arguments: tuple[Any, ...], output: Tensor) -> None:
             seen[kind] = (arguments[0], output)
 
-        def total(_: Any, arguments: tuple[Any, ...]) -> None:
-            found[kind] = Seen(*seen[kind], arguments[0])
+        def total(value: Tensor) -> None:
+            found[kind] = Seen(*seen[kind], value)
             if stop and len(found) == len(kinds):
                 raise _Stop
 
         yield layer.get(f"{kind}_output").register_forward_hook(projection)
-        yield layer.get(f"{kind}_sum").register_forward_pre_hook(total)
+        yield layer.on_sum(kind, total)
 
     handles = [handle for kind in kinds for handle in watch(kind)]
     try:

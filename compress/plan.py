@@ -40,6 +40,7 @@ class EncoderShape:
         heads: attention heads per layer, H.
         head_size: width of one head, d_h.
         filters: FFN intermediate neurons per layer, F.
+        gated: whether a filter's activation is multiplied by a second projection of the input.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -50,6 +51,7 @@ class EncoderShape:
     heads: int
     head_size: int
     filters: int
+    gated: bool = False
 
     def check(self) -> None:
         """Raise PlanError unless all sizes are those of an encoder that can exist."""
@@ -62,8 +64,8 @@ class EncoderShape:
         return 4 * length * self.hidden_size * self.head_size + 2 * length * length * self.head_size
 
     def macs_per_filter(self, length: float) -> float:
-        """Multiply-accumulates of one FFN filter at a sequence length: 2·s·d."""
-        return 2 * length * self.hidden_size
+        """Multiply-accumulates of one FFN filter at a sequence length: 2·s·d, with a gate 3·s·d."""
+        return (3 if self.gated else 2) * length * self.hidden_size
 
     def macs(self, widths: Widths, length: float) -> float:
         """Multiply-accumulates of the encoder's sublayers with these widths, for one sequence."""

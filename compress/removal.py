@@ -2,7 +2,8 @@
 
 Law (``tests/test_removal.py``): a model whose units are gated at 0 and the model they are removed from give the same
 output, whatever the structure. A head is d_h rows of W_q, W_k and W_v and d_h columns of W_o; a filter is one row of
-W_1 and one column of W_2.
+W_1, another of the gate's matrix where there is one, and one column of W_2. Where W_o and W_2 have no biases they get
+some, zeros: what is left of an emptied sublayer, and what reconstruction fits.
 
 A sublayer with nothing left is x + b on its way to the LayerNorm. No matrix of width zero is ever made: ONNX Runtime
 refuses to load one.
@@ -29,15 +30,12 @@ class BiasOnly(nn.Module):
     """What is left of an output projection whose inputs are all removed: its bias.
 
     Args:
-        bias: [hidden], taken over as it is; None counts as zeros (the parameter exists, so that state dicts of equal
-            structures have equal keys).
-        hidden_size: d, used where ``bias`` is None.
+        bias: [hidden], taken over as it is.
     """
 
-    def __init__(self, bias: Tensor | None, hidden_size: int) -> None:
+    def __init__(self, bias: Tensor) -> None:
         super().__init__()
-        values = torch.zeros(hidden_size) if bias is None else bias.detach()
-        self.bias = nn.Parameter(values, requires_grad=bias is not None and bias.requires_grad)
+        self.bias = nn.Parameter(bias.detach(), requires_grad=bias.requires_grad)
 
     def forward(self, _: Any = None) -> Tensor:
         """The bias [hidden], whatever comes in; the residual addition broadcasts it."""
@@ -45,11 +43,19 @@ class BiasOnly(nn.Module):
 
 
 class Skip(nn.Module):
-    """In the place of W_1 when no filter is left: hands one column on, so that the activation costs next to nothing."""
+    """In the place of W_1 when no filter is left: hands little on, so that the activation costs next to nothing.
+
+    Args:
+        columns: what is handed on: one for each matrix that W_1 held.
+    """
+
+    def __init__(self, columns: int = 1) -> None:
+        super().__init__()
+        self._columns = columns
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[batch, sequence, hidden] to [batch, sequence, 1]; what follows ignores the values."""
-        return hidden[..., :1]
+        """[batch, sequence, hidden] to [batch, sequence, columns]; what follows ignores the values."""
+        return hidden[..., : self._columns]
 
 
 class NoAttention(nn.Module):
@@ -89,8 +95,10 @@ def projection_in_attention(family: Architecture) -> str | None:
     return family.attention_output.removeprefix(inside) if family.attention_output.startswith(inside) else None
 
 
-def _keep_rows(linear: nn.Linear, rows: Tensor) -> None:
-    """Keep these output units of a linear layer, in place."""
+def _keep_rows(linear: nn.Linear, units: Tensor, matrices: int = 1) -> None:
+    """Keep these output units of a linear layer, in place; of each of its matrices where it holds several."""
+    size = linear.out_features // matrices
+    rows = torch.cat([units + size * number for number in range(matrices)])
     linear.weight = nn.Parameter(linear.weight.detach()[rows].clone(), requires_grad=linear.weight.requires_grad)
     if linear.bias is not None:
         linear.bias = nn.Parameter(linear.bias.detach()[rows].clone(), requires_grad=linear.bias.requires_grad)
@@ -104,18 +112,20 @@ def _keep_columns(linear: nn.Linear, columns: Tensor) -> None:
     linear.in_features = len(columns)
 
 
-def _remove_heads(layer: EncoderLayer, kept: tuple[int, ...], head_size: int, hidden_size: int) -> None:
+def _remove_heads(layer: EncoderLayer, kept: tuple[int, ...], head_size: int) -> None:
     family = layer.family
     attention: Any = layer.get("attention")
     if not kept:
-        bias_only = BiasOnly(layer.get("attention_output").bias, hidden_size)
+        bias_only = BiasOnly(layer.get("attention_output").bias)
         projection = projection_in_attention(family)
         if projection is None:
             layer.set("attention_output", bias_only)
         layer.set("attention", NoAttention(projection, bias_only))
         return
     units = torch.tensor([head * head_size + i for head in kept for i in range(head_size)])
-    for linear in (*(layer.get(role) for role in ("query", "key", "value")), *layer.further_by_head().values()):
+    for role, matrices in layer.inputs("attention").items():
+        _keep_rows(layer.get(role), units, matrices)
+    for linear in layer.further_by_head().values():
         _keep_rows(linear, units)
     if family.position_bias is not None:
         select_position_bias(attention, kept, family.position_bias)
@@ -159,18 +169,30 @@ def argument_among(
     return (position, args[position]) if position < len(args) else (None, None)
 
 
-def _remove_filters(layer: EncoderLayer, kept: tuple[int, ...], hidden_size: int) -> None:
+def _remove_filters(layer: EncoderLayer, kept: tuple[int, ...]) -> None:
     if not kept:
         # Computing the FFN in chunks of the sequence would join the chunks' outputs, of which a bias has no axis.
         for module in layer.module.modules():
             if hasattr(module, "chunk_size_feed_forward"):
                 cast("Any", module).chunk_size_feed_forward = 0
-        layer.set("ffn_output", BiasOnly(layer.get("ffn_output").bias, hidden_size))
-        layer.set("ffn_input", Skip())
+        layer.set("ffn_output", BiasOnly(layer.get("ffn_output").bias))
+        for role, matrices in layer.inputs("ffn").items():
+            layer.set(role, Skip(matrices))
         return
     units = torch.tensor(kept)
-    _keep_rows(layer.get("ffn_input"), units)
+    for role, matrices in layer.inputs("ffn").items():
+        _keep_rows(layer.get(role), units, matrices)
     _keep_columns(layer.get("ffn_output"), units)
+
+
+def _give_biases(encoder: Encoder) -> None:
+    """Biases of zeros for output projections that have none, in all layers: equal structures have equal state dicts."""
+    for layer in encoder:
+        for role in ("attention_output", "ffn_output"):
+            linear = layer.get(role)
+            if linear.bias is None:
+                zeros = torch.zeros(linear.out_features, dtype=linear.weight.dtype)
+                linear.bias = nn.Parameter(zeros, requires_grad=linear.weight.requires_grad)
 
 
 def _check_unpruned(encoder: Encoder) -> None:
@@ -200,11 +222,14 @@ def remove(model: nn.Module, structure: Structure) -> None:
     structure.check(encoder.shape)
     _check_unpruned(encoder)
     shape = encoder.shape
+    if structure.widths == shape.dense:
+        return
+    _give_biases(encoder)
     for layer, heads, filters in zip(encoder, structure.heads, structure.filters, strict=True):
         if len(heads) < shape.heads:
-            _remove_heads(layer, heads, shape.head_size, shape.hidden_size)
+            _remove_heads(layer, heads, shape.head_size)
         if len(filters) < shape.filters:
-            _remove_filters(layer, filters, shape.hidden_size)
+            _remove_filters(layer, filters)
 
 
 def narrow_to(model: nn.Module, widths: Widths) -> None:

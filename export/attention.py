@@ -41,11 +41,14 @@ class ScaledAttention(nn.Module):
         family = layer.family
         for name, child in layer.get("attention").named_children():
             self.add_module(name, child)
+        roles, matrices = ("query", "key", "value"), layer.inputs("attention")["query"]
+        for role, part in zip(roles, _parts(layer.get("query"), matrices) if matrices > 1 else (), strict=False):
+            self.add_module(role, part)
         self._query, self._key, self._value = (
-            getattr(family, role).removeprefix(f"{family.attention}.") for role in ("query", "key", "value")
+            layer.exported_name(role).removeprefix(f"{layer.name('attention')}.") for role in roles
         )
         self._projection = projection_in_attention(family)
-        self._heads = layer.get("query").out_features // head_size
+        self._heads = layer.get("query").out_features // matrices // head_size
         self._head_size = head_size
         self._mask = mask
         # Not a child of this module: only its signature, its settings and the heads it has kept are asked for.
@@ -55,8 +58,10 @@ class ScaledAttention(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
         hidden = attention_input(args, kwargs)
         query, key, value = (self.get_submodule(path)(hidden) for path in (self._query, self._key, self._value))
+        added = self._added(query, key, args, kwargs)
+        query, key = self._turned(query, key, args, kwargs)
         # Inputs by position: query, key, value, bias, key_padding_mask, attention_bias.
-        inputs = [query, key, value, None, self._mask.value, self._added(query, key, args, kwargs)]
+        inputs = [query, key, value, None, self._mask.value, added]
         while inputs[-1] is None:
             inputs.pop()
         context = torch.onnx.ops.symbolic(
@@ -81,6 +86,12 @@ class ScaledAttention(nn.Module):
         bias = self._argument(self._bias, args, kwargs)
         kept = getattr(self._original[0], KEPT_HEADS, None)
         return bias if bias is None or kept is None else bias.index_select(1, kept)
+
+    def _turned(
+        self, query: Tensor, key: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and keys as their products take them, in the shapes they have."""
+        return query, key
 
     def _argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """One of the arguments that the replaced module would have got."""
@@ -144,9 +155,67 @@ def _gathered(products: Tensor, places: Tensor) -> Tensor:
     )
 
 
+class RotaryAttention(ScaledAttention):
+    """The same for attention with queries and keys turned by their positions, within a window in some layers.
+
+    Source: Su et al., "RoFormer", section 3.4.2, halves as transformers lays them out.
+    """
+
+    def _added(self, query: Tensor, key: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        reach = self._reach()
+        if reach is None:
+            return None
+        places = torch.arange(query.shape[1])
+        outside = (places[:, None] - places[None, :]).abs() > reach
+        return torch.zeros_like(outside, dtype=query.dtype).masked_fill(outside, torch.finfo(query.dtype).min)[None, None]
+
+    def _reach(self) -> int | None:
+        """How far from itself a token sees; None for all tokens."""
+        # transformers 5 has one number with the token itself in it; 4.57 a number for each side, -1 for no window.
+        window = getattr(self._original[0], "sliding_window", None)
+        sides = getattr(self._original[0], "local_attention", (-1, -1))
+        if window is not None:
+            return int(window) - 1
+        return None if sides[0] < 0 else int(sides[0])
+
+    def _turned(
+        self, query: Tensor, key: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        if "position_embeddings" in kwargs:
+            angles = kwargs["position_embeddings"]
+        else:  # transformers 4.57: each attention module makes its own
+            angles = self.get_submodule("rotary_emb")(query, position_ids=kwargs["position_ids"])
+        # [1, sequence, head size]: both halves of a head are turned by the same angles.
+        cosines, sines = (table[0, :, : self._head_size // 2] for table in angles)
+        start = torch.zeros(1, dtype=torch.int64)
+
+        def turned(projected: Tensor) -> Tensor:
+            return torch.onnx.ops.symbolic(
+                "com.microsoft::RotaryEmbedding",
+                [projected, start, cosines, sines],
+                dtype=projected.dtype,
+                shape=projected.shape,
+                version=1,
+            )
+
+        return turned(query), turned(key)
+
+
+def _parts(linear: nn.Linear, matrices: int) -> Iterator[nn.Linear]:
+    """The linear layers that one holds one after the other."""
+    biases = [None] * matrices if linear.bias is None else linear.bias.detach().chunk(matrices)
+    for weight, bias in zip(linear.weight.detach().chunk(matrices), biases, strict=True):
+        part = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+        part.weight = nn.Parameter(weight, requires_grad=False)
+        if bias is not None:
+            part.bias = nn.Parameter(bias, requires_grad=False)
+        yield part
+
+
 KINDS: dict[AttentionKind, type[ScaledAttention]] = {
     "scaled": ScaledAttention,
     "disentangled": DisentangledAttention,
+    "rotary": RotaryAttention,
 }
 
 

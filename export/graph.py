@@ -138,7 +138,7 @@ class _Cut:
     """A dense graph being narrowed: nodes that may be changed, and the weights that differ from the dense ones."""
 
     nodes: list[NodeProto]
-    dense: Mapping[str, TensorProto]
+    dense: dict[str, TensorProto]
     changed: dict[str, TensorProto] = field(default_factory=dict)
     added: list[TensorProto] = field(default_factory=list)
 
@@ -150,7 +150,7 @@ class _Cut:
         return numpy_helper.to_array(self.dense[name])
 
     def check_dense(self, linear: str, outputs: int) -> None:
-        found = self.weights(f"{linear}.bias").shape[0]
+        found = self.weights(f"{linear}.weight").shape[1]
         if found != outputs:
             raise ExportError(
                 f"'{linear}' has {found} outputs in the graph and {outputs} in the dense model; "
@@ -160,24 +160,52 @@ class _Cut:
     def put(self, name: str, values: NDArray[np.float32]) -> None:
         self.changed[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
 
-    def keep_outputs(self, linear: str, count: int) -> None:
-        """Keep the first output units of a linear layer."""
-        self.put(f"{linear}.weight", self.weights(f"{linear}.weight")[:, :count])
-        self.put(f"{linear}.bias", self.weights(f"{linear}.bias")[:count])
+    def keep_outputs(self, linear: str, count: int, matrices: int = 1) -> None:
+        """Keep the first output units of a linear layer; of each of its matrices where it holds several."""
+        for name in (f"{linear}.weight", f"{linear}.bias"):
+            if name.endswith(".weight") or name in self.dense:
+                parts = np.split(self.weights(name), matrices, axis=-1)
+                self.put(name, np.concatenate([part[..., :count] for part in parts], axis=-1))
+        if matrices > 1:
+            self._split_at(linear, count, matrices)
+
+    def _split_at(self, linear: str, count: int, matrices: int) -> None:
+        """Let what takes a linear layer's outputs apart find them at their new places."""
+        output = self.output_of(linear).output[0]
+        for node in self.nodes:
+            if node.op_type == "Split" and node.input[0] == output:
+                sizes = f"{linear}.sizes"
+                self.added.append(numpy_helper.from_array(np.full(matrices, count), sizes))
+                node.input[1] = sizes
 
     def keep_inputs(self, linear: str, count: int) -> None:
         """Keep the first inputs of a linear layer."""
         self.put(f"{linear}.weight", self.weights(f"{linear}.weight")[:count])
 
-    def sum_with_bias(self, linear: str) -> NodeProto:
-        """The node that adds a linear layer's bias, which is where the layer's output comes from."""
+    def output_of(self, linear: str) -> NodeProto:
+        """The node that a linear layer's output comes from: the addition of its bias, the product where it has none."""
+        weight, bias = f"{linear}.weight", f"{linear}.bias"
+        operator, name = ("Add", bias) if bias in self.dense else ("MatMul", weight)
+        self.weights(name)
+        return next(node for node in self.nodes if node.op_type == operator and name in node.input)
+
+    def give_bias(self, linear: str, outputs: int) -> None:
+        """A bias of zeros for a linear layer that has none, as ``removal.remove`` gives it one."""
         bias = f"{linear}.bias"
-        self.weights(bias)
-        return next(node for node in self.nodes if node.op_type == "Add" and bias in node.input)
+        if bias in self.dense:
+            return
+        product = self.output_of(linear)
+        summed = f"{product.output[0]}_sum"
+        for node in self.nodes:
+            node.input[:] = [summed if name == product.output[0] else name for name in node.input]
+        add = helper.make_node("Add", [product.output[0], bias], [summed], f"{product.name}_bias")
+        self.nodes.insert(self.nodes.index(product) + 1, add)
+        self.dense[bias] = numpy_helper.from_array(np.zeros(outputs, dtype=np.float32), bias)
+        self.added.append(self.dense[bias])
 
     def leave_bias_only(self, linear: str) -> None:
         """Let whatever reads a linear layer's output read its bias; the nodes before become dead."""
-        output = self.sum_with_bias(linear).output[0]
+        output = self.output_of(linear).output[0]
         for node in self.nodes:
             node.input[:] = [f"{linear}.bias" if name == output else name for name in node.input]
 
@@ -189,7 +217,7 @@ class _Cut:
             heads: their number.
             bias_of_all: whether what is added to the scores is made for all heads of the dense model.
         """
-        output = self.sum_with_bias(value).output[0]
+        output = self.output_of(value).output[0]
         node = next(node for node in self.nodes if node.op_type == _ATTENTION and node.input[2] == output)
         for attribute in node.attribute:
             if attribute.name == "num_heads":
@@ -222,10 +250,13 @@ def narrow(model: ModelProto, encoder: Encoder, widths: Widths) -> ModelProto:
         filters=tuple(tuple(range(width)) for width in widths.filters),
     ).check(encoder.shape)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    cut = _Cut(_copies(model.graph.node), tensors)
+    cut = _Cut(_copies(model.graph.node), dict(tensors))
     for layer in encoder:
-        cut.check_dense(layer.name("query"), encoder.shape.hidden_size)
-        cut.check_dense(layer.name("ffn_input"), encoder.shape.filters)
+        cut.check_dense(layer.exported_name("query"), encoder.shape.heads * encoder.shape.head_size)
+        cut.check_dense(layer.name("ffn_input"), encoder.shape.filters * layer.inputs("ffn")["ffn_input"])
+        if widths != encoder.shape.dense:
+            cut.give_bias(layer.name("attention_output"), encoder.shape.hidden_size)
+            cut.give_bias(layer.name("ffn_output"), encoder.shape.hidden_size)
     for layer, heads, filters in zip(encoder, widths.heads, widths.filters, strict=True):
         _narrow_attention(cut, layer, heads, encoder)
         _narrow_ffn(cut, layer, filters, encoder)
@@ -238,17 +269,18 @@ def _narrow_attention(cut: _Cut, layer: EncoderLayer, heads: int, encoder: Encod
     if heads == 0:
         cut.leave_bias_only(output)
     elif heads < encoder.shape.heads:
-        for name in (*(layer.name(role) for role in ("query", "key", "value")), *layer.further_by_head()):
+        for name in (*map(layer.exported_name, ("query", "key", "value")), *layer.further_by_head()):
             cut.keep_outputs(name, heads * encoder.shape.head_size)
         cut.keep_inputs(output, heads * encoder.shape.head_size)
-        cut.set_heads(layer.name("value"), heads, bias_of_all=layer.family.position_bias is not None)
+        cut.set_heads(layer.exported_name("value"), heads, bias_of_all=layer.family.position_bias is not None)
 
 
 def _narrow_ffn(cut: _Cut, layer: EncoderLayer, filters: int, encoder: Encoder) -> None:
     if filters == 0:
         cut.leave_bias_only(layer.name("ffn_output"))
     elif filters < encoder.shape.filters:
-        cut.keep_outputs(layer.name("ffn_input"), filters)
+        for role, matrices in layer.inputs("ffn").items():
+            cut.keep_outputs(layer.name(role), filters, matrices)
         cut.keep_inputs(layer.name("ffn_output"), filters)
 
 

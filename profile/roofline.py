@@ -91,10 +91,11 @@ def ffn_kernels(shape: EncoderShape, filters: int, batch: int, length: int, size
     if filters == 0:
         return []
     tokens, hidden = batch * length, shape.hidden_size
-    activation = [] if fused else [elementwise(tokens * filters, size)]
+    inputs = 2 * filters if shape.gated else filters
+    activation = [] if fused else [elementwise(tokens * filters, size, 3 if shape.gated else 2)]
     return [
-        product(1, tokens, filters, hidden, size),
-        *activation,  # and bias
+        product(1, tokens, inputs, hidden, size),
+        *activation,  # and bias, and gate
         product(1, tokens, hidden, filters, size),
         elementwise(tokens * hidden, size, 3),
     ]

@@ -73,6 +73,13 @@ TINY_SIZES: dict[str, dict[str, Any]] = {
         "position_biased_input": False,
         "type_vocab_size": 0,
     },
+    # A window that texts are longer than, in the middle layer.
+    "modernbert": {
+        **_SIZES,
+        "local_attention": 4,
+        "global_attn_every_n_layers": 2,
+        **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0),
+    },
 }
 # Written like BERT, module by module: what takes long is tried on them in the slow tests.
 ALIKE = ("camembert", "electra", "roberta", "xlm-roberta")

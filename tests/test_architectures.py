@@ -36,6 +36,8 @@ def test_modules_are_where_the_entry_says(family: str) -> None:
     for layer in encoder:
         for role in ("query", "key", "value", "attention_output", "ffn_input", "ffn_output"):
             assert layer.get(role).weight is parameters[f"{layer.name(role)}.weight"]
+        assert sum(layer.inputs("attention").values()) == 3
+        assert layer.get("ffn_input").out_features == encoder.shape.filters * layer.inputs("ffn")["ffn_input"]
         assert layer.get("attention_output").in_features == encoder.shape.heads * encoder.shape.head_size
         assert layer.get("ffn_output").in_features == encoder.shape.filters
 
@@ -63,7 +65,7 @@ def test_longest_input_is_read_and_one_more_is_not(family: str) -> None:
     assert longest == 40
     with torch.no_grad():
         model(**padded_inputs(family, batch=1, length=longest))
-        if family != "deberta-v2":  # its positions are relative: only its configuration says where they end
+        if family not in ("deberta-v2", "modernbert"):  # relative positions: only the configuration says where they end
             with pytest.raises((IndexError, RuntimeError)):
                 model(**padded_inputs(family, batch=1, length=longest + 1))
 

@@ -20,7 +20,7 @@ from compress.layerwise import KINDS, Kind
 from compress.tasks import TASKS, TextClassification
 
 TASK = TASKS["text-classification"]
-FAMILIES = ["bert", "deberta-v2", "distilbert", "mpnet"]
+FAMILIES = ["bert", "deberta-v2", "distilbert", "modernbert", "mpnet"]
 Found = dict[tuple[int, Kind], Curvature]
 
 

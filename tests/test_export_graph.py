@@ -119,16 +119,17 @@ def test_parameters_that_are_equal_stay_apart(family: str, tmp_path: Path) -> No
     first = encoder.layers[0]
     for layer in encoder:
         for role in ("query", "key", "value", "attention_output", "ffn_input", "ffn_output"):
-            torch.nn.init.zeros_(layer.get(role).bias)
+            if layer.get(role).bias is not None:
+                torch.nn.init.zeros_(layer.get(role).bias)
             layer.get(role).weight.data.copy_(first.get(role).weight.data)
     export_onnx(model, tmp_path / "model.onnx", input_names=list(padded_inputs(family)))
     proto = onnx.load(str(tmp_path / "model.onnx"))
     names = [tensor.name for tensor in proto.graph.initializer]
     assert len(set(names)) == len(names)
     for layer in encoder:
-        assert {f"{layer.name('key')}.weight", f"{layer.name('key')}.bias", f"{layer.name('ffn_output')}.bias"} <= set(
-            names
-        )
+        for role in ("key", "ffn_output"):
+            assert f"{layer.exported_name(role)}.weight" in names
+            assert (f"{layer.exported_name(role)}.bias" in names) == (layer.get(role).bias is not None)
     widths = Widths((2, 0, 3), (0, 7, 5))
     narrowed = graph.narrow(proto, encoder, widths)
     remove(model, first_units(widths))
@@ -148,7 +149,7 @@ def test_narrow_leaves_no_empty_or_unused_weight(dense: dict[str, Dense], case: 
     for tensor in proto.graph.initializer:
         assert tensor.name in used and all(size > 0 for size in tensor.dims)
     heads = [width for width in widths.heads if width]
-    assert graph.fusions(proto) == ({"MultiHeadAttention": len(heads)} if heads else {})
+    assert graph.fusions(proto).get("MultiHeadAttention", 0) == len(heads)
     assert [value.name for value in proto.graph.input] == list(padded_inputs(family))
 
 
@@ -197,7 +198,9 @@ def test_offline_fusion_computes_the_same(dense: dict[str, Dense]) -> None:
     for family in FAMILIES:
         fused = graph.fuse_offline(dense[family].proto)
         counts = graph.fusions(fused)
-        assert counts["MultiHeadAttention"] == 3 and counts["SkipLayerNormalization"] == 6
+        # Norms come after sums; before them, those of sums that go on as residual too.
+        assert counts["MultiHeadAttention"] == 3
+        assert counts["SkipLayerNormalization"] == 6 or dense[family].encoder.family.ffn_sum is None
         inputs = padded_inputs(family)
         np.testing.assert_allclose(_run(fused, inputs), _run(dense[family].proto, inputs), atol=1e-5, rtol=0)
 

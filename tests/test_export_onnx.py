@@ -13,14 +13,14 @@ import torch
 from conftest import ALIKE, TINY_SIZES, random_model
 from structures import first_units, padded_inputs
 
-from compress.architectures import family_of, shape_of
+from compress.architectures import encoder_of, family_of, shape_of
 from compress.errors import ExportError
 from compress.export import onnx as export
 from compress.export.onnx import ExportReport, check_parity, export_onnx, report_of
 from compress.export.runtime import Session, open_session
 from compress.plan import Widths
 from compress.profile.target import Target
-from compress.removal import BiasOnly, remove
+from compress.removal import BiasOnly, NoAttention, remove
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
 # Everything there; every kind of sublayer gone somewhere; nothing left.
@@ -72,7 +72,8 @@ def test_inputs_output_and_dynamic_axes(exported: tuple[str, Any, Path, ExportRe
 def test_report_counts_what_is_in_the_file(exported: tuple[str, Any, Path, ExportReport]) -> None:
     family, model, path, report = exported
     attentions = sum(width > 0 for width in _heads(model)) if family_of(family).attention_kind else 0
-    assert report.fusions == ({"MultiHeadAttention": attentions} if attentions else {})
+    turned = {"RotaryEmbedding": 2 * attentions} if family_of(family).attention_kind == "rotary" else {}
+    assert report.fusions == ({"MultiHeadAttention": attentions, **turned} if attentions else {})
     assert report.size_bytes == path.stat().st_size
     assert report.nodes == len(onnx.load(str(path)).graph.node)
     assert report == report_of(path)
@@ -95,11 +96,18 @@ def test_parameters_keep_their_names_and_nothing_tells_of_the_machine(
     weights = {t.name for t in proto.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
     emptied = {f"{name}.bias" for name, module in model.named_modules() if isinstance(module, BiasOnly)}
     parameters = {name for name, _ in model.named_parameters()}
+    for layer in encoder_of(model):
+        # A matrix that holds queries, keys and values comes apart.
+        if layer.inputs("attention")["query"] > 1:
+            parameters.discard(f"{layer.name('query')}.weight")
+            if not isinstance(layer.get("attention"), NoAttention):
+                parameters |= {f"{layer.exported_name(role)}.weight" for role in ("query", "key", "value")}
     # Tables of relative positions go with the attention: without heads they are unused, with heads they need constants.
     positions = ("relative_attention_bias", "rel_embeddings", "encoder.LayerNorm")
     unused = {name for name in parameters if any(part in name for part in positions) and not any(_heads(model))}
-    assert parameters - emptied - unused <= {name for name in weights if "." in name} <= parameters
-    if family not in ("deberta-v2", "mpnet"):
+    buffers = {name for name, _ in model.named_buffers()}
+    assert parameters - emptied - unused <= {name for name in weights if "." in name} <= parameters | buffers
+    if family not in ("deberta-v2", "modernbert", "mpnet"):
         assert len(weights) == len(list(model.parameters()))
 
 

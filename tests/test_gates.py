@@ -11,7 +11,7 @@ from compress.architectures import encoder_of
 from compress.gates import Gates, gated
 
 
-@pytest.fixture(params=["bert", "deberta-v2", "distilbert", "mpnet"])
+@pytest.fixture(params=["bert", "deberta-v2", "distilbert", "modernbert", "mpnet"])
 def encoder(request: pytest.FixtureRequest):
     return encoder_of(random_model(request.param))
 

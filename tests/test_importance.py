@@ -27,7 +27,7 @@ def examples(count: int = 9, seed: int = 0, labels: bool = True) -> Encoded:
     )
 
 
-@pytest.mark.parametrize("family", ["bert", "deberta-v2", "distilbert", "mpnet"])
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "distilbert", "modernbert", "mpnet"])
 def test_is_the_mean_of_squared_per_sample_gradients(family: str) -> None:
     encoder, data = encoder_of(random_model(family)), examples()
     found = fisher_information(encoder, TASK, data, seed=0, blocks=True)

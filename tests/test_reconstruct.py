@@ -78,7 +78,7 @@ def test_a_singular_system_is_solved_all_the_same() -> None:
         solve_spd(torch.full((2, 2), torch.nan), torch.zeros(2, 1))
 
 
-@pytest.mark.parametrize("family", ["bert", "deberta-v2", "distilbert", "mpnet"])
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "distilbert", "modernbert", "mpnet"])
 @pytest.mark.parametrize("method", ["full", "kwon"])
 def test_held_out_error_never_rises_and_the_output_comes_closer(family: str, method: str) -> None:
     dense = random_model(family)
@@ -121,7 +121,7 @@ def test_equal_inputs_give_equal_weights() -> None:
     assert all(torch.equal(results[0][k], results[1][k]) for k in results[0])
 
 
-@pytest.mark.parametrize("family", ["bert", "deberta-v2", "distilbert", "mpnet"])
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "distilbert", "modernbert", "mpnet"])
 def test_layer_by_layer_is_the_model(family: str) -> None:
     """Calling the layers one after the other gives the hidden states of one forward pass."""
     model = random_model(family)
