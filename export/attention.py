@@ -167,7 +167,9 @@ class RotaryAttention(ScaledAttention):
             return None
         places = torch.arange(query.shape[1])
         outside = (places[:, None] - places[None, :]).abs() > reach
-        return torch.zeros_like(outside, dtype=query.dtype).masked_fill(outside, torch.finfo(query.dtype).min)[None, None]
+        return torch.zeros_like(outside, dtype=query.dtype).masked_fill(outside, torch.finfo(query.dtype).min)[
+            None, None
+        ]
 
     def _reach(self) -> int | None:
         """How far from itself a token sees; None for all tokens."""
@@ -186,17 +188,15 @@ class RotaryAttention(ScaledAttention):
         else:  # transformers 4.57: each attention module makes its own
             angles = self.get_submodule("rotary_emb")(query, position_ids=kwargs["position_ids"])
         # [1, sequence, head size]: both halves of a head are turned by the same angles.
-        cosines, sines = (table[0, :, : self._head_size // 2] for table in angles)
-        start = torch.zeros(1, dtype=torch.int64)
+        half = self._head_size // 2
+        cosines, sines = (table[:, :, None, :half] for table in angles)
 
         def turned(projected: Tensor) -> Tensor:
-            return torch.onnx.ops.symbolic(
-                "com.microsoft::RotaryEmbedding",
-                [projected, start, cosines, sines],
-                dtype=projected.dtype,
-                shape=projected.shape,
-                version=1,
-            )
+            batch, length, _ = projected.shape
+            heads = projected.view(batch, length, -1, self._head_size)
+            first, second = heads[..., :half], heads[..., half:]
+            both = [first * cosines - second * sines, second * cosines + first * sines]
+            return torch.cat(both, dim=-1).reshape(batch, length, -1)
 
         return turned(query), turned(key)
 

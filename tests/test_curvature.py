@@ -43,13 +43,13 @@ def slowly(model: nn.Module, data: Encoded) -> dict[tuple[int, Kind], list[tuple
         def keep(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
             read.append(arguments[0].detach()[0])
 
-        def add(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            shifts.append(shift.repeat(arguments[0].shape[1], 1))
-            return (arguments[0] + shifts[-1], *arguments[1:])
+        def add(total: Tensor) -> Tensor:
+            shifts.append(shift.repeat(total.shape[1], 1))
+            return total + shifts[-1]
 
         return [
             layer.get(f"{key[1]}_output").register_forward_pre_hook(keep),
-            layer.get(f"{key[1]}_sum").register_forward_pre_hook(add),
+            layer.on_sum(key[1], add),
         ]
 
     keys: list[tuple[int, Kind]] = [(number, kind) for number in range(encoder.shape.layers) for kind in KINDS]

@@ -136,7 +136,8 @@ def test_layer_by_layer_is_the_model(family: str) -> None:
                     out = layer.get(f"{kind}_output")(seen[kind].inputs)
                     torch.testing.assert_close(out, seen[kind].output)
                 hidden = call(layer, hidden)
-            torch.testing.assert_close(hidden, expected[-1])
+            if encoder.family.ffn_sum is not None:  # else what transformers calls the last one is behind a norm
+                torch.testing.assert_close(hidden, expected[-1])
 
 
 def test_a_classification_head_reads_the_first_position_alone() -> None:

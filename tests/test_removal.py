@@ -71,7 +71,9 @@ def test_widths_and_parameters_are_those_of_the_structure(case: tuple[str, Struc
         # Projections of positions go with their heads, or as a whole with their sublayer.
         head_rows = 3 + len(layer.further_by_head())
         row, filter_rows = d + (layer.get("query").bias is not None), 1 + shape.gated
-        gone += (shape.heads - heads) * head * (head_rows * row + d) + (shape.filters - filters) * (filter_rows * row + d)
+        gone += (shape.heads - heads) * head * (head_rows * row + d) + (shape.filters - filters) * (
+            filter_rows * row + d
+        )
         if widths != shape.dense:
             # Biases that the dense model lacks are made.
             gone -= sum(d for role in ("attention_output", "ffn_output") if layer.get(role).bias is None)
