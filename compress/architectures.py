@@ -253,31 +253,18 @@ class EncoderLayer:
             return self.name(role)
         return f"{self.name('attention')}.{role}" if role in _INPUTS["attention"] else self.name(role)
 
-    def on_sum(self, kind: SublayerKind, act: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+    def on_sum(self, kind: SublayerKind, act: Callable[[Tensor], None]) -> RemovableHandle:
         """Call ``act`` on a sublayer's output plus residual [batch, sequence, hidden] in every forward pass.
-
-        Args:
-            kind: of the sublayer.
-            act: what it returns takes the sum's place; None leaves it.
 
         Returns:
             What ends it.
         """
         path = getattr(self.family, f"{kind}_sum")
         if path is not None:
-
-            def before(_: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-                changed = act(arguments[0])
-                return None if changed is None else (changed, *arguments[1:])
-
-            return _get(self.module, path).register_forward_pre_hook(before)
-
-        def after(_: Any, __: Any, output: Any) -> Any:
-            several = isinstance(output, tuple)
-            changed = act(output[0] if several else output)
-            return (changed, *output[1:]) if several and changed is not None else changed
-
-        return self.module.register_forward_hook(after)
+            return _get(self.module, path).register_forward_pre_hook(lambda _, arguments: act(arguments[0]))
+        return self.module.register_forward_hook(
+            lambda _, __, output: act(output[0] if isinstance(output, tuple) else output)
+        )
 
     def set(self, role: str, module: nn.Module) -> None:
         """Put another module in a role's place."""

@@ -53,28 +53,26 @@ class _Seen:
 
 @contextmanager
 def _watched(encoder: Encoder) -> Iterator[dict[tuple[int, Kind], _Seen]]:
-    """While the block runs, catch inputs of W_o and W_2, and the sums with the residual, with their gradients."""
+    """While the block runs, catch what W_o and W_2 read and give, the latter with its gradient.
+
+    That is the gradient of the sum with the residual too, of which norms before sublayers see only one reader.
+    """
     seen: dict[tuple[int, Kind], _Seen] = {}
-    inputs: dict[tuple[int, Kind], Tensor] = {}
-    handles = []
 
-    def watch(key: tuple[int, Kind]) -> tuple[Callable[..., Any], Callable[[Tensor], Tensor]]:
-        def projection(_: Any, arguments: tuple[Any, ...]) -> None:
-            inputs[key] = arguments[0].detach()
-
-        def total(value: Tensor) -> Tensor:
-            y = value if value.requires_grad else value.detach().requires_grad_()
-            seen[key] = _Seen(inputs[key], y)
+    def watch(key: tuple[int, Kind]) -> Callable[..., Tensor]:
+        def projection(_: Any, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
+            y = output if output.requires_grad else output.detach().requires_grad_()
+            seen[key] = _Seen(arguments[0].detach(), y)
             return y
 
-        return projection, total
+        return projection
 
+    handles = [
+        layer.get(f"{kind}_output").register_forward_hook(watch((number, kind)))
+        for number, layer in enumerate(encoder)
+        for kind in KINDS
+    ]
     try:
-        for number, layer in enumerate(encoder):
-            for kind in KINDS:
-                projection, total = watch((number, kind))
-                handles.append(layer.get(f"{kind}_output").register_forward_pre_hook(projection))
-                handles.append(layer.on_sum(kind, total))
         yield seen
     finally:
         for handle in handles:

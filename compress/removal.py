@@ -190,7 +190,7 @@ def _give_biases(encoder: Encoder) -> None:
     for layer in encoder:
         for role in ("attention_output", "ffn_output"):
             linear = layer.get(role)
-            if linear.bias is None:
+            if cast("Tensor | None", linear.bias) is None:
                 zeros = torch.zeros(linear.out_features, dtype=linear.weight.dtype)
                 linear.bias = nn.Parameter(zeros, requires_grad=linear.weight.requires_grad)
 

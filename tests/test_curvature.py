@@ -40,17 +40,12 @@ def slowly(model: nn.Module, data: Encoded) -> dict[tuple[int, Kind], list[tuple
         shift = torch.zeros(encoder.shape.hidden_size).requires_grad_()
         layer = encoder.layers[key[0]]
 
-        def keep(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        def add(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
             read.append(arguments[0].detach()[0])
+            shifts.append(shift.repeat(output.shape[1], 1))
+            return output + shifts[-1]
 
-        def add(total: Tensor) -> Tensor:
-            shifts.append(shift.repeat(total.shape[1], 1))
-            return total + shifts[-1]
-
-        return [
-            layer.get(f"{key[1]}_output").register_forward_pre_hook(keep),
-            layer.on_sum(key[1], add),
-        ]
+        return [layer.get(f"{key[1]}_output").register_forward_hook(add)]
 
     keys: list[tuple[int, Kind]] = [(number, kind) for number in range(encoder.shape.layers) for kind in KINDS]
     for i in range(len(data)):
