@@ -173,7 +173,8 @@ class _Cut:
         """Let what takes a linear layer's outputs apart find them at their new places."""
         output = self.output_of(linear).output[0]
         for node in self.nodes:
-            if node.op_type == "Split" and node.input[0] == output:
+            # Equal parts are a number of parts in some releases of the exporter, sizes in others.
+            if node.op_type == "Split" and node.input[0] == output and len(node.input) > 1:
                 sizes = f"{linear}.sizes"
                 self.added.append(numpy_helper.from_array(np.full(matrices, count), sizes))
                 node.input[1] = sizes
