@@ -325,6 +325,7 @@ def fuse_offline(model: ModelProto) -> ModelProto:
             "the offline optimizer comes with ONNX Runtime, which is not installed; pip install 'compress[cpu]'"
         ) from None
     copy = copy_of(model)
+    _give_norms_biases(copy.graph)
     # It warns about any producer that it does not know.
     copy.producer_name = "pytorch"
     # To it, "bert" is any encoder with norms after the sums. Sizes are 0, "read them from the graph": the number of
@@ -341,6 +342,19 @@ def fuse_offline(model: ModelProto) -> ModelProto:
         logger.setLevel(level)
     result: ModelProto = fused.model
     return result
+
+
+def _give_norms_biases(graph: GraphProto) -> None:
+    """Biases of zeros for layer norms without, in place: the optimizer takes every norm to have one."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "LayerNormalization" and len(node.input) == 2:
+            bias = f"{node.input[1]}_no_bias"
+            if bias not in tensors:
+                zeros = np.zeros_like(numpy_helper.to_array(tensors[node.input[1]]))
+                tensors[bias] = numpy_helper.from_array(zeros, bias)
+                graph.initializer.append(tensors[bias])
+            node.input.append(bias)
 
 
 def size_of(tensor: TensorProto) -> int:
