@@ -14,6 +14,9 @@ import pytest
 import yaml
 from gate_artifact import make_artifact
 
+from compress.gating.limits import read_gate
+from compress.reading import parse_toml
+
 ROOT = Path(__file__).parents[1]
 ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
 STEPS: dict[str, Any] = {step["id"]: step for step in ACTION["runs"]["steps"]}
@@ -150,3 +153,20 @@ def test_the_installation(runner: Runner, tmp_path: Path) -> None:
     assert package == f"|{constraints} {ROOT}[cpu]"
     python.write_text("#!/bin/sh\nexit 1\n")
     assert runner.run("install", {"python": str(python)}).returncode != 0
+
+
+def test_the_examples_of_the_documentation(runner: Runner) -> None:
+    text = (ROOT / "docs" / "gate.md").read_text(encoding="utf-8")
+    workflow, gitlab, hooks = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL))
+    (step,) = [step for step in workflow["jobs"]["gate"]["steps"] if "with" in step]
+    assert set(step["with"]) <= set(ACTION["inputs"])
+    # With the limits of the example, on artifacts that are alike: equal sizes pass, the rest is open or passes.
+    make_artifact(runner.scratch / "last")
+    limits = step["with"]["limits"].replace("max-latency-ms", "min-speedup").replace("110 %", "90 %")
+    done = runner.run("gate", {"artifact": "a b", "baseline": "last", "limits": limits, "inconclusive": "warn"})
+    assert done.returncode == 0, done.stderr
+    assert gitlab["gate"]["allow_failure"]["exit_codes"] == [2]
+    assert gitlab["gate"]["artifacts"]["reports"]["junit"] in gitlab["gate"]["script"][-1]
+    assert hooks["repos"][0]["hooks"][0]["entry"].startswith("compress gate ")
+    (table,) = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
+    assert len(read_gate(parse_toml(table)["gate"], "docs").limits) == 5
