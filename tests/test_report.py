@@ -122,6 +122,8 @@ def test_the_report_says_what_is_known() -> None:
         "6 of 12 kept",  # heads
         "23 of 60 kept",  # filters
         "Why: fp32: keeps 50% of the MACs",
+        # Headings in the order of the cells below them.
+        "candidate outcome heads filters MACs measured predicted speed-up metric size",
         "int8 dynamic not finished: keeps less 12 of 12 56 of 60 90.0 %",
         "positive 444 0.9000 0.8900 0.8500 to 0.9300 −0.0100 −0.0300 to +0.0100",
         "median error of 2.6%",

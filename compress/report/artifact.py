@@ -336,6 +336,7 @@ def _candidates(sources: Sources) -> Section:
                 others.append(Picture(svg, f"{what.capitalize()} that {name} would keep, how many of each layer."))
     columns = (
         "candidate",
+        "outcome",
         "heads",
         "filters",
         "MACs",
@@ -344,7 +345,6 @@ def _candidates(sources: Sources) -> Section:
         "speed-up",
         "metric",
         "size",
-        "outcome",
     )
     because = sources.validation.text("chosen_because")
     why: list[Block] = [Note(f"Why: {words.plain(because, 1200)}.")] if because and rows.rows else []

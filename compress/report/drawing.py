@@ -15,7 +15,7 @@ from compress.report.scale import Axis
 
 # Pictures are drawn this wide and shown between 300 and 440 px wide, so that their text stays legible on a phone.
 WIDTH = 360.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 26.0, 38.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 18.0, 26.0, 38.0
 _ROW = 19.0
 # More heads than this are a bar, not squares.
 _MOST_SQUARES = 24
