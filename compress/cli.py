@@ -117,6 +117,7 @@ for _command in (
     judging.validate,
     judging.gate,
     judging.verify,
+    judging.sign,
     judging.why,
     judging.report,
     machine.targets,

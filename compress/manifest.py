@@ -24,8 +24,10 @@ FORMAT_VERSION = 1
 NAME = "manifest.json"
 # The manifest's entry with the digest of the rest of it.
 SEAL = "sha256"
-# Files of an artifact that no manifest lists: itself.
-UNLISTED = frozenset({NAME})
+# Made over all files of an artifact, the manifest among them (``signing.py``).
+SIGNATURE = "model.sig"
+# Files of an artifact that no manifest lists: itself, and the signature.
+UNLISTED = frozenset({NAME, SIGNATURE})
 # What decides how a model is computed and written; versions of the rest do not change a result.
 _LIBRARIES = (
     *("torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "scipy", "scikit-learn", "seqeval"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from compress._version import __version__
 from compress.artifact import save_model
 from compress.config import RunConfig
+from compress.errors import ConfigError
 from compress.export.mobile import write_ort
 from compress.loading import Loaded
 from compress.manifest import SEAL, described, sha256_of, write_manifest
@@ -19,6 +20,8 @@ from compress.measuring import deployment_feed
 from compress.plan import Plan
 from compress.report.files import NAME as REPORT
 from compress.report.files import renew_report, report_text
+from compress.sbom import NAME as SBOM
+from compress.sbom import sbom_text
 from compress.stages import Stages
 from compress.validation import apart
 
@@ -82,12 +85,18 @@ def write_artifact(
             "reused": [] if stages.memory is None else stages.memory.reused,
         }
     )
+    model_sha256 = sha256_of(directory / "model.onnx")
+    try:
+        (directory / SBOM).write_text(sbom_text(facts, model_sha256), encoding="utf-8")
+    except ConfigError as error:
+        # A broken installation is no reason to lose a run.
+        stages.info(f"warning: no {SBOM}: {error}")
     report = report_text(
         plan=plan,
         profile=profile,
         validation=validation,
         # The report names the model's hash; its own comes into the manifest once it is written.
-        manifest={**facts, "files": {"model.onnx": {"sha256": sha256_of(directory / "model.onnx")}}},
+        manifest={**facts, "files": {"model.onnx": {"sha256": model_sha256}}},
         trade_off=trade_off,
     )
     (directory / REPORT).write_text(report, encoding="utf-8")

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ def check_artifact(out: Path, model: Path) -> None:
     weights = {part.name: part.size_bytes or 0 for part in parts(out)}
     assert weights["embeddings"] > 0 and sum(weights.values()) <= (out / "model.onnx").stat().st_size
     assert (out / "report.html").read_text() == render(page_of([out]))
+    # An environment from before the bill of materials goes without; tests/test_sbom.py has what is in it.
+    assert ("sbom.cdx.json" in manifest["files"]) == (find_spec("cyclonedx") is not None)
     session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
     reloaded = load(out)
     ids = torch.randint(5, 100, (3, 9), generator=torch.Generator().manual_seed(0))

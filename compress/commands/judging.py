@@ -160,22 +160,54 @@ def _say_error(message: str, junit: str | None) -> None:
 
 @click.command(short_help="Check that no file of an artifact changed.")
 @click.argument("artifact", metavar="OUT")
+@click.option("--public-key", metavar="FILE", help="Check its signature too: was it signed by this key's owner?")
 @with_options()
-def verify(artifact: str, as_json: bool) -> int:
+def verify(artifact: str, public_key: str | None, as_json: bool) -> int:
     """Check every file of an artifact against its manifest, offline: names what changed, is missing, or is extra.
 
     \b
-    Example:
+    Examples:
       compress verify out
+      compress verify out --public-key key.pub
 
-    Exit codes: 0 as it was written, 1 a file is not, 3 no artifact. This finds damage, not malice.
+    Exit codes: 0 as it was written, 1 a file is not, 3 no artifact. Without a key this finds damage, not malice.
     """
+    from dataclasses import replace
+
     from compress import render
     from compress.verifying import verify as check
 
     found = check(artifact)
+    if public_key is not None:
+        from compress.signing import check_signature
+
+        with working():
+            found = replace(found, findings=(*found.findings, *check_signature(Path(artifact), Path(public_key))))
     print_json(found.to_json()) if as_json else render.verified(artifact, found)
+    if public_key is not None and not found.findings and not as_json:
+        click.echo(f"signed by the owner of {public_key}")
     return EXIT_FAIL if found.findings else EXIT_PASS
+
+
+@click.command(short_help="Sign an artifact with a key.")
+@click.argument("artifact", metavar="OUT")
+@click.option("--key", metavar="FILE", required=True, help="Private key: elliptic curve, PEM.")
+@with_options()
+def sign(artifact: str, key: str, as_json: bool) -> None:
+    """Sign every file of an artifact, offline, with OpenSSF model-signing (extra `sign`); writes OUT/model.sig.
+
+    \b
+    Example:
+      openssl ecparam -name prime256v1 -genkey -noout -out key.pem
+      openssl ec -in key.pem -pubout -out key.pub
+      compress sign out --key key.pem
+      compress verify out --public-key key.pub
+    """
+    from compress.signing import sign as make_signature
+
+    with working():
+        file = make_signature(Path(artifact), Path(key))
+    print_json({"signature": str(file)}) if as_json else click.echo(f"signature: {file}")
 
 
 @click.command(short_help="One page with everything about artifacts.")
