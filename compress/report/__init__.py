@@ -10,6 +10,8 @@
     drawing.py     pictures as SVG: small pure functions from numbers to text
     scale.py       axes: round numbers, positions
     colors.py      the colours of light and dark, and which lie on which
+    words.py       values as words: digits, units, what is written where nothing is known
+    files.py       pages written, and renewed in an artifact
     html.py        pages as text: template.html and style.css, everything from outside escaped
 
 Imports nothing heavy: no torch, no transformers, no onnx.
