@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from compress import steps
 from compress.config import RunConfig
-from compress.errors import TargetError
-from compress.export import graph
-from compress.export.cuda import absence, lacking_provider
+from compress.export import graph, standard
+from compress.export.cuda import absence
 from compress.export.engine import Engine, variants
 from compress.export.runtime import open_session
 from compress.exporting import Exported
@@ -46,9 +45,6 @@ def open_device(config: RunConfig, loaded: Loaded, scratch: Path, stages: Stages
     target = loaded.target
     reason = absence(target) if target.runtime in GPU_RUNTIMES else None
     if reason is None:
-        lacking = lacking_provider() if target.runtime == "onnxruntime-cuda" else None
-        if lacking is not None:
-            raise TargetError(f"target '{target.name}' is here, but cannot be used: {lacking}")
         return Device.open(config, loaded, scratch, stages)
     if config.profile is None:
         Roofline.of(target, target.precision if config.precision == "auto" else config.precision)
@@ -78,8 +74,13 @@ class AbsentDevice(Device):
     @classmethod
     def open(cls, config: RunConfig, loaded: Loaded, scratch: Path, stages: Stages | None = None) -> AbsentDevice:
         """Export the dense model into ``scratch``."""
+        import onnx
+
         stages = stages or Stages(Silent())
         dense = stages.result(lambda: steps.export_dense(loaded), lambda: write_dense(loaded, scratch))
+        if loaded.target.runtime == "tensorrt":
+            # What its parser does not take, it would refuse on the device, when everything has been computed.
+            standard.require(standard.expand_attention(onnx.load(str(dense))), loaded.target)
         return cls(config, loaded.target, dense, deployment_feed(config, loaded), stages)
 
     def settle(self, precision: Precision, loaded: Loaded, widths: Widths | None = None) -> Engine:
@@ -109,9 +110,11 @@ class AbsentDevice(Device):
         metric = metric_section(task, evaluation, dense, ours)
         if exported.float_path != exported.path:
             unquantized = self._answers(exported.float_path, here)
-            metric["drop_of_fp16"] = metric_section(task, evaluation, unquantized, ours)["drop"]
-            rounded = self._emulated(exported, here)
-            metric["drop_of_fp16_emulated"] = metric_section(task, evaluation, unquantized, rounded)["drop"]
+            precision = exported.engine.precision
+            metric[f"drop_of_{precision}"] = metric_section(task, evaluation, unquantized, ours)["drop"]
+            if precision == "fp16":
+                rounded = self._emulated(exported, here)
+                metric["drop_of_fp16_emulated"] = metric_section(task, evaluation, unquantized, rounded)["drop"]
         verdict, reason = verdict_of(plan, None)
         verdict, reason = with_size(verdict, reason, exported.report.size_bytes, self._config.size_mb)
         predicted = plan.predicted_ms if profile is None else profile.table.predict(plan.structure.widths)

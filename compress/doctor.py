@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from compress.export import events
 from compress.export.cuda import PROVIDER
+from compress.export.tensorrt import lacking_tensorrt, release
 from compress.profile.gpu import Gpu, gpus
 from compress.profile.measure import measure
 from compress.profile.target import usable_cores
@@ -121,8 +123,21 @@ def _runtimes() -> Iterator[Finding]:
         if gpus() and PROVIDER not in providers:
             state, remedy = WARNING, "there is a GPU: pip uninstall onnxruntime, pip install 'compress[gpu]'"
         yield Finding("ONNX Runtime", state, f"{both[0]} {onnxruntime.__version__}: {', '.join(providers)}", remedy)
+    if gpus():
+        yield from _tensorrt()
     openvino = version_of("openvino")
     yield Finding("OpenVINO", OK, openvino or "not installed", "" if openvino else "needed for cpu-openvino alone")
+
+
+def _tensorrt() -> Iterator[Finding]:
+    for gpu in gpus():
+        lacking = lacking_tensorrt(gpu.compute_capability)
+        value = f"{release()} on {gpu.name}" if lacking is None else f"not for {gpu.name}"
+        yield Finding("TensorRT", OK, value, "" if lacking is None else f"for targets such as t4-tensorrt: {lacking}")
+    if events.runtime() is None:
+        yield Finding(
+            "CUDA events", WARNING, "cuda-bindings cannot be loaded", "pip install cuda-bindings: times without copies"
+        )
 
 
 def _gpus() -> Iterator[Finding]:

@@ -62,7 +62,7 @@ class Loaded:
 
 def load_model(config: RunConfig) -> Loaded:
     """Checkpoint and target; no data, but for one made-up example that tells the model's inputs."""
-    target = load_target(config.target)
+    target = load_target(config.target).for_calls(config.batch_size, config.seq_len)
     offered(target, config.precision)
     checkpoint = load_checkpoint(config.model, config.task, config.seq_len)
     if config.embedding is not None:

@@ -16,10 +16,10 @@ from compress.config import RunConfig
 from compress.data import fixed_batch
 from compress.effort import EFFORT
 from compress.export import graph, openvino
-from compress.export.engine import Engine, lower, variants
+from compress.export.engine import IN_GRAPH, Engine, lower, variants
 from compress.export.onnx import report_of
 from compress.export.runtime import Session, open_session, refuse_absent, require_runtime
-from compress.export.validate import LatencyComparison, choose, compare_latency
+from compress.export.validate import LatencyComparison, choose, compare_latency, compare_without_copies
 from compress.exporting import (
     DENSE_ENGINE,
     Exported,
@@ -214,7 +214,7 @@ class Device:
         if engine.precision == "fp16":
             return export_half(model, path, loaded, engine, float_path, stages)
         exported = export_checked(model, path, loaded, engine, float_path)
-        if engine.scheme in ("dynamic", "static"):
+        if engine.scheme in IN_GRAPH:
             held = hold_accuracy(float_path, engine, loaded, allowed_drop, stages)
             if held != engine:
                 write_lowered(float_path, replace(held, form="plain"), path, loaded)
@@ -245,6 +245,7 @@ class Device:
         try:
             comparison, verdict, reason = measured_verdict(plan, compare)
             verdict, reason = with_size(verdict, reason, exported.report.size_bytes, self._config.size_mb)
+            on_gpu = compare_without_copies(baseline, compressed, self._feed)
             evaluation, task = loaded.evaluation, loaded.checkpoint.task
             ours = answers_of(compressed, loaded, evaluation, self._rows_per_call(exported))
             dense = answers_of(baseline, loaded, evaluation)
@@ -270,6 +271,7 @@ class Device:
             parity=exported.parity,
             deployment=deployment_section(self._config, self._target.name, exported.engine, self._target),
             slices=slices,
+            on_gpu=on_gpu,
         )
 
     def _rows_per_call(self, exported: Exported) -> int:

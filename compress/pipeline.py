@@ -247,7 +247,7 @@ def validate_artifact(
                 _, validation = device.validate(plan, exported, loaded)
         finally:
             device.close()
-        renew_validation(artifact, manifest, validation, config, plan)
+        renew_validation(artifact, manifest, validation, config, plan, loaded.target)
     return _result(artifact, plan, validation, stages)
 
 

@@ -150,7 +150,8 @@ class Plan:
         macs_fraction: sublayer MACs kept, at the calibration data's mean length.
         predicted_ms: latency the profile predicts; None where no profile was used.
         dense_ms: latency the profile gives for the dense model; None where no profile was used.
-        latency_source: ``measured`` or ``estimated`` profile; None where no profile was used.
+        latency_source: ``measured`` or ``estimated`` profile, with ``, interpolated`` where it lies between two lengths
+            that were taken; None where no profile was used.
         importance_kept: fraction of the search's objective that is kept, 0..1.
         optimality_gap: upper bound on how much of the objective an exact solution could add, as a fraction; 0 is
             proven optimal, None where the method gives no bound (``kwon``).
@@ -217,6 +218,11 @@ class Plan:
             return cls.from_json(read_text(file))
         except Unreadable as error:
             raise PlanError(f"cannot read plan '{file}': {error}") from None
+
+    @property
+    def estimated(self) -> bool:
+        """Whether its latencies rest on a data sheet."""
+        return (self.latency_source or "").startswith("estimated")
 
     def explain(self) -> str:
         """Plain text for a person: what is kept, layer by layer, and what it is predicted to bring."""

@@ -104,7 +104,9 @@ def hold_accuracy(float_path: Path, engine: Engine, loaded: Loaded, allowed: flo
 
 def offenders(float_path: Path, engine: Engine, loaded: Loaded) -> list[Sensitivity]:
     """The weights that int8 hurts most, worst first; nothing where the runtime quantizes by itself."""
-    if engine.scheme not in ("dynamic", "static") or not len(loaded.calibration):
+    from compress.export.engine import IN_GRAPH
+
+    if engine.scheme not in IN_GRAPH or not len(loaded.calibration):
         return []
     count = len(loaded.calibration)
     data = loaded.calibration.select(range(max(0, count - JUDGED_EXAMPLES), count))

@@ -157,8 +157,13 @@ def _deployment(config: RunConfig, loaded: Loaded, target: Target) -> Inputs:
         "batch_size": config.batch_size,
         "seq_len": config.seq_len,
         "target": target.model_dump(mode="json", exclude={"description"}),
-        "device": describe_device(target),
+        "device": _device(target),
     }
+
+
+def _device(target: Target) -> Inputs:
+    """Its description without the clock of a GPU, which is another one every second."""
+    return {name: value for name, value in describe_device(target).items() if name != "gpu_clock_mhz"}
 
 
 def _calibration(config: RunConfig, loaded: Loaded) -> Inputs:
@@ -189,7 +194,7 @@ def _export(config: RunConfig, loaded: Loaded, engine: Engine, plan: Plan) -> In
         "int8_drop": config.int8_drop,
         "batch_size": config.batch_size,
         "target": loaded.target.model_dump(mode="json", exclude={"description"}),
-        "device": describe_device(loaded.target),
+        "device": _device(loaded.target),
     }
 
 

@@ -18,7 +18,7 @@ from compress.tasks.base import Measured, spearman
 from compress.tasks.tagging import f1_of_counts, share_of_counts
 
 if TYPE_CHECKING:
-    from compress.export.validate import LatencyComparison
+    from compress.export.validate import GpuComparison, LatencyComparison
 
 EXIT_CODES: dict[str, int] = {"pass": EXIT_PASS, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}
 OUTCOMES_FORMAT = 1
@@ -125,7 +125,8 @@ def verdict_of(plan: Plan, comparison: LatencyComparison | None) -> tuple[Verdic
         kept = f"{plan.macs_fraction:.4f} of the MACs kept, budget {budget.value:g}"
         return ("pass" if plan.macs_fraction <= budget.value + 1e-9 else "fail"), kept
     if comparison is None:
-        how = "estimated from a data sheet" if plan.latency_source == "estimated" else "predicted by a measured profile"
+        how = "estimated from a data sheet" if plan.estimated else "predicted by a measured profile"
+        how += ", interpolated between lengths" if "interpolated" in (plan.latency_source or "") else ""
         pruned = "" if widths != plan.shape.dense else "; nothing is pruned"
         return "inconclusive", (
             f"{_milliseconds(plan.predicted_ms)} (dense fp32 {_milliseconds(plan.dense_ms)}) are {how}, the file was "
@@ -187,6 +188,7 @@ def document(
     parity: float,
     deployment: Mapping[str, Any],
     slices: Mapping[str, Any] | None = None,
+    on_gpu: GpuComparison | None = None,
 ) -> dict[str, Any]:
     """validation.json as plain JSON types.
 
@@ -199,6 +201,7 @@ def document(
         parity: largest absolute difference between the exported file and PyTorch.
         deployment: device, batch size, length, threads: where the latencies hold.
         slices: see ``slices_section``; None or empty leaves them out.
+        on_gpu: what was timed without copies; None on targets that are no GPUs.
     """
     dense_ms = plan.dense_ms if comparison is None else comparison.dense.value
     budget_ms = plan.budget.value if plan.budget.kind == "latency_ms" else None
@@ -211,9 +214,11 @@ def document(
             "compressed": None if comparison is None else _short(comparison.compressed.value),
             "budget": _short(budget_ms),
             "predicted": _short(predicted_ms),
+            "predicted_by": None if plan.latency_source is None else f"{plan.latency_source} profile",
             "ci95": None if comparison is None else [_short(v) for v in comparison.compressed.as_list()],
             "rounds": 0 if comparison is None else comparison.rounds,
             "source": "measured" if comparison is not None else f"not measured; {plan.latency_source} profile",
+            **({} if on_gpu is None else {"without_copies": on_gpu.to_json()}),
         },
         "speedup": {
             "value": None if comparison is None else _short(comparison.speedup.value),

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from compress.errors import ArtifactError
+from compress.export.enginefile import ENGINE_FILES
 from compress.manifest import (
     NAME,
     SEAL,
@@ -108,9 +109,18 @@ def verify(artifact: str | Path) -> Verified:
 
 
 def refuse_damage(artifact: str | Path) -> tuple[Finding, ...]:
-    """Raise ArtifactError where a listed file is not as it was written; returns what else was found."""
+    """Raise ArtifactError where a listed file is not as it was written; returns what else was found.
+
+    A TensorRT engine may be missing: on another GPU it has to be removed, and is built again.
+    """
     findings = verify(artifact).findings
-    broken = [finding for finding in findings if finding.problem != "extra" and finding.detail != UNSEALED]
+    broken = [
+        finding
+        for finding in findings
+        if finding.problem != "extra"
+        and finding.detail != UNSEALED
+        and not (finding.problem == "missing" and finding.file in ENGINE_FILES)
+    ]
     if broken:
         named = "; ".join(f"{printable(found.file)} ({found.problem})" for found in broken[:5])
         raise ArtifactError(

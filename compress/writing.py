@@ -14,10 +14,12 @@ from compress.artifact import save_model
 from compress.config import RunConfig
 from compress.errors import ConfigError
 from compress.export.mobile import write_ort
+from compress.export.tensorrt import keep_engine
 from compress.loading import Loaded
 from compress.manifest import SEAL, described, sha256_of, write_manifest
 from compress.measuring import deployment_feed
 from compress.plan import Plan
+from compress.profile.target import Target
 from compress.report.files import NAME as REPORT
 from compress.report.files import renew_report, report_text
 from compress.sbom import NAME as SBOM
@@ -56,6 +58,7 @@ def write_artifact(
     Args:
         origins: per option where its value came from; None where nobody knows.
     """
+    keep_engine(directory / "model.onnx", loaded.target)
     plan, profile, validation = done.proposal.plan, done.proposal.profile, done.validation
     if loaded.target.ort is not None:
         write_ort(directory / "model.onnx", directory / "engine", deployment_feed(config, loaded), loaded.target.ort)
@@ -124,9 +127,18 @@ def inputs_of(config: RunConfig, loaded: Loaded, origins: Mapping[str, str] | No
 
 
 def renew_validation(
-    directory: Path, manifest: Mapping[str, Any], validation: Mapping[str, Any], config: RunConfig, plan: Plan
+    directory: Path,
+    manifest: Mapping[str, Any],
+    validation: Mapping[str, Any],
+    config: RunConfig,
+    plan: Plan,
+    target: Target,
 ) -> None:
-    """Replace validation.json, card and report, and their hashes in the manifest; what it says of other files stays."""
+    """Replace validation.json, card and report, and their hashes in the manifest; what it says of other files stays.
+
+    The engine of a target that is here is made where the artifact has none yet.
+    """
+    engine = {file.relative_to(directory).as_posix() for file in keep_engine(directory / "model.onnx", target)}
     recorded, outcomes = apart(validation)
     texts = {"validation.json": dump(recorded), "README.md": card(config, plan, validation)}
     if outcomes is not None:
@@ -136,7 +148,9 @@ def renew_validation(
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(directory / name)
     facts = {k: v for k, v in manifest.items() if k not in ("format", "versions", "command", "files", SEAL)}
-    write_manifest(directory, {**facts, "device": validation["deployment"]["device"]}, manifest["files"], set(texts))
+    write_manifest(
+        directory, {**facts, "device": validation["deployment"]["device"]}, manifest["files"], engine | set(texts)
+    )
     renew_report(directory)
 
 
@@ -144,7 +158,7 @@ def _predicted(plan: Plan) -> list[str]:
     """Rows of the card where nothing was timed."""
     if plan.predicted_ms is None or plan.dense_ms is None:
         return ["| latency, ms | not measured | not measured |"]
-    how = "**estimated** from a data sheet" if plan.latency_source == "estimated" else "predicted, not timed"
+    how = "**estimated** from a data sheet" if plan.estimated else "predicted, not timed"
     return [
         f"| latency, ms, {how} | {plan.dense_ms:.3f} | {plan.predicted_ms:.3f} |",
         f"| speed-up, {how} | 1 | {plan.dense_ms / plan.predicted_ms:.2f} |",

@@ -20,8 +20,10 @@ from compress.profile.target import GPU_RUNTIMES, Precision, Target
 if TYPE_CHECKING:
     from compress.export.quantize import Feed
 
-Form = Literal["plain", "packed", "offline"]
-Scheme = Literal["float", "dynamic", "static", "nncf"]
+Form = Literal["plain", "packed", "offline", "standard"]
+Scheme = Literal["float", "dynamic", "static", "symmetric", "nncf"]
+# Schemes that ``lower`` carries out in the graph, each layer by itself.
+IN_GRAPH: tuple[Scheme, ...] = ("dynamic", "static", "symmetric")
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,9 @@ class Engine:
     Attributes:
         precision: number format.
         form: ``plain`` as exported; ``packed``, each attention one operator with its projections; ``offline``, fused by
-            ONNX Runtime's offline optimizer.
-        scheme: how int8 is made: ``dynamic`` or ``static`` (ONNX Runtime), ``nncf`` (OpenVINO); ``float`` otherwise.
+            ONNX Runtime's offline optimizer; ``standard``, without operators of ONNX Runtime's own.
+        scheme: how int8 is made: ``dynamic``, ``static`` or ``symmetric`` (ONNX Runtime's library; the last is static
+            with activations as TensorRT has them), ``nncf`` (OpenVINO); ``float`` otherwise.
         reduce_range: 7-bit weights, for processors whose 8-bit kernels saturate.
         left_out: what stays float32: in int8 weights, as ``quantize.quantizable`` names them; in fp16 nodes.
     """
@@ -71,6 +74,8 @@ def variants(target: Target, precision: Precision) -> tuple[Engine, ...]:
     """The ways to bring a graph onto a target in a precision; the first is the default."""
     if target.runtime == "openvino":
         return (Engine(precision, "plain", "float" if precision == "fp32" else "nncf"),)
+    if target.runtime == "tensorrt":
+        return (Engine(precision, "standard", "symmetric" if precision == "int8" else "float"),)
     if target.runtime in GPU_RUNTIMES:
         # Forms differ by operators for the processor only.
         return (Engine(precision),)
@@ -90,16 +95,18 @@ def lower(model: ModelProto, engine: Engine, samples: Sequence[Feed] = (), *, ti
     Args:
         model: as ``export_onnx`` or ``graph.narrow`` gives it; not changed.
         engine: form and number format. What ``nncf`` does to a graph it does when the runtime reads it.
-        samples: batches to calibrate on, for ``static``.
+        samples: batches to calibrate on, for ``static`` and ``symmetric``.
         timing_only: take short cuts that change answers but not the time they take.
 
     Raises:
-        DataError: too few samples for ``static``.
+        DataError: too few samples for these.
         ExportError: the library that does it is missing, or refuses.
     """
-    from compress.export import half, quantize
+    from compress.export import half, quantize, standard
 
-    if engine.form == "packed":
+    if engine.form == "standard":
+        model = standard.expand_attention(model)
+    elif engine.form == "packed":
         model = pack_attention(model)
     elif engine.form == "offline":
         model = graph.fuse_offline(model)
@@ -109,10 +116,16 @@ def lower(model: ModelProto, engine: Engine, samples: Sequence[Feed] = (), *, ti
         model = quantize.quantize_dynamic(
             model, engine.left_out, reduce_range=engine.reduce_range, timing_only=timing_only
         )
-    elif engine.scheme == "static":
+    elif engine.scheme in ("static", "symmetric"):
         model = quantize.quantize_static(
-            model, samples, engine.left_out, reduce_range=engine.reduce_range, timing_only=timing_only
+            model,
+            samples,
+            engine.left_out,
+            reduce_range=engine.reduce_range,
+            signed=engine.scheme == "symmetric",
+            timing_only=timing_only,
         )
+    # TensorRT computes with int8 in matrix products alone; its tables stay float.
     return quantize.embeddings_by_row(model) if engine.scheme in ("dynamic", "static") else model
 
 

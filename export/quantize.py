@@ -84,6 +84,7 @@ def quantize_static(
     *,
     calibration: Calibration = "minmax",
     reduce_range: bool = False,
+    signed: bool = False,
     timing_only: bool = False,
 ) -> ModelProto:
     """int8 weights and activations as Q/DQ pairs around each operator, symmetric, ranges from calibration data.
@@ -94,6 +95,7 @@ def quantize_static(
         left_out: see ``quantize_dynamic``.
         calibration: how a range follows from the values seen.
         reduce_range: see ``quantize_dynamic``.
+        signed: activations in int8 with zero point 0, which is all that TensorRT takes, instead of uint8.
         timing_only: one scale per weight instead of one per channel.
 
     Raises:
@@ -139,11 +141,12 @@ def quantize_static(
                 nodes_to_quantize=nodes,
                 per_channel=not timing_only,
                 reduce_range=reduce_range,
-                activation_type=library.QuantType.QUInt8,
+                activation_type=library.QuantType.QInt8 if signed else library.QuantType.QUInt8,
                 weight_type=library.QuantType.QInt8,
                 extra_options={
                     "DefaultTensorType": TensorProto.FLOAT,
                     "ActivationSymmetric": True,
+                    "WeightSymmetric": True,
                     # Outputs go to float operators (bias, residual, attention): rounding them gains nothing.
                     "OpTypesToExcludeOutputQuantization": ["MatMul"],
                 },

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import ExportError, TargetError, did_you_mean
-from compress.export import openvino
-from compress.export.cuda import absence, open_cuda
+from compress.export import openvino, tensorrt
+from compress.export.cuda import absence, open_cuda, require_cuda
 from compress.export.feed import inputs_of
 from compress.profile.target import GPU_RUNTIMES, usable_cores
 
@@ -90,15 +90,20 @@ def _onnxruntime(target: Target) -> Any:
 
 
 def require_runtime(target: Target) -> None:
-    """Find out before anything is computed for a target; GPUs have checks of their own (``cuda.py``).
+    """Find out before anything is computed for a target.
 
     Raises:
-        TargetError: the target's runtime is not installed; the message names the extra to install.
+        TargetError: the target's runtime is not installed, or does not go with its GPU; or the GPU is not here. The
+            message says what to do.
     """
     if target.runtime == "onnxruntime-cpu":
         _onnxruntime(target)
     elif target.runtime == "openvino":
         openvino.library(target)
+    elif target.runtime == "onnxruntime-cuda":
+        require_cuda(target)
+    elif target.runtime == "tensorrt":
+        tensorrt.usable_gpu(target)
 
 
 def _open_onnxruntime_cpu(model: Path | bytes, target: Target) -> Session:
@@ -136,6 +141,7 @@ _OPENERS: dict[str, Callable[[Path | bytes, Target], Session]] = {
     "onnxruntime-cpu": _open_onnxruntime_cpu,
     "onnxruntime-cuda": open_cuda,
     "openvino": openvino.open_openvino,
+    "tensorrt": tensorrt.open_tensorrt,
 }
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import DataError
+from compress.export.events import without_copies
+from compress.profile.gpu import at_work, gpus
 from compress.profile.measure import measure
 from compress.statistics import Interval, median_interval, ratio_interval
 
@@ -44,6 +46,39 @@ class LatencyComparison:
     compressed: Interval
     speedup: Interval
     rounds: int
+
+
+@dataclass(frozen=True)
+class GpuComparison:
+    """Two sessions timed on a GPU by CUDA events, without the copies to it and back.
+
+    Attributes:
+        dense, compressed, speedup, rounds: as for ``LatencyComparison``.
+        clock_mhz, most_clock_mhz: of the multiprocessors: right after the timings, and the highest there is; 0 where
+            the driver does not tell.
+    """
+
+    dense: Interval
+    compressed: Interval
+    speedup: Interval
+    rounds: int
+    clock_mhz: int
+    most_clock_mhz: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, rounded to 0.1 us."""
+
+        def rounded(interval: Interval) -> dict[str, Any]:
+            return {"value": round(interval.value, 4), "ci95": [round(v, 4) for v in interval.as_list()]}
+
+        return {
+            "dense": rounded(self.dense),
+            "compressed": rounded(self.compressed),
+            "speedup": rounded(self.speedup),
+            "rounds": self.rounds,
+            "clock_mhz": self.clock_mhz,
+            "most_clock_mhz": self.most_clock_mhz,
+        }
 
 
 def predict(
@@ -103,6 +138,31 @@ def compare_latency(
         compressed=median_interval(times[:, 1], seed),
         speedup=ratio_interval(times[:, 0], times[:, 1], seed),
         rounds=len(times),
+    )
+
+
+def compare_without_copies(
+    dense: Session, compressed: Session, feed: Feed, rounds: int = 300, seed: int = 0
+) -> GpuComparison | None:
+    """What two sessions take on a GPU whose memory has the inputs already; None where they do not run on one.
+
+    Args:
+        dense, compressed, feed: see ``compare_latency``.
+        rounds: calls of each to time.
+        seed: of the order of the calls and of the bootstrap.
+    """
+    times = without_copies((dense, compressed), feed, rounds, seed)
+    if times is None:
+        return None
+    # The sessions take the first GPU that fits; clocks of several alike are alike under the same work.
+    now = [at_work(gpu) for gpu in gpus()]
+    return GpuComparison(
+        dense=median_interval(times[:, 0], seed),
+        compressed=median_interval(times[:, 1], seed),
+        speedup=ratio_interval(times[:, 0], times[:, 1], seed),
+        rounds=len(times),
+        clock_mhz=max((gpu.now_mhz for gpu in now), default=0),
+        most_clock_mhz=max((gpu.most_mhz for gpu in now), default=0),
     )
 
 

@@ -56,7 +56,16 @@ def parse(text: str) -> list[Gpu]:
 
 @cache
 def gpus() -> tuple[Gpu, ...]:
-    """The GPUs of this machine; none where the driver's ``nvidia-smi`` is missing or fails."""
+    """The GPUs of this machine; none where the driver's ``nvidia-smi`` is missing or fails. Asked once a process."""
+    return _asked()
+
+
+def at_work(gpu: Gpu) -> Gpu:
+    """The same GPU with its clock as it is at this moment: right after timings, the clock that they were taken at."""
+    return next((now for now in _asked() if (now.name, now.driver) == (gpu.name, gpu.driver)), gpu)
+
+
+def _asked() -> tuple[Gpu, ...]:
     command = shutil.which("nvidia-smi")
     if command is None:
         return ()

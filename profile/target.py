@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from compress.errors import ProfileError, TargetError, did_you_mean
-from compress.profile.gpu import here
+from compress.profile.gpu import at_work, here
 from compress.reading import MOST_TOML_BYTES, Missing, Unreadable, parse_toml, read_text
 
 RuntimeName = Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "openvino"]
@@ -34,6 +34,9 @@ _PLAUSIBLE: dict[str, tuple[float, float, str]] = {
     "launch_overhead_us": (0.0, 1e3, "microseconds: 4e-6 s is 4"),
 }
 
+# The same of NVIDIA's GPUs, whose least are Jetsons: 3.35 is then TB/s.
+_LEAST_OF_GPUS = {"peak_flops": 1e11, "memory_bandwidth_gb_s": 10.0}
+
 # Distributions whose release changes how fast a model runs.
 _RUNTIME_PACKAGES: dict[str, tuple[str, ...]] = {
     "onnxruntime-cpu": ("onnxruntime", "onnxruntime-gpu"),
@@ -48,6 +51,50 @@ SHEET = ("peak_flops", "memory_bandwidth_gb_s", "launch_overhead_us", "processor
 Size = Annotated[int, Field(ge=1)]
 # TOML has arrays where Python has tuples.
 Tile = Annotated[tuple[Size, Size], Field(strict=False)]
+
+
+Range = Annotated[tuple[Size, Size, Size], Field(strict=False)]
+
+
+class Calls(BaseModel):
+    """What calls an engine that is built for certain shapes has to take.
+
+    Attributes:
+        batch_size: least, usual and most examples per call; it is fastest at the usual number.
+        seq_len: the same of tokens per example.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    batch_size: Range
+    seq_len: Range
+
+    @field_validator("batch_size", "seq_len")
+    @classmethod
+    def _ascending(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
+        if list(value) != sorted(value):
+            raise ValueError(f"{list(value)} must be the least, the usual and the most, in this order")
+        return value
+
+    def usually(self, batch_size: int, seq_len: int) -> Calls:
+        """The same ranges around another usual call.
+
+        Raises:
+            TargetError: it is outside of them.
+        """
+        for what, (least, _, most), wanted in (
+            ("batch size", self.batch_size, batch_size),
+            ("length", self.seq_len, seq_len),
+        ):
+            if not least <= wanted <= most:
+                raise TargetError(
+                    f"{what} {wanted} is outside of what the target's file states under [calls], {least} to {most}; "
+                    "change it there, or give another on the command line"
+                )
+        return Calls(
+            batch_size=(self.batch_size[0], batch_size, self.batch_size[2]),
+            seq_len=(self.seq_len[0], seq_len, self.seq_len[2]),
+        )
 
 
 class Target(BaseModel):
@@ -69,6 +116,7 @@ class Target(BaseModel):
         launch_overhead_us: microseconds that every kernel costs on top of its work.
         processors: what a kernel's tiles are spread over: streaming multiprocessors, or cores.
         tile_sizes: rows and columns of a matrix product that one of them computes at a time.
+        calls: what TensorRT engines have to take; None is up to the batch size and length of the command line.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -87,16 +135,32 @@ class Target(BaseModel):
     launch_overhead_us: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     processors: int | None = Field(default=None, ge=1)
     tile_sizes: Annotated[tuple[Tile, ...], Field(strict=False, min_length=1)] | None = None
+    calls: Calls | None = None
 
     @field_validator("peak_flops", "memory_bandwidth_gb_s", "launch_overhead_us")
     @classmethod
     def _of_the_right_unit(cls, value: Any, info: ValidationInfo) -> Any:
         low, high, unit = _PLAUSIBLE[str(info.field_name)]
+        if info.data.get("compute_capability") is not None:
+            low = _LEAST_OF_GPUS.get(str(info.field_name), low)
         for name, number in value.items() if isinstance(value, Mapping) else [("", value)]:
             if number is not None and not low <= number <= high:
                 which = f" for {name}" if name else ""
                 raise ValueError(f"{number:g}{which} looks like another unit; write it in {unit}")
         return value
+
+    def for_calls(self, batch_size: int, seq_len: int) -> Target:
+        """The target with engines that are fastest at a batch size and length.
+
+        Raises:
+            TargetError: the target's file states ranges that they are outside of.
+        """
+        if self.calls is not None:
+            return self.model_copy(update={"calls": self.calls.usually(batch_size, seq_len)})
+        if self.runtime != "tensorrt":
+            return self
+        calls = Calls(batch_size=(1, batch_size, batch_size), seq_len=(1, seq_len, seq_len))
+        return self.model_copy(update={"calls": calls})
 
     def missing_for(self, precision: str) -> list[str]:
         """Keys that an estimated profile in a precision needs and this target lacks; empty where there is all."""
@@ -161,23 +225,39 @@ def list_targets() -> list[Target]:
 
 
 def _read(path: Path) -> Target:
-    try:
-        raw = parse_toml(read_text(path, MOST_TOML_BYTES))
-    except Missing:
-        raise TargetError(f"target file '{path}' does not exist; see `compress targets` for names") from None
-    except Unreadable as error:
-        raise TargetError(f"cannot read target file '{path}': {error}") from None
+    raw = _raw(path)
+    base = raw.pop("like", None)
+    if base is not None:
+        shipped = _shipped().get(base) if isinstance(base, str) else None
+        if shipped is None:
+            hint = did_you_mean(str(base), list(_shipped()))
+            raise TargetError(
+                f"target file '{path}': like = {base!r}: no shipped target has this name.{hint} "
+                f"There are {', '.join(_shipped())}"
+            )
+        raw = {**_raw(shipped), "name": path.stem, **raw}
+        if "like" in raw:
+            raise TargetError(f"target file '{path}': like = {base!r}: that is like another target itself; name that")
     try:
         return Target.model_validate({"name": path.stem, **raw})
     except ValidationError as error:
         raise TargetError(f"target file '{path}': " + "; ".join(map(_problem, error.errors()))) from None
 
 
+def _raw(path: Path) -> dict[str, Any]:
+    try:
+        return parse_toml(read_text(path, MOST_TOML_BYTES))
+    except Missing:
+        raise TargetError(f"target file '{path}' does not exist; see `compress targets` for names") from None
+    except Unreadable as error:
+        raise TargetError(f"cannot read target file '{path}': {error}") from None
+
+
 def _problem(error: Any) -> str:
     """One of pydantic's complaints in the file's own terms."""
     key = ".".join(str(part) for part in error["loc"] if part != "[key]")
     if error["type"] == "extra_forbidden":
-        return f"unknown key '{key}'.{did_you_mean(key, list(Target.model_fields))}"
+        return f"unknown key '{key}'.{did_you_mean(key, [*Target.model_fields, 'like'])}"
     if error["type"] == "missing":
         return f"key '{key}' is missing"
     given = error["input"]
@@ -194,7 +274,8 @@ def describe_device(target: Target) -> dict[str, str | int]:
 
     Returns:
         Processor model, cores this process may use, threads a call uses, operating system, and versions of Python and
-        of the target's runtime. Never anything that names the machine or its user.
+        of the target's runtime; for a GPU its name, compute capability, driver and clock at this moment, and the
+        highest. Never anything that names the machine or its user.
     """
     cores = usable_cores()
     described: dict[str, str | int] = {
@@ -212,22 +293,34 @@ def describe_device(target: Target) -> dict[str, str | int]:
             continue
     if target.runtime in GPU_RUNTIMES:
         for gpu in here(target.compute_capability)[:1]:
-            described |= gpu.described
+            described |= at_work(gpu).described
     return described
 
 
 def of_its_device(described: Mapping[str, str | int], target: Target) -> None:
-    """Raise ProfileError where a profile was measured on a GPU of another compute capability than its target's.
+    """Raise ProfileError where a profile was measured on another device, or through another runtime, than its target's.
 
     Args:
         described: what ``describe_device`` gave there.
-        target: what the profile is used for.
+        target: what the profile is used for; where it is this machine, the GPU itself has to be the same.
     """
+    runtime = described.get("runtime", target.runtime)
+    if runtime != target.runtime:
+        raise ProfileError(
+            f"the profile is of the runtime {runtime}, target '{target.name}' runs in {target.runtime}; take one with "
+            "`compress profile`"
+        )
     capability = described.get("compute_capability")
     if capability is not None and target.compute_capability not in (None, capability):
         raise ProfileError(
             f"the profile was measured on {described.get('gpu', 'a GPU')} (compute capability {capability}), target "
             f"'{target.name}' has {target.compute_capability}; take one on that device with `compress profile`"
+        )
+    present = [gpu.name for gpu in here(target.compute_capability)] if target.runtime in GPU_RUNTIMES else []
+    if capability is not None and present and described.get("gpu") not in present:
+        raise ProfileError(
+            f"the profile was measured on {described.get('gpu')}, target '{target.name}' is {present[0]} here; take "
+            "one with `compress profile`"
         )
 
 

@@ -58,6 +58,10 @@ def test_a_new_device_is_one_file(tmp_path: Path) -> None:
         (f'{GPU}compute_capability = "70"', ["compute_capability = '70'"]),
         (f"{GPU}tile_sizes = [[64]]", ["tile_sizes"]),
         (f'{GPU}precisions = ["half"]', ["precisions", "'half'"]),
+        (f'{GPU}compute_capability = "9.0"\nmemory_bandwidth_gb_s = 3.35', ["3.35 TB/s is 3350"]),
+        (f"{GPU}[calls]\nbatch_size = [1, 8, 4]\nseq_len = [1, 64, 64]", ["calls.batch_size", "the least, the usual"]),
+        (f"{GPU}[calls]\nbatch_size = [1, 8, 8]", ["calls.seq_len", "missing"]),
+        (f"{GPU}[calls]\nbatch_size = [0, 8, 8]\nseq_len = [1, 64, 64]", ["calls.batch_size"]),
         (f"{GPU}memory_bandwidth = 900", ["unknown key 'memory_bandwidth'", "Did you mean 'memory_bandwidth_gb_s'?"]),
         ("device = ", ["not valid TOML"]),
     ],
@@ -69,6 +73,32 @@ def test_mistakes_in_a_file_are_named(tmp_path: Path, text: str, words: list[str
         load_target(str(file))
     for word in [str(file), *words]:
         assert word in str(caught.value)
+
+
+def test_a_file_may_be_like_a_shipped_target(tmp_path: Path) -> None:
+    file = tmp_path / "ours.toml"
+    file.write_text('like = "v100"\ndevice = "V100 PCIe"\nmemory_bandwidth_gb_s = 890\n[peak_flops]\nfp16 = 112e12\n')
+    ours, theirs = load_target(str(file)), load_target("v100")
+    assert (ours.name, ours.device, ours.memory_bandwidth_gb_s) == ("ours", "V100 PCIe", 890)
+    assert ours.peak_flops == {"fp16": 112e12} and ours.tile_sizes == theirs.tile_sizes
+    for text, words in (
+        ('like = "v10"', r"like = 'v10': no shipped target.*Did you mean 'v100'\?"),
+        ("like = 7", "like = 7: no shipped target"),
+        ('like = "v100-tensorrt"', "like another target itself"),
+    ):
+        file.write_text(text)
+        with pytest.raises(TargetError, match=words):
+            load_target(str(file))
+
+
+def test_every_gpu_has_a_target_for_tensorrt_that_differs_in_the_runtime_alone() -> None:
+    for name in ("v100", "t4", "a100", "l4", "h100", "jetson-orin"):
+        plain, engines = load_target(name), load_target(f"{name}-tensorrt")
+        same = {"name", "runtime", "precisions", "description"}
+        assert plain.model_dump(exclude=same) == engines.model_dump(exclude=same)
+        assert engines.runtime == "tensorrt" and engines.name == f"{name}-tensorrt"
+        assert not [p for p in offered(engines, "auto") if engines.missing_for(p)]
+    assert "int8" not in offered(load_target("v100-tensorrt"), "auto"), "Volta has no int8 matrix units"
 
 
 def test_unknown_names_get_a_suggestion_and_the_list() -> None:

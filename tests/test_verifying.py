@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from compress import cli
 from compress.errors import ArtifactError
+from compress.export.enginefile import ENGINE_FILES
 from compress.manifest import NAME, SEAL, read_manifest, sealed, write_manifest
 from compress.verifying import is_inside, refuse_damage, verify
 
@@ -161,3 +162,17 @@ def test_nothing_is_validated_that_changed_or_says_nonsense(artifact: Path, caps
     (artifact / "model.onnx").write_text("another model")
     assert cli.main(["validate", str(artifact)]) == 3
     assert "model.onnx (changed)" in capsys.readouterr().err
+
+
+def test_an_engine_may_be_removed_to_be_built_again_but_not_changed(artifact: Path) -> None:
+    (artifact / "engine").mkdir()
+    for name in ENGINE_FILES:
+        (artifact / name).write_bytes(name.encode())
+    write_manifest(artifact, {})
+    for name in ENGINE_FILES:
+        (artifact / name).unlink()
+    assert sorted(finding.file for finding in refuse_damage(artifact)) == sorted(ENGINE_FILES)
+    assert [finding.problem for finding in verify(artifact).findings] == ["missing", "missing"]
+    (artifact / ENGINE_FILES[0]).write_bytes(b"another")
+    with pytest.raises(ArtifactError, match=r"engine/model\.plan \(changed\)"):
+        refuse_damage(artifact)

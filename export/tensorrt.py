@@ -1,0 +1,280 @@
+"""TensorRT engines, built through polygraphy: strongly typed, so that the ONNX file alone says in what is computed.
+
+The file's fp16 casts and its symmetric Q/DQ are the precision; no flag of the builder chooses another. An engine takes
+calls of the ranges that its target states (``Target.calls``) and is fastest at the usual one. How fast each kernel is
+on this GPU is kept between builds (the timing cache), so that structures that differ in a layer are built quickly.
+
+Not run on a GPU by this project's tests where there is none; ``docs/gpu.md`` says what was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.errors import ExportError, TargetError
+from compress.export import standard
+from compress.export.cuda import absence, device_number
+from compress.export.enginefile import EngineRecord, digest_of, engine_of, read_engine, record_file, write_engine
+from compress.export.feed import inputs_of
+from compress.profile.gpu import Gpu, gpus
+
+if TYPE_CHECKING:
+    from compress.export.runtime import Session
+    from compress.profile.target import Calls, Target
+
+INSTALL = "pip install -c constraints.txt 'compress[gpu]'; see docs/gpu.md"
+# The release that dropped Volta, and the least compute capability since. Source: release notes of TensorRT 10.5,
+# "NVIDIA Volta support (GPUs with compute capability 7.0) has been removed starting with TensorRT 10.5".
+WITHOUT_VOLTA, SINCE_THEN = (10, 5), (7, 5)
+FOR_VOLTA = (
+    "use TensorRT 10.4, the last release that knows it, with CUDA 12: pip install tensorrt-cu12==10.4.0, or the image "
+    "of `docker build --build-arg FLAVOR=v100`"
+)
+# Strongly typed networks came with 9.1, and the interface used here (execute_async_v3 on tensors by name) with 10.
+LEAST = (10, 0)
+# Engines of this process by what they were built from: a file is opened several times within a run.
+_BUILT: OrderedDict[str, bytes] = OrderedDict()
+_MOST_BUILT = 4
+
+
+class EngineSession:
+    """``Session`` on a TensorRT engine; calls of more examples than it takes are made in several."""
+
+    def __init__(self, engine: bytes, record: EngineRecord, calls: Calls) -> None:
+        from polygraphy.backend.trt import TrtRunner, engine_from_bytes
+
+        self.input_names = record.inputs
+        self._outputs = record.outputs
+        self._most = calls.batch_size[2]
+        self._runner: Any = TrtRunner(engine_from_bytes(engine))
+        self._runner.activate()
+
+    def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        known = self._known(feed)
+        rows = len(next(iter(known.values())))
+        parts = [
+            self._call({name: value[start : start + self._most] for name, value in known.items()})
+            for start in range(0, rows, self._most)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def without_copies(self, feed: Mapping[str, NDArray[Any]]) -> tuple[Callable[[], None], int]:
+        """What starts a call whose inputs are on the GPU already, and the CUDA stream it starts on."""
+        # Shapes and addresses of this call stay set.
+        self._call(self._known(feed))
+        context, stream = self._runner.context, self._runner.stream.ptr
+
+        def start() -> None:
+            if not context.execute_async_v3(stream):
+                raise ExportError("TensorRT could not start the engine")
+
+        return start, int(stream)
+
+    def close(self) -> None:
+        if self._runner is not None:
+            self._runner.deactivate()
+            self._runner = None
+
+    def _known(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        if self._runner is None:
+            raise ExportError("this session is closed; open another with open_session")
+        return {name: np.ascontiguousarray(value) for name, value in inputs_of(feed, self.input_names).items()}
+
+    def _call(self, known: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        with _as_export_error(f"on inputs { {name: value.shape for name, value in known.items()} }"):
+            found = self._runner.infer(dict(known), check_inputs=False)
+        # The runner's memory is overwritten by the next call.
+        answers = [found[name] for name in self._outputs]
+        return np.array(answers[0]) if len(answers) == 1 else np.stack(answers, axis=-1)
+
+
+def open_tensorrt(model: Path | bytes, target: Target) -> Session:
+    """Load an exported model as a TensorRT engine: the one beside the file if there is one, else built now.
+
+    Args:
+        model: an ONNX file of standard operators, or its bytes.
+        target: runs on TensorRT; ``calls`` says for which calls.
+
+    Raises:
+        TargetError: the GPU, TensorRT or polygraphy is missing here, or they do not go together; or the engine beside
+            the file was built for another GPU, TensorRT or model: the message has both sides.
+        ExportError: TensorRT does not take the model.
+    """
+    gpu = usable_gpu(target)
+    if isinstance(model, Path) and not model.is_file():
+        raise ExportError(f"there is no model file '{model}'; export it with `compress export`")
+    record = record_of(model, target, gpu)
+    engine = read_engine(model, record) if isinstance(model, Path) and engine_of(model).exists() else None
+    return EngineSession(engine or built(model, target, record), record, _calls(target))
+
+
+def keep_engine(model: Path, target: Target) -> tuple[Path, ...]:
+    """Write the engine of an ONNX file, and what it was built on, into ``engine/`` beside the file.
+
+    Does nothing for targets of other runtimes, for those that are elsewhere, and where there is an engine already.
+
+    Returns:
+        The files written.
+
+    Raises:
+        TargetError, ExportError: see ``open_tensorrt``.
+    """
+    if target.runtime != "tensorrt" or absence(target) is not None or engine_of(model).exists():
+        return ()
+    record = record_of(model, target, usable_gpu(target))
+    write_engine(model, built(model, target, record), record)
+    return engine_of(model), record_file(model)
+
+
+def usable_gpu(target: Target) -> Gpu:
+    """The target's GPU, where it and TensorRT are here and go together.
+
+    Raises:
+        TargetError: they do not; the message says what to do.
+    """
+    number = device_number(target)
+    gpu = gpus()[number]
+    lacking = lacking_tensorrt(gpu.compute_capability)
+    if lacking is not None:
+        raise TargetError(f"target '{target.name}' is here, but cannot be used: {lacking}")
+    if number:
+        raise TargetError(
+            f"target '{target.name}' is GPU {number} of this machine; TensorRT takes the first one it sees: set "
+            f"CUDA_VISIBLE_DEVICES={number}"
+        )
+    return gpu
+
+
+def lacking_tensorrt(compute_capability: str) -> str | None:
+    """Why TensorRT cannot use a GPU; None where it can."""
+    for name in ("tensorrt", "polygraphy"):
+        try:
+            import_module(name)
+        except ImportError as error:
+            return f"{name} cannot be loaded ({error}); {INSTALL}"
+    version = release()
+    numbers = tuple(int(part) for part in version.split(".")[:2])
+    if numbers < LEAST:
+        return f"TensorRT {version} is older than {'.'.join(map(str, LEAST))}; {INSTALL}"
+    capability = tuple(int(part) for part in compute_capability.split("."))
+    if numbers >= WITHOUT_VOLTA and capability < SINCE_THEN:
+        return f"TensorRT {version} does not know compute capability {compute_capability} any more; {FOR_VOLTA}"
+    return None
+
+
+def release() -> str:
+    """Version of TensorRT."""
+    import tensorrt
+
+    return str(tensorrt.__version__)
+
+
+def record_of(model: Path | bytes, target: Target, gpu: Gpu) -> EngineRecord:
+    """What an engine of a model is on this machine."""
+    import onnx
+
+    proto = onnx.load(str(model), load_external_data=False) if isinstance(model, Path) else onnx.load_from_string(model)
+    standard.require(proto, target)
+    calls = _calls(target)
+    return EngineRecord(
+        gpu=gpu.name,
+        compute_capability=gpu.compute_capability,
+        tensorrt=release(),
+        driver=gpu.driver,
+        onnx_sha256=digest_of(model),
+        batch_size=calls.batch_size,
+        seq_len=calls.seq_len,
+        inputs=tuple(value.name for value in proto.graph.input),
+        outputs=tuple(value.name for value in proto.graph.output),
+    )
+
+
+def built(model: Path | bytes, target: Target, record: EngineRecord) -> bytes:
+    """A serialized engine of a model, built now unless this process has just done so.
+
+    Raises:
+        ExportError: TensorRT refuses the model.
+    """
+    key = hashlib.sha256(record.to_json().encode()).hexdigest()
+    if key not in _BUILT:
+        _BUILT[key] = _build(model, _calls(target), record)
+        while len(_BUILT) > _MOST_BUILT:
+            _BUILT.popitem(last=False)
+    _BUILT.move_to_end(key)
+    return _BUILT[key]
+
+
+def _build(model: Path | bytes, calls: Calls, record: EngineRecord) -> bytes:
+    from polygraphy.backend.trt import NetworkFromOnnxBytes, NetworkFromOnnxPath, engine_bytes_from_network
+
+    cache = timing_cache(record)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    # By path, so that weights beside the file are found.
+    network = (
+        NetworkFromOnnxPath(str(model), strongly_typed=True)
+        if isinstance(model, Path)
+        else NetworkFromOnnxBytes(model, strongly_typed=True)
+    )
+    with _as_export_error("building an engine"):
+        config = builder_config(record.inputs, calls, cache)
+        return bytes(engine_bytes_from_network(network, config=config, save_timing_cache=str(cache)))
+
+
+def builder_config(inputs: tuple[str, ...], calls: Calls, cache: Path) -> Any:
+    """polygraphy's configuration of the builder: one optimization profile, no precision, the timing cache.
+
+    Args:
+        inputs: of the graph, [batch, sequence] each.
+        calls: what the engine has to take.
+        cache: timing cache to begin with; it need not exist.
+    """
+    from polygraphy.backend.trt import CreateConfig, Profile
+
+    profile = Profile()
+    least, usual, most = zip(calls.batch_size, calls.seq_len, strict=True)
+    for name in inputs:
+        profile.add(name, min=least, opt=usual, max=most)
+    # tf32=False: float32 in the file means float32, as for ONNX Runtime's provider (cuda.py).
+    return CreateConfig(tf32=False, profiles=[profile], load_timing_cache=str(cache) if cache.exists() else None)
+
+
+def timing_cache(record: EngineRecord) -> Path:
+    """Where timings of kernels are kept: per GPU and release, in the user's cache."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress" / "tensorrt"
+    gpu = "".join(letter if letter.isalnum() else "-" for letter in record.gpu)
+    return root / f"{gpu}-{record.compute_capability}-{record.tensorrt}.cache"
+
+
+def _calls(target: Target) -> Calls:
+    if target.calls is None:
+        raise TargetError(
+            f"target '{target.name}' runs on TensorRT, whose engines are built for certain calls: state them in its "
+            "file under [calls], or through --batch-size and --seq-len"
+        )
+    return target.calls
+
+
+@contextlib.contextmanager
+def _as_export_error(what: str) -> Any:
+    """polygraphy's errors as ours, and its log, which goes to the terminal, silent."""
+    from polygraphy.exception import PolygraphyException
+    from polygraphy.logger import G_LOGGER
+
+    heard = io.StringIO()
+    try:
+        with G_LOGGER.verbosity(G_LOGGER.ERROR), contextlib.redirect_stdout(heard):
+            yield
+    except (PolygraphyException, RuntimeError, ValueError) as error:
+        said = " ".join([str(error), heard.getvalue()]).strip()
+        raise ExportError(f"TensorRT {release()} failed {what}: {said or type(error).__name__}") from error
