@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,7 @@ from compress.weighing import trade_off
 if TYPE_CHECKING:
     from compress.memory import Foreseen
     from compress.profile.latency import Profile
+    from compress.profile.shapes import Profiles
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,24 @@ def profile_model(config: RunConfig, *, estimate: bool = False, progress: Progre
         return estimate_profile(loaded.shape, loaded.target, precision, config.batch_size, config.seq_len)
     refuse_absent(loaded.target)
     return _profile_without_run(config, loaded, stages)
+
+
+def profile_shapes(
+    config: RunConfig, shapes: Sequence[tuple[int, int]], *, estimate: bool = False, progress: Progress | None = None
+) -> Profiles:
+    """``profile_model`` for several batch sizes and lengths, one after the other.
+
+    Args:
+        config: options; its own batch size and length are not used.
+        shapes: batch sizes and lengths.
+        estimate, progress: see ``profile_model``.
+    """
+    from compress.profile.shapes import Profiles
+
+    each = [config.model_copy(update={"batch_size": batch, "seq_len": length}) for batch, length in shapes]
+    # A length that the model does not have is said before the first one is measured.
+    load_model(max(each, key=lambda one: one.seq_len))
+    return Profiles(tuple(profile_model(one, estimate=estimate, progress=progress) for one in each))
 
 
 def export_plan(config: RunConfig, plan: Plan | None, *, progress: Progress | None = None) -> Path:

@@ -344,7 +344,7 @@ def describe_plan(
         macs_fraction=round(shape.macs(widths, length) / shape.macs(shape.dense, length), 6),
         predicted_ms=None if table is None else round(table.predict(widths), 6),
         dense_ms=None if profile is None else round(profile.dense_ms, 6),
-        latency_source=None if profile is None else profile.source,
+        latency_source=None if profile is None else profile.origin,
         importance_kept=round(1.0 - rankings.lost(widths) / max(rankings.total(), 1e-30), 6),
         optimality_gap=gap,
         seed=seed,

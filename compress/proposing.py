@@ -53,10 +53,9 @@ def given_profile(config: RunConfig, loaded: Loaded) -> Profile | None:
     """The profile of ``--profile``, checked against this model and deployment; None where none was given."""
     if config.profile is None:
         return None
-    from compress.profile.latency import Profile
+    from compress.profile.shapes import Profiles
 
-    profile = Profile.read(config.profile)
-    profile.matches(
+    profile = Profiles.read(config.profile).at(
         loaded.shape,
         config.batch_size,
         config.seq_len,

@@ -152,7 +152,9 @@ def result(result: RunResult, config: RunConfig | None = None) -> None:
     _layers(console, result.plan.shape, result.plan.structure.widths)
     if len(result.validation.get("candidates", [])) > 1:
         candidates(console, result.validation["candidates"])
-    if result.plan.latency_source == "estimated":
+    if "interpolated" in (result.plan.latency_source or ""):
+        _say(console, "The plan rests on a profile interpolated between two lengths that were taken.", "yellow")
+    if result.plan.estimated:
         _say(console, "The plan rests on an estimated profile: run `compress validate` on the device.", "yellow")
     if result.seconds:
         stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.seconds.items())

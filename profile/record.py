@@ -6,9 +6,10 @@ Law (``tests/test_profile_record.py``): ``Profile.from_json(p.to_json()) == p``;
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -19,6 +20,7 @@ from compress.profile.target import Target
 from compress.reading import Missing, Unreadable, parse_json, read_text
 
 FORMAT_VERSION = 1
+Parsed = TypeVar("Parsed")
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -86,6 +88,8 @@ class Profile:
         baseline_ms: latency of the dense float32 model on the same scale, which speed-ups are against; None where the
             table itself is of float32.
         engine: how the timed models were brought onto the runtime, in words.
+        interpolated: the two lengths that were taken, where this one lies between them (``shapes.py``); None where it
+            was taken itself.
         format: version of this layout.
     """
 
@@ -107,6 +111,7 @@ class Profile:
     check: tuple[Check, ...] = ()
     baseline_ms: float | None = None
     engine: str = "fp32"
+    interpolated: tuple[int, int] | None = None
     format: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -123,6 +128,11 @@ class Profile:
     def dense_ms(self) -> float:
         """Milliseconds of the dense float32 model."""
         return self.table.dense_ms if self.baseline_ms is None else self.baseline_ms
+
+    @property
+    def origin(self) -> str:
+        """For plans and people: ``measured`` or ``estimated``, and whether it is interpolated between lengths."""
+        return self.source if self.interpolated is None else f"{self.source}, interpolated"
 
     @property
     def median_error(self) -> float | None:
@@ -205,18 +215,7 @@ class Profile:
         Raises:
             ProfileError: see ``from_json``; or the file cannot be read.
         """
-        file = Path(path)
-        file = file / "profile.json" if file.is_dir() else file
-        try:
-            text = read_text(file)
-        except Missing:
-            raise ProfileError(f"there is no profile '{file}'; take one with `compress profile`") from None
-        except Unreadable as error:
-            raise ProfileError(f"cannot read profile '{file}': {error}") from None
-        try:
-            return cls.from_json(text)
-        except ProfileError as error:
-            raise ProfileError(f"'{file}': {error}") from None
+        return read_as(path, cls.from_json)
 
     def write(self, path: str | Path) -> None:
         """Write the profile as JSON.
@@ -224,10 +223,41 @@ class Profile:
         Raises:
             ProfileError: the file cannot be written.
         """
-        try:
-            Path(path).write_text(self.to_json(), encoding="utf-8")
-        except OSError as error:
-            raise ProfileError(f"cannot write profile '{path}': {error}") from None
+        write_text(path, self.to_json())
+
+
+def read_as(path: str | Path, parse: Callable[[str], Parsed]) -> Parsed:
+    """What a profile file holds, or the ``profile.json`` of an artifact directory.
+
+    Args:
+        path: of either.
+        parse: from its text; errors get the file's name.
+
+    Raises:
+        ProfileError: it cannot be read, or parsed.
+    """
+    file = Path(path)
+    file = file / "profile.json" if file.is_dir() else file
+    try:
+        return parse(read_text(file))
+    except Missing:
+        raise ProfileError(f"there is no profile '{file}'; take one with `compress profile`") from None
+    except Unreadable as error:
+        raise ProfileError(f"cannot read profile '{file}': {error}") from None
+    except ProfileError as error:
+        raise ProfileError(f"'{file}': {error}") from None
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a profile file.
+
+    Raises:
+        ProfileError: it cannot be written.
+    """
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ProfileError(f"cannot write profile '{path}': {error}") from None
 
 
 _ADAPTER: TypeAdapter[Profile] = TypeAdapter(Profile)

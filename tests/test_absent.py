@@ -13,15 +13,17 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from compress import absent, cli, pipeline
+from compress import cli, pipeline
 from compress.config import RunConfig
 from compress.errors import ProfileError, TargetError
 from compress.export import cuda
+from compress.export.standard import unsupported
 from compress.plan import Plan
 from compress.profile import gpu
 from compress.profile.latency import Profile
 from compress.profile.roofline import estimate_profile
-from compress.profile.target import load_target
+from compress.profile.shapes import Profiles
+from compress.profile.target import load_target, of_its_device
 
 LENGTH = 24
 SLOW = """device = "a slow box"
@@ -119,7 +121,7 @@ def test_the_same_table_gives_the_same_plan_fresh_or_from_a_file(
     shape = pipeline.load_model(config).shape
     # A measured table would differ from run to run; what it says does not matter here, only that it is the same.
     fresh = estimate_profile(shape, load_target(str(slow)), "fp32", 1, LENGTH)
-    fresh = replace(fresh, target="cpu", source="measured")
+    fresh = replace(fresh, target="cpu", source="measured", device={"runtime": "onnxruntime-cpu"})
     monkeypatch.setattr(pipeline, "_profile_without_run", lambda *_: fresh)
     from_memory, _ = pipeline.make_plan(config)
     monkeypatch.undo()
@@ -201,8 +203,75 @@ def test_a_gpu_without_its_runtime_is_a_problem(
     found = (gpu.Gpu("Tesla V100-SXM2-16GB", "7.0", "535.183.01", 16384, 1530, 135),)
     monkeypatch.setattr(gpu, "gpus", lambda: found)
     monkeypatch.setattr(cuda, "gpus", lambda: found)
-    monkeypatch.setattr(absent, "lacking_provider", lambda: "ONNX Runtime has no CUDA provider")
+    monkeypatch.setattr(cuda, "lacking_provider", lambda: "ONNX Runtime has no CUDA provider")
     config = configured(tiny_bert, data_csv, tmp_path / "out", target="v100", latency_ms=5.0)
     with pytest.raises(TargetError, match="is here, but cannot be used"):
         pipeline.run(config)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_tensorrt_target_gets_a_file_of_standard_operators(tiny_bert: Path, data_csv: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = pipeline.run(configured(tiny_bert, data_csv, out, target="t4-tensorrt", macs=0.6))
+    proto = onnx.load(str(out / "model.onnx"))
+    assert {node.domain for node in proto.graph.node} == {""} and unsupported(proto) == []
+    engine = result.validation["deployment"]["engine"]
+    assert (engine["precision"], engine["form"]) == ("fp16", "standard")
+    # An engine is made where the GPU is: there is none here.
+    assert not (out / "engine").exists()
+
+
+def test_a_length_between_two_that_were_taken_is_called_interpolated(
+    tiny_bert: Path, data_csv: Path, tmp_path: Path, slow: Path, said: Any
+) -> None:
+    file = tmp_path / "slow.json"
+    arguments = ["profile", str(tiny_bert), "--target", str(slow), "--estimate", "--output", str(file)]
+    assert cli.main([*arguments, "--seq-len", "16,32", "--batch-size", "1,2", "--seq-len", "40"]) == 0
+    assert str(Profiles.read(file)) == ", ".join(f"batch size {b} at length {n}" for b in (1, 2) for n in (16, 32, 40))
+    said()
+    # Before the first is measured, not after it.
+    assert cli.main([*arguments[:-1], str(tmp_path / "long.json"), "--seq-len", "16,64"]) == 3
+    printed = said().err
+    assert "64 is beyond the 40 positions" in printed and printed.count("load: done") == 0
+    run = ["run", str(tiny_bert), "--data", str(data_csv), "--eval-data", str(data_csv), "--target", str(slow)]
+    run += ["--speedup", "4", "--samples", "32", "--effort", "fast", "--profile", str(file), "--output"]
+    out = tmp_path / "out"
+    assert cli.main([*run, str(out), "--seq-len", str(LENGTH)]) == 2
+    assert "interpolated between two lengths" in said().out
+    plan, validation = Plan.read(out), json.loads((out / "validation.json").read_text())
+    assert plan.latency_source == "estimated, interpolated" and "interpolated profile" in plan.explain()
+    assert validation["latency_ms"]["predicted_by"] == "estimated, interpolated profile"
+    assert "interpolated between lengths" in validation["reason"]
+    assert Profile.read(out).interpolated == (16, 32)
+
+    refused = tmp_path / "refused"
+    assert cli.main([*run, str(refused), "--seq-len", "8"]) == 3
+    assert "not extrapolated; it has batch size 1 at length 16" in said().err
+    assert cli.main([*run, str(refused), "--seq-len", "32", "--batch-size", "4"]) == 3
+    assert "batch sizes are not interpolated" in said().err
+    assert not refused.exists()
+
+
+@pytest.mark.parametrize("given", ["64,", "0", "64,-1", "long"])
+def test_what_is_no_list_of_lengths_is_exit_3(tiny_bert: Path, tmp_path: Path, said: Any, given: str) -> None:
+    assert cli.main(["profile", str(tiny_bert), "--seq-len", given, "--output", str(tmp_path / "p.json")]) == 3
+    assert "64,128" in said().err and not (tmp_path / "p.json").exists()
+
+
+def test_a_picture_is_of_one_shape(tiny_bert: Path, tmp_path: Path, said: Any) -> None:
+    arguments = ["profile", str(tiny_bert), "--seq-len", "16,32", "--plot", str(tmp_path / "p.png")]
+    assert cli.main([*arguments, "--output", str(tmp_path / "p.json")]) == 3
+    assert "--plot draws one" in said().err
+
+
+def test_a_profile_of_another_runtime_or_of_another_gpu_than_the_one_here_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    t4 = load_target("t4")
+    with pytest.raises(ProfileError, match="of the runtime tensorrt, target 't4' runs in onnxruntime-cuda"):
+        of_its_device({"runtime": "tensorrt"}, t4)
+    described: dict[str, str | int] = {"runtime": t4.runtime, "gpu": "Tesla T4", "compute_capability": "7.5"}
+    of_its_device(described, t4)
+    monkeypatch.setattr(gpu, "gpus", lambda: (gpu.Gpu("NVIDIA T1000", "7.5", "550", 4096, 1395, 300),))
+    with pytest.raises(ProfileError, match="measured on Tesla T4, target 't4' is NVIDIA T1000 here"):
+        of_its_device(described, t4)

@@ -104,8 +104,8 @@ class FakePipeline(SimpleNamespace):
         self.configs.append(config)
         return PLAN, None
 
-    def profile_model(self, config: RunConfig, *, estimate: bool = False, progress: Any) -> Any:
-        self.configs.append(config)
+    def profile_shapes(self, config: RunConfig, shapes: Any, *, estimate: bool = False, progress: Any) -> Any:
+        self.configs.append((config, shapes))
         return FakeProfile()
 
     def export_plan(self, config: RunConfig, plan: Plan | None, *, progress: Any) -> Path:
@@ -382,6 +382,15 @@ def test_profile_refuses_to_overwrite_before_it_measures(pipeline: FakePipeline)
     assert len(pipeline.configs) == 1
 
 
+def test_profile_takes_lists_of_batch_sizes_and_lengths(pipeline: FakePipeline) -> None:
+    args = ["profile", "model", "--json", "--output"]
+    assert cli.main([*args, "a.json", "--seq-len", "64,128", "--seq-len", "64", "--batch-size", "1,8"]) == 0
+    assert cli.main([*args, "b.json"]) == 0
+    ((first, shapes), (second, default)) = pipeline.configs
+    assert shapes == [(1, 64), (1, 128), (8, 64), (8, 128)] and (first.batch_size, first.seq_len) == (1, 64)
+    assert default == [(second.batch_size, second.seq_len)] == [(1, 128)]
+
+
 def test_validate_hands_on_what_was_overridden(pipeline: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
     pipeline.verdict, pipeline.exit_code = "inconclusive", 2
     assert cli.main(["validate", "out", "--eval-data", "dev.csv", "--seq-len", "32"]) == 2
@@ -405,7 +414,9 @@ def test_targets(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["targets"]) == 0
     assert "onnxruntime-cpu" in capsys.readouterr().out
     assert cli.main(["targets", "--json"]) == 0
-    assert "cpu" in [target["name"] for target in json.loads(capsys.readouterr().out)]
+    known = {target["name"]: target for target in json.loads(capsys.readouterr().out)}
+    assert known["cpu"]["profile"] == "measured here"
+    assert known["v100-tensorrt"]["profile"] in ("estimated", "measured here")
 
 
 def test_demo_without_its_package(

@@ -19,6 +19,7 @@ from compress.commands.common import (
     RESUME,
     SEARCH,
     SEED,
+    SEVERAL_DEPLOYMENTS,
     print_json,
     resolve_config,
     shown,
@@ -97,7 +98,7 @@ def init(config_file: str, as_json: bool, **values: Any) -> None:
 
 
 @click.command(short_help="Measure heads and filters on the target.")
-@with_options(MODEL, DATA, DEPLOYMENT, EFFORT, SEED, CONFIG)
+@with_options(MODEL, DATA, SEVERAL_DEPLOYMENTS, EFFORT, SEED, CONFIG)
 @click.option("--output", "output_file", metavar="FILE", help="Profile to write.  [default: profile-<target>.json]")
 @click.option("--plot", metavar="FILE", help="Draw it too: .png or .svg (needs the extra `plot`).")
 @click.option("--estimate", is_flag=True, help="Estimate it from the target's data sheet; nothing is measured.")
@@ -110,8 +111,16 @@ def profile(
     Examples:
       compress profile path/to/model --data train.csv --target cpu --seq-len 64 --plot profile.png
       compress profile path/to/model --target v100 --output v100.json      # on the device
+      compress profile path/to/model --seq-len 64,128 --batch-size 1,8     # lengths between them are interpolated
     """
-    resolved = resolve_config(values, config_file)
+    given = {name: values[name] for name in ("batch_size", "seq_len")}
+    resolved = resolve_config(
+        {**values, **{name: next(iter(found), None) for name, found in given.items()}}, config_file
+    )
+    batches, lengths = (given[name] or (getattr(resolved.config, name),) for name in given)
+    shapes = [(batch, length) for batch in batches for length in lengths]
+    if plot and len(shapes) > 1:
+        raise ConfigError("--plot draws one batch size and length; give one --batch-size and one --seq-len with it")
     path = Path(output_file or f"profile-{Path(resolved.config.target).stem}.json")
     # Before the measurement: finding out afterwards would cost a minute.
     if path.exists():
@@ -121,18 +130,19 @@ def profile(
     with working() as progress:
         from compress import pipeline
 
-        measured = pipeline.profile_model(resolved.config, estimate=estimate, progress=progress)
+        measured = pipeline.profile_shapes(resolved.config, shapes, estimate=estimate, progress=progress)
         measured.write(path)
         if plot:
             from compress.profile.draw import save_plot
 
-            save_plot(measured, Path(plot))
+            save_plot(measured.taken[0], Path(plot))
     if as_json:
         print_json(json.loads(measured.to_json()))
         return
     from compress.profile.draw import draw
 
-    draw(measured)
+    for one in measured.taken:
+        draw(one)
     click.echo(f"profile: {path}" + (f"   plot: {plot}" if plot else ""))
 
 

@@ -39,6 +39,15 @@ def shown(name: str, **attributes: Any) -> Callable[[Command], Command]:
     return click.option(flag(name), name, help=text, **attributes)
 
 
+def numbers(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[int, ...]:
+    """Whole numbers above 0 of an option that was given as a list (``64,128``), several times, or not at all."""
+    parts = [part.strip() for text in given for part in text.split(",")]
+    wrong = [part for part in parts if not (part.isdecimal() and part.isascii() and int(part) > 0)]
+    if wrong:
+        raise click.BadParameter(f"{wrong[0]!r} is no whole number above 0; give one, or a list such as 64,128")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
 MODEL = [click.argument("model", required=False)]
 CONFIG = [click.option("--config", "config_file", metavar="FILE", help=f"Options; default: ./{CONFIG_FILE} if there.")]
 DATA = [
@@ -61,6 +70,13 @@ DEPLOYMENT = [
     shown("embedding", type=click.Choice(EMBEDDINGS)),
     shown("size_mb", type=float, metavar="X"),
     shown("int8_drop", type=float, metavar="F"),
+]
+# Those of `compress profile`, which takes several batch sizes and lengths.
+SEVERAL_DEPLOYMENTS = [
+    DEPLOYMENT[0],
+    shown("batch_size", multiple=True, callback=numbers, metavar="N,N,..."),
+    shown("seq_len", multiple=True, callback=numbers, metavar="N,N,..."),
+    *DEPLOYMENT[3:],
 ]
 SEARCH = [
     shown("method", type=click.Choice(METHODS)),

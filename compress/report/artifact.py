@@ -84,7 +84,7 @@ def _how(sources: Sources) -> str | None:
         return None
     if sources.plan.latency_source is None:
         return None
-    return "estimated from a data sheet" if sources.plan.latency_source == "estimated" else "predicted, not timed"
+    return "estimated from a data sheet" if sources.plan.estimated else "predicted, not timed"
 
 
 def warnings(sources: Sources) -> list[str]:

@@ -69,7 +69,7 @@ def _latency(artifact: Sources) -> str:
     if found is not None:
         return words.milliseconds(found)
     predicted = artifact.validation.number("latency_ms", "predicted")
-    how = "estimated" if artifact.plan.latency_source == "estimated" else "predicted"
+    how = "estimated" if artifact.plan.estimated else "predicted"
     return words.UNKNOWN if predicted is None else f"{words.milliseconds(predicted)}, {how}"
 
 
