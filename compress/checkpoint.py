@@ -14,25 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.architectures import Encoder, encoder_of, family_of, longest_input, shape_of
+from compress.architectures import Encoder, encoder_of, family_of, image_input, longest_input, shape_of
 from compress.errors import ModelError
 from compress.hub import existing, hub_reachable, looks_local
+from compress.processors import IMAGE_PROCESSOR_FILES, TOKENIZER_FILES, load_image_processor, load_tokenizer
 from compress.readers import first_line
 from compress.tasks import Task, task_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
-_TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json"),
-    *("special_tokens_map.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
-)
 # How sentence-transformers notes what becomes of token embeddings.
 _POOLING = ("modules.json", "*_Pooling/config.json")
-# Any of these is a vocabulary; without one transformers makes up an empty tokenizer instead of failing.
-_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
-
 # What transformers raises for weights and configurations that contradict each other; it has no class of its own.
 _LOADING_ERRORS = (
     *(OSError, ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, AssertionError, ImportError),
@@ -46,7 +40,7 @@ class Checkpoint:
     Attributes:
         name: the directory's or repository's own name, without path or owner.
         model: with its task head, float32, in evaluation mode, without gradients.
-        tokenizer: the one saved beside it.
+        tokenizer: the one saved beside it; of a model of images its processor.
         encoder: the model seen through its family's entry.
         task: what the head is for.
         fingerprint: SHA-256 (hex) of the weights file; of a list of names and hashes where there are several files.
@@ -55,7 +49,7 @@ class Checkpoint:
 
     name: str
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Any
     encoder: Encoder
     task: Task
     fingerprint: str
@@ -81,7 +75,9 @@ def load_checkpoint(model: str, task: str | None = None, seq_len: int | None = N
     _check_length(config, seq_len, model)
     files = _weight_files(directory, model)
     fingerprint = _fingerprint(files)
-    tokenizer = _load_tokenizer(directory, config, model)
+    with _quiet():
+        load = load_image_processor if chosen.processor == "image" else load_tokenizer
+        tokenizer = load(directory, config, model)
     network = _load_model(directory, config, chosen, model)
     return Checkpoint(
         # A directory in the hub's cache is named after a commit.
@@ -120,7 +116,8 @@ def _from_hub(model: str) -> Path:
             config = Path(hf_hub_download(model, "config.json", local_files_only=cached_only))
             # Before gigabytes of a model that cannot be used are fetched.
             _read_config(config.parent, model)
-            patterns = ["config.json", WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors", *_TOKENIZER_FILES, *_POOLING]
+            beside = (*TOKENIZER_FILES, *IMAGE_PROCESSOR_FILES, *_POOLING)
+            patterns = ["config.json", WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors", *beside]
             return Path(snapshot_download(model, allow_patterns=patterns, local_files_only=cached_only))
     except (OSError, ValueError, RuntimeError) as error:
         if cached_only:
@@ -159,7 +156,8 @@ def _read_config(directory: Path, model: str) -> Any:
 
 
 def _check_length(config: Any, seq_len: int | None, model: str) -> None:
-    longest = longest_input(config)
+    # What an image takes is settled: `loading.deployed` judges the option.
+    longest = longest_input(config) if image_input(config) is None else None
     if seq_len is not None and longest is not None and seq_len > longest:
         raise ModelError(
             f"sequence length {seq_len} is beyond the {longest} positions of model '{model}'; "
@@ -220,29 +218,6 @@ def _fingerprint(files: list[Path]) -> str:
         return hashes[0]
     lines = "".join(f"{one}  {file.name}\n" for one, file in zip(hashes, files, strict=True))
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _load_tokenizer(directory: Path, config: Any, model: str) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    if not any((directory / name).is_file() for name in _VOCABULARIES):
-        raise ModelError(f"model '{model}' has no tokenizer ({', '.join(_VOCABULARIES)}); save it beside the weights")
-    try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(directory), config=config, local_files_only=True, trust_remote_code=False
-            )
-    # The tokenizers library raises bare Exception for a damaged tokenizer.json.
-    except Exception as error:
-        raise ModelError(f"the tokenizer of model '{model}' cannot be read: {first_line(error)}") from None
-    if tokenizer.pad_token_id is None:
-        raise ModelError(f"the tokenizer of model '{model}' has no padding token; set pad_token and save it again")
-    if len(tokenizer) > config.vocab_size:
-        raise ModelError(
-            f"the tokenizer of model '{model}' has {len(tokenizer)} tokens, the model {config.vocab_size}: "
-            "they do not belong together"
-        )
-    return tokenizer
 
 
 def _load_model(directory: Path, config: Any, task: Task, model: str) -> PreTrainedModel:

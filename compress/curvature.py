@@ -178,7 +178,7 @@ class _Pass:
     ) -> None:
         self._model, self._task, self._batch, self._seen, self._sums = encoder.model, task, batch, seen, sums
         self._share, self._generator, self._state = share, generator, generator.get_state()
-        self._mask = batch.inputs["attention_mask"].bool()
+        self._mask = batch.mask
         self._drawn: tuple[Tensor, Tensor] | None = None
         # Examples of this batch that are in the sums of a sublayer.
         self._summed = dict.fromkeys(sums.weights, 0)

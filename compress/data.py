@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 
 from compress.errors import DataError
 from compress.hub import existing, hub_reachable, looks_local
+from compress.images import classes_of, located, table_of
 from compress.readers import SUFFIXES, first_line, read_table
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
     from torch import Tensor
 
@@ -42,43 +44,50 @@ class Batch:
     """A padded batch.
 
     Attributes:
-        inputs: what the model's ``forward`` takes, int64 [batch, length].
+        inputs: what the model's ``forward`` takes: int64 [batch, length], or float32 [batch, channels, height, width].
+        mask: positions of the encoder's input that are no padding, bool [batch, positions].
         labels: int64 [batch] or [batch, ...] (floats for regression); None without labels.
         indices: positions of the examples in the ``Encoded`` they came from, int64 [batch].
     """
 
     inputs: dict[str, Tensor]
+    mask: Tensor
     labels: Tensor | None
     indices: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Tokenised examples, ragged, already cut to the sequence length.
+    """Examples as the model reads them: rows of tokens, ragged, already cut to the sequence length, or images.
 
     Attributes:
-        features: for each input of the model a list of n integer rows; the rows of one example are equally long.
+        features: for each input of the model a list of n integer rows; the rows of one example are equally long. Or
+            arrays of floats, all of one shape.
         labels: [n] or [n, ...]; None without labels.
         padding: the value that fills each feature up in a batch.
         targets: what the task's metric needs beyond a label per example (pairs, questions), for all examples
             together; None where it needs nothing more, and in a selection.
+        positions: of the encoder's input that each example takes, where that is not the length of its rows.
     """
 
-    features: dict[str, list[NDArray[np.int32]]]
+    features: dict[str, list[NDArray[Any]]]
     labels: NDArray[Any] | None
     padding: dict[str, int]
     targets: Any = None
+    positions: int | None = None
     lengths: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
-        features = {k: [np.asarray(row, dtype=np.int32) for row in rows] for k, rows in self.features.items()}
+        kind = np.int32 if self.positions is None else np.float32
+        features = {k: [np.asarray(row, dtype=kind) for row in rows] for k, rows in self.features.items()}
         object.__setattr__(self, "features", features)
         rows = next(iter(features.values()), [])
-        object.__setattr__(self, "lengths", np.fromiter(map(len, rows), dtype=np.int64, count=len(rows)))
+        lengths = (len(row) if self.positions is None else self.positions for row in rows)
+        object.__setattr__(self, "lengths", np.fromiter(lengths, dtype=np.int64, count=len(rows)))
         for name, others in features.items():
             if name not in self.padding:
                 raise ValueError(f"no padding value for '{name}'")
-            if [len(row) for row in others] != self.lengths.tolist():
+            if self.positions is None and [len(row) for row in others] != self.lengths.tolist():
                 raise ValueError(f"rows of '{name}' are not as long as those of '{next(iter(features))}'")
         if self.labels is not None and len(self.labels) != len(rows):
             raise ValueError(f"{len(self.labels)} labels for {len(rows)} examples")
@@ -98,6 +107,7 @@ class Encoded:
             features={name: [rows[i] for i in chosen] for name, rows in self.features.items()},
             labels=None if self.labels is None else self.labels[chosen],
             padding=self.padding,
+            positions=self.positions,
         )
 
     def take(self, n: int, seed: int) -> Encoded:
@@ -111,7 +121,7 @@ class Encoded:
             digest.update(f"{name} {self.padding[name]} {len(self)}\n".encode())
             digest.update(self.lengths.astype("<i8").tobytes())
             for row in self.features[name]:
-                digest.update(row.astype("<i4").tobytes())
+                digest.update(row.astype("<i4" if row.dtype.kind == "i" else "<f4").tobytes())
         if self.labels is not None:
             kind = "<f8" if self.labels.dtype.kind == "f" else "<i8"
             digest.update(b"labels" + self.labels.astype(kind).tobytes())
@@ -137,21 +147,26 @@ class Encoded:
             longest = int(self.lengths[indices].max())
             inputs = {}
             for name, rows in self.features.items():
+                if self.positions is not None:
+                    inputs[name] = torch.from_numpy(np.stack([rows[i] for i in indices]))
+                    continue
                 block = np.full((len(indices), longest), self.padding[name], dtype=np.int64)
                 for line, i in zip(block, indices, strict=True):
                     line[: len(rows[i])] = rows[i]
                 inputs[name] = torch.from_numpy(block)
+            real = torch.arange(longest)[None, :] < torch.from_numpy(self.lengths[indices])[:, None]
+            mask = inputs["attention_mask"].bool() if "attention_mask" in inputs else real
             labels = None if self.labels is None else torch.from_numpy(self.labels[indices])
-            yield Batch(inputs=inputs, labels=labels, indices=indices.astype(np.int64))
+            yield Batch(inputs=inputs, mask=mask, labels=labels, indices=indices.astype(np.int64))
 
 
-def fixed_batch(encoded: Encoded, batch_size: int, seq_len: int) -> dict[str, NDArray[np.int64]]:
+def fixed_batch(encoded: Encoded, batch_size: int, seq_len: int) -> dict[str, NDArray[Any]]:
     """One batch of exactly the deployment's shape, out of real examples: what latency is timed on.
 
     Examples follow one another in a row until it is full, so that every position holds a real token.
 
     Returns:
-        for each feature int64 [batch_size, seq_len]; the attention mask is all ones.
+        for each feature int64 [batch_size, seq_len], the attention mask all ones; or [batch_size, ...] images.
 
     Raises:
         DataError: there are no examples.
@@ -159,8 +174,11 @@ def fixed_batch(encoded: Encoded, batch_size: int, seq_len: int) -> dict[str, ND
     if encoded.mean_length == 0:
         raise DataError("there is no example to make a batch of; give data with at least one row")
     needed = batch_size * seq_len
-    batch = {}
+    batch: dict[str, NDArray[Any]] = {}
     for name, rows in encoded.features.items():
+        if encoded.positions is not None:
+            batch[name] = np.stack([rows[i % len(rows)] for i in range(batch_size)])
+            continue
         pieces: list[NDArray[np.int32]] = []
         length, example = 0, 0
         while length < needed:
@@ -195,9 +213,10 @@ def load_data(source: str, split: Split) -> Dataset:
 
     Args:
         source: a csv, tsv (as GLUE has it: tabs, a header, no quoting), jsonl or parquet file; a directory with
-            ``train.*`` and ``validation.*`` (or ``dev.*``, ``test.*``) files; or the name of a hub data set, with
+            ``train.*`` and ``validation.*`` (or ``dev.*``, ``test.*``) files, or with folders of these names that hold
+            a folder of images for each class, or with a folder for each class; or the name of a hub data set, with
             ``name:configuration`` for one of its configurations.
-        split: which part of a directory or hub data set; a single file is both.
+        split: which part of a directory or hub data set; a single file is both, and so is a lone folder of classes.
 
     Returns:
         The rows, in memory (a hub data set: memory-mapped from the hub's own cache). All columns of csv and tsv
@@ -209,6 +228,9 @@ def load_data(source: str, split: Split) -> Dataset:
     try:
         path = existing(source)
         if path is not None:
+            classes = _classes(path, split) if path.is_dir() else {}
+            if classes:
+                return _in_memory(table_of(classes), f"{path.resolve()} {split}", f"'{path}'")
             return _as_dataset(_find_split(path, split) if path.is_dir() else [path])
     except OSError as error:
         raise DataError(f"cannot read data '{source}': {first_line(error)}") from None
@@ -255,21 +277,38 @@ def _as_dataset(files: list[Path]) -> Dataset:
     import pyarrow as pa
 
     shown = f"'{files[0]}'" if len(files) == 1 else f"'{files[0]}' and {len(files) - 1} more"
+    try:
+        tables = [located(read_table(f), f.parent) for f in files]
+        table = pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise DataError(f"the parts of {shown} do not have the same columns: {first_line(error)}") from None
+    if table.num_rows == 0:
+        raise DataError(f"data {shown} has no rows; its columns: {', '.join(table.column_names) or 'none'}")
+    stamp = "".join(f"{f.resolve()} {f.stat().st_size} {f.stat().st_mtime_ns}\n" for f in files)
+    return _in_memory(table, stamp, shown)
+
+
+def _in_memory(table: pa.Table, stamp: str, shown: str) -> Dataset:
+    """A table as a data set."""
     with _quiet() as datasets:
         try:
-            table = pa.concat_tables([read_table(f) for f in files], promote_options="permissive")
-        except pa.ArrowException as error:
-            raise DataError(f"the parts of {shown} do not have the same columns: {first_line(error)}") from None
-        if table.num_rows == 0:
-            raise DataError(f"data {shown} has no rows; its columns: {', '.join(table.column_names) or 'none'}")
-        # Without a fingerprint of ours, datasets would pickle and hash the whole table for one.
-        stamp = "".join(f"{f.resolve()} {f.stat().st_size} {f.stat().st_mtime_ns}\n" for f in files)
-        try:
+            # Without a fingerprint of ours, datasets would pickle and hash the whole table for one.
             return datasets.Dataset(
                 datasets.table.InMemoryTable(table), fingerprint=hashlib.sha256(stamp.encode()).hexdigest()[:16]
             )
         except (ValueError, TypeError, NotImplementedError, KeyError) as error:
             raise DataError(f"data {shown} has a column of an unsupported type: {first_line(error)}") from None
+
+
+def _classes(directory: Path, split: Split) -> dict[str, list[Path]]:
+    """Images by class: of the folder of a split, or of the directory itself; empty where there are none."""
+    folders = {folder.name.lower(): folder for folder in sorted(directory.iterdir()) if folder.is_dir()}
+    for name in SPLIT_NAMES[split]:
+        if name in folders and (found := classes_of(folders[name])):
+            return found
+    if any(name in folders for names in SPLIT_NAMES.values() for name in names):
+        return {}
+    return classes_of(directory)
 
 
 def _from_hub(source: str, split: Split) -> Dataset:

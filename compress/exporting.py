@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from compress.data import Encoded
 from compress.export import graph, half, openvino
 from compress.export.engine import Engine, lower
@@ -160,11 +158,6 @@ def _some_examples(loaded: Loaded) -> Encoded:
 
 
 def made_up(loaded: Loaded, length: int, count: int) -> Encoded:
-    """Examples of random tokens, for a model without data."""
-    ids = np.random.default_rng(0).integers(0, loaded.checkpoint.model.config.vocab_size, size=(count, length))
-    rows = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    return Encoded(
-        features={name: list(rows.get(name, np.zeros_like(ids))) for name in loaded.input_names},
-        labels=None,
-        padding=dict.fromkeys(loaded.input_names, 0),
-    )
+    """Examples that mean nothing, for a model without data."""
+    checkpoint = loaded.checkpoint
+    return checkpoint.task.made_up(checkpoint.model.config, loaded.input_names, length, count)

@@ -15,7 +15,7 @@ from compress import steps
 from compress.absent import open_device
 from compress.config import RunConfig
 from compress.finishing import finish_promising
-from compress.loading import load
+from compress.loading import deployed, load
 from compress.measuring import Device
 from compress.memory import Foreseen, Memory, NotStored
 from compress.progress import Progress, Silent
@@ -42,6 +42,7 @@ def foresee(config: RunConfig, *, progress: Progress | None = None) -> list[Fore
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
         memory = Memory(store, Path(scratch), reading=True, making=False)
         loaded = load(config, told)
+        config = deployed(config, loaded)
         # What is used again is in the table; only what is wrong with it is worth a line.
         quiet = Stages(Silent(), memory)
         device: Device | None = None

@@ -77,7 +77,7 @@ def first_inputs(encoder: Encoder, task: Task, data: Encoded, batch_size: int) -
             by_name = "hidden_states" in keywords
             hidden = keywords["hidden_states"] if by_name else arguments[0]
             call = LayerCall(
-                mask=batch.inputs["attention_mask"].bool(),
+                mask=batch.mask,
                 indices=batch.indices,
                 arguments=tuple(
                     (a if by_name else a[1:], {k: v for k, v in b.items() if k != "hidden_states"}) for a, b in caught

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from compress.checkpoint import Checkpoint, load_checkpoint
 from compress.config import RunConfig
 from compress.data import Encoded, load_data, sample_rows
-from compress.errors import DataError
+from compress.errors import ConfigError, DataError
+from compress.images import folder_of_classes
+from compress.options import DEFAULTS
 from compress.plan import EncoderShape
 from compress.profile.target import Target, load_target, offered
 
@@ -46,8 +48,8 @@ class Loaded:
 
     @property
     def length(self) -> float:
-        """Mean tokens of a calibration example, at which MACs are counted; 128 without data."""
-        return self.calibration.mean_length or 128.0
+        """Mean tokens of a calibration example, at which MACs are counted; 128 without data, patches of images."""
+        return self.calibration.mean_length or float(self.calibration.positions or 128)
 
     @property
     def output_names(self) -> dict[int, str]:
@@ -98,6 +100,23 @@ def load(config: RunConfig, stages: Progress | Stages, *, evaluation: bool = Tru
     return Loaded(checkpoint, bare.target, calibration, examples)
 
 
+def deployed(config: RunConfig, loaded: Loaded) -> RunConfig:
+    """The options as the model takes them: of images the number of positions is settled, and no option.
+
+    Raises:
+        ConfigError: ``--seq-len`` was given for a model of images.
+    """
+    positions = loaded.calibration.positions
+    if positions is None or config.seq_len == positions:
+        return config
+    if config.seq_len != DEFAULTS["seq_len"]:
+        raise ConfigError(
+            f"--seq-len {config.seq_len} is for texts: this model reads {positions} positions of every image, as its "
+            "image and patch size say; leave it out"
+        )
+    return config.model_copy(update={"seq_len": positions})
+
+
 def train_and_validation(
     data: str, eval_data: str | None, seed: int, evaluation: bool = True
 ) -> tuple[Dataset, Dataset | None, str]:
@@ -120,7 +139,7 @@ def train_and_validation(
         return train, None, ""
     if eval_data is not None:
         return train, load_data(eval_data, "validation"), ""
-    if not Path(data).expanduser().is_file():
+    if not Path(data).expanduser().is_file() and folder_of_classes(data) is None:
         return train, load_data(data, "validation"), ""
     train, held = _hold_back(train, seed)
     return train, held, f"{len(held)} rows of {data} are held back to validate on (--eval-data names other data)"

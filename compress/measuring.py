@@ -66,7 +66,7 @@ class Device:
         config: RunConfig,
         target: Target,
         dense: Path,
-        feed: dict[str, NDArray[np.int64]],
+        feed: dict[str, NDArray[Any]],
         stages: Stages | None = None,
     ) -> None:
         self._target, self._dense, self._feed = target, dense, feed
@@ -116,11 +116,9 @@ class Device:
 
     def build(self, loaded: Loaded, widths: Widths, engine: Engine = DENSE_ENGINE) -> bytes:
         """The file that a structure of these widths would have, but for its weights; good for timing."""
-        import onnx
-
         if loaded.checkpoint.encoder.family.attention_kind is not None:
             if self._pattern is None:
-                self._pattern = graph.trim_vocabulary(onnx.load(str(self._dense)), TIMED_VOCABULARY)
+                self._pattern = self._without_vocabulary(self._dense)
             narrowed = graph.narrow(self._pattern, loaded.checkpoint.encoder, widths)
         else:
             narrowed = self._exported_anew(loaded, widths)
@@ -135,18 +133,23 @@ class Device:
         """``graph.narrow`` by way of PyTorch, in seconds: for attention that is exported as it is written."""
         import copy
 
-        import onnx
-
         from compress.removal import narrow_to
 
         model = copy.deepcopy(loaded.checkpoint.model)
         narrow_to(model, widths)
         path = self._dense.with_name("structure.onnx")
         write_onnx(model, path, loaded)
-        return graph.trim_vocabulary(onnx.load(str(path)), TIMED_VOCABULARY)
+        return self._without_vocabulary(path)
+
+    def _without_vocabulary(self, path: Path) -> Any:
+        """An exported model without the rows of its vocabulary that timing does not need; images have none."""
+        import onnx
+
+        proto = onnx.load(str(path))
+        return graph.trim_vocabulary(proto, TIMED_VOCABULARY) if "input_ids" in self._feed else proto
 
     @property
-    def timing_feed(self) -> dict[str, NDArray[np.int64]]:
+    def timing_feed(self) -> dict[str, NDArray[Any]]:
         """The deployment's batch, with token ids that ``build`` has rows for."""
         return {k: v % TIMED_VOCABULARY if k == "input_ids" else v for k, v in self._feed.items()}
 
@@ -362,8 +365,8 @@ def write_dense(loaded: Loaded, scratch: Path) -> Path:
     return path
 
 
-def deployment_feed(config: RunConfig, loaded: Loaded) -> dict[str, NDArray[np.int64]]:
-    """One batch of the deployment's shape: real examples where there are some, else made-up token ids."""
+def deployment_feed(config: RunConfig, loaded: Loaded) -> dict[str, NDArray[Any]]:
+    """One batch of the deployment's shape: real examples where there are some, else made-up ones."""
     if len(loaded.calibration):
         return fixed_batch(loaded.calibration, config.batch_size, config.seq_len)
     return fixed_batch(made_up(loaded, config.seq_len, 4), config.batch_size, config.seq_len)

@@ -19,7 +19,7 @@ HELP: dict[str, str] = {
     "macs": "Budget: fraction of the encoder's multiply-accumulates to keep, above 0, at most 1.",
     "target": "Device to run on: a name from `compress targets`, or a TOML file.",
     "batch_size": "Examples per call in deployment; latency is measured with it.",
-    "seq_len": "Tokens per example in deployment; longer texts are cut.",
+    "seq_len": "Tokens per example in deployment; longer texts are cut. Images have as many as their patches.",
     "precision": "Number format of the exported model; auto tries all that the target has and keeps the most accurate "
     "within the budget. Without it, the target's.",
     "size_mb": "Second constraint, beside the budget: size of the exported file, 10^6 bytes.",

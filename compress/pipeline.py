@@ -20,7 +20,7 @@ from compress.config import RunConfig, make_config
 from compress.errors import ArtifactError
 from compress.export.runtime import refuse_absent
 from compress.finishing import finish_promising
-from compress.loading import Loaded, load, load_model
+from compress.loading import Loaded, deployed, load, load_model
 from compress.manifest import read_manifest
 from compress.measuring import Device
 from compress.memory import Memory
@@ -100,6 +100,7 @@ def run(
         # Read and check everything the user gave before the first second of computing.
         with stages.stage("load"):
             loaded = load(config, stages)
+            config = deployed(config, loaded)
         # The dense model, exported as the compressed one will be: baseline and pattern of every structure to time.
         with stages.stage("export dense"):
             device = open_device(config, loaded, scratch, stages)
@@ -136,6 +137,7 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> tuple[P
     stages = Stages(progress or Silent())
     with stages.stage("load"):
         loaded = load(config, stages, evaluation=False)
+        config = deployed(config, loaded)
     profile: Profile | None = None
     if config.profile is not None or config.budget.kind != "macs":
         profile = _profile_without_run(config, loaded, stages)
@@ -163,6 +165,7 @@ def profile_model(config: RunConfig, *, estimate: bool = False, progress: Progre
     stages = Stages(progress or Silent())
     with stages.stage("load"):
         loaded = load_model(config)
+        config = deployed(config, loaded)
     if estimate:
         precision = offered(loaded.target, config.precision)[-1]
         return estimate_profile(loaded.shape, loaded.target, precision, config.batch_size, config.seq_len)
@@ -203,6 +206,7 @@ def export_plan(config: RunConfig, plan: Plan | None, *, progress: Progress | No
     with staged(config.output) as output:
         with stages.stage("load"):
             loaded = load(config, stages, evaluation=False) if config.data else load_model(config)
+            config = deployed(config, loaded)
             chosen = plan or dense_plan(config, loaded)
             chosen_for(loaded, chosen)
         with stages.stage("reconstruct"):
@@ -253,6 +257,7 @@ def validate_artifact(
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
         with stages.stage("load"):
             loaded = load(config, stages)
+            config = deployed(config, loaded)
             chosen_for(loaded, plan)
             model = load_artifact(artifact)
         with stages.stage("export dense"):

@@ -18,8 +18,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from compress.architectures import Architecture, Encoder, EncoderLayer, encoder_of, widths_of
+from compress.architectures import Encoder, EncoderLayer, encoder_of, widths_of
 from compress.errors import PlanError
+from compress.families import Architecture
 from compress.plan import Structure, Widths
 
 # Buffer of an attention module with removed heads, where the model brings a bias for all heads.

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from compress.data import Encoded
@@ -27,7 +26,7 @@ JUDGED_EXAMPLES = 256
 STATIC_EXAMPLES = 128
 
 
-def samples_of(loaded: Loaded) -> list[dict[str, NDArray[np.int64]]]:
+def samples_of(loaded: Loaded) -> list[dict[str, NDArray[Any]]]:
     """Batches to calibrate int8 on."""
     examples = loaded.calibration.select(range(min(STATIC_EXAMPLES, len(loaded.calibration))))
     return [{name: tensor.numpy() for name, tensor in batch.inputs.items()} for batch in examples.batches(8)]

@@ -12,7 +12,7 @@ from compress.candidates import Finished, Proposal
 from compress.config import RunConfig
 from compress.errors import BudgetUnreachable, ConfigError
 from compress.finishing import finish, finish_promising
-from compress.loading import Loaded, load
+from compress.loading import Loaded, deployed, load
 from compress.manifest import described
 from compress.measuring import Device
 from compress.memory import Memory
@@ -157,6 +157,7 @@ def sweep(
         stages = Stages(progress or Silent(), Memory(store, scratch, reading=resume))
         with stages.stage("load"):
             loaded = load(config, stages)
+            config = deployed(config, loaded)
         with stages.stage("export dense"):
             device = Device.open(config, loaded, scratch, stages)
         try:

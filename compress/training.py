@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.processors import load_image_processor, load_tokenizer
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
@@ -61,8 +63,10 @@ def train(
     """
     import torch
 
-    # Half of the parameters, and of them the ones that so few examples cannot teach anything.
-    model.base_model.embeddings.requires_grad_(False)
+    # Half of the parameters, and of them the ones that so few examples cannot teach anything; images have none.
+    for module in model.base_model.embeddings.modules():
+        if isinstance(module, torch.nn.Embedding):
+            module.requires_grad_(False)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=0.01)
     steps = recipe.epochs * -(-len(lengths) // recipe.batch_size)
@@ -124,7 +128,7 @@ def fine_tune(
         progress: told about guesses and epochs.
 
     Returns:
-        Model, in evaluation mode, and tokenizer.
+        Model, in evaluation mode, and tokenizer or processor of images.
 
     Raises:
         ConfigError: the task has no head.
@@ -140,7 +144,8 @@ def fine_tune(
     )
     if len(names) == 1:
         config.problem_type = "regression"
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    load = load_image_processor if task.processor == "image" else load_tokenizer
+    tokenizer = load(source, config, str(source))
     columns = task.columns(rows, config, text_column, label_column)
     for guess in columns.guesses:
         progress.info(guess)

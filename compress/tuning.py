@@ -207,7 +207,7 @@ class _Loss:
             reference = self._task.forward(self._dense, batch.inputs)
         outputs = self._task.forward(self._student, batch.inputs)
         loss = self._task.divergence(outputs, reference).mean()
-        real = batch.inputs["attention_mask"].bool()
+        real = batch.mask
         pairs = list(zip(self._taught.take(), self._own.take(), strict=True))
         for number, (taught, own) in enumerate(pairs):
             last = number == len(pairs) - 1

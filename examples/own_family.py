@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import compress
-from compress.architectures import Architecture, register
+from compress.families import Architecture, register
 
 
 class OwnConfig(BertConfig):

@@ -20,7 +20,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from compress.architectures import AttentionKind, EncoderLayer, encoder_of
+from compress.architectures import EncoderLayer, encoder_of
+from compress.families import AttentionKind
 from compress.removal import KEPT_HEADS, NoAttention, argument_among, attention_input, projection_in_attention
 
 

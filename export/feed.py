@@ -1,13 +1,46 @@
-"""What a call of an exported model is given."""
+"""What a call of a model is given: inputs by name, what they look like, which of their axes vary."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from compress.architectures import image_input, longest_input
 from compress.errors import ExportError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MASK = "attention_mask"
+IMAGES = "pixel_values"
+
+
+def traced(names: Sequence[str], config: Any) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
+    """Examples of inputs to export a model with, and the axes of each that vary.
+
+    Args:
+        names: of the inputs: ``pixel_values`` are float32 [batch, channels, height, width], of which the batch varies;
+            all others int64 [batch, sequence], of which both do.
+        config: the model's.
+    """
+    import torch
+
+    # Above 1, different, and at most the model's length: the tracer takes a size of 1 or two equal sizes for constants.
+    longest = longest_input(config) or 512
+    batch = torch.export.Dim("batch", min=1)
+    image = image_input(config)
+    inputs: list[Tensor] = []
+    axes: list[dict[int, Any]] = []
+    for name in names:
+        if name == IMAGES and image is not None:
+            inputs.append(torch.zeros(2, image.channels, image.height, image.width))
+            axes.append({0: batch})
+        else:
+            inputs.append(torch.full((2, min(16, longest)), int(name == MASK), dtype=torch.int64))
+            axes.append({0: batch, 1: torch.export.Dim("sequence", min=1, max=longest)})
+    return tuple(inputs), tuple(axes)
 
 
 def inputs_of(feed: Mapping[str, NDArray[Any]], names: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -20,6 +53,6 @@ def inputs_of(feed: Mapping[str, NDArray[Any]], names: Sequence[str]) -> dict[st
     if missing:
         raise ExportError(
             f"the model needs input {', '.join(map(repr, missing))}, the feed has "
-            f"{', '.join(sorted(feed)) or 'nothing'}; tokenise with the artifact's own tokenizer"
+            f"{', '.join(sorted(feed)) or 'nothing'}; make inputs with the artifact's own tokenizer or image processor"
         )
     return {name: feed[name] for name in names}

@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.architectures import longest_input
 from compress.errors import ExportError
 from compress.export.attention import PaddingMask, fused_attention
+from compress.export.feed import MASK, traced
 from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 OPSET = 20
 Outputs = Callable[[nn.Module, dict[str, Tensor]], tuple[Tensor, ...]]
-MASK_INPUT = "attention_mask"
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class _Exported(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         named = dict(zip(self._input_names, inputs, strict=True))
-        mask = named.get(MASK_INPUT)
+        mask = named.get(MASK)
         self._mask.value = None if mask is None else mask.to(torch.int32)
         return self._outputs(self.model, named)
 
@@ -99,7 +98,7 @@ def export_onnx(
         model: transformers model of a supported family, float32. It is the same again when this returns.
         path: file to write.
         input_names: inputs of the model and of the file, in order: ``input_ids``, ``attention_mask``, and
-            ``token_type_ids`` where the tokenizer gives them; all int64 [batch, sequence].
+            ``token_type_ids`` where the tokenizer gives them; or ``pixel_values``. See ``feed.traced``.
         output_names: of the file's outputs.
         outputs: the task's, from the model and its inputs by name to as many tensors; None takes the fields of these
             names from the model's output.
@@ -149,11 +148,7 @@ def report_of(path: str | Path) -> ExportReport:
 
 def _trace(model: Any, input_names: tuple[str, ...], output_names: tuple[str, ...], outputs: Outputs) -> Any:
     """The exporter's ``ModelProto`` of a model; parameters are called ``model.<name>``."""
-    # Above 1, different, and at most the model's length: the tracer takes a size of 1 or two equal sizes for constants.
-    longest = longest_input(model.config) or 512
-    inputs = tuple(torch.zeros(2, min(16, longest), dtype=torch.int64) for _ in input_names)
-    inputs = tuple(i + (name == MASK_INPUT) for i, name in zip(inputs, input_names, strict=True))
-    axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("sequence", min=1, max=longest)}
+    inputs, axes = traced(input_names, model.config)
     training = model.training
     try:
         with fused_attention(model) as mask, _quiet(), torch.no_grad():
@@ -163,7 +158,7 @@ def _trace(model: Any, input_names: tuple[str, ...], output_names: tuple[str, ..
                 input_names=list(input_names),
                 output_names=list(output_names),
                 opset_version=OPSET,
-                dynamic_shapes=(tuple(axes for _ in inputs),),
+                dynamic_shapes=(axes,),
                 dynamo=True,
                 verbose=False,
             )

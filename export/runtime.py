@@ -36,8 +36,8 @@ class Session(Protocol):
         """Output of the model for one batch; several outputs of one shape are stacked along a last axis.
 
         Args:
-            feed: arrays by input name, [batch, sequence] integers each; names the graph lacks are ignored, so one feed
-                serves a dense model and a pruned one.
+            feed: arrays by input name, integers [batch, sequence] or images; names the graph lacks are ignored, so one
+                feed serves a dense model and a pruned one.
 
         Raises:
             ExportError: an input of the graph is missing from the feed, or the runtime failed.

@@ -81,10 +81,20 @@ TINY_SIZES: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0),
     },
 }
+# Two by two patches.
+_IMAGES = {"image_size": 16, "patch_size": 8}
+TINY_SIZES |= {
+    "vit": {**_SIZES, **_IMAGES},
+    # transformers has two classes for it.
+    "deit": {**_SIZES, **_IMAGES, "architectures": ["DeiTForImageClassification"]},
+}
+OF_IMAGES = ("deit", "vit")
 # Written like BERT, module by module: what takes long is tried on them in the slow tests.
-ALIKE = ("camembert", "electra", "roberta", "xlm-roberta")
+ALIKE = ("camembert", "deit", "electra", "roberta", "xlm-roberta")
+# Those that read texts.
 EVERY_FAMILY = [
-    pytest.param(family, marks=pytest.mark.slow) if family in ALIKE else family for family in sorted(TINY_SIZES)
+    pytest.param(family, marks=pytest.mark.slow) if family in ALIKE else family
+    for family in sorted(set(TINY_SIZES) - set(OF_IMAGES))
 ]
 MakeCheckpoint = Callable[..., Path]
 
@@ -144,18 +154,19 @@ def tokenizer() -> PreTrainedTokenizerBase:
 def random_model(family: str, vocabulary: int = 200, seed: int = 0, **config: Any) -> PreTrainedModel:
     """A small classifier with random weights *and* random biases and norms: fresh models have zeros there."""
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
 
     names = {0: "negative", 1: "positive"}
+    texts = {} if family in OF_IMAGES else {"vocab_size": vocabulary, "max_position_embeddings": 40}
     options = {
-        "vocab_size": vocabulary,
-        "max_position_embeddings": 40,
+        **texts,
         **TINY_SIZES[family],
         "id2label": names,
         "label2id": {name: number for number, name in names.items()},
         **config,
     }
-    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **options))
+    kind = AutoModelForImageClassification if family in OF_IMAGES else AutoModelForSequenceClassification
+    model = kind.from_config(AutoConfig.for_model(family, **options))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -163,6 +174,12 @@ def random_model(family: str, vocabulary: int = 200, seed: int = 0, **config: An
             norm_scale = "norm" in name.lower() and name.endswith("weight")
             parameter.copy_(1 + 0.1 * noise if norm_scale else 0.2 * noise)
     return model.eval()
+
+
+def write_image_processor(directory: Path, size: int) -> None:
+    """The file of an image processor: its class has other names where torchvision is not installed."""
+    settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": size, "width": size}}
+    (directory / "preprocessor_config.json").write_text(json.dumps(settings))
 
 
 @pytest.fixture(scope="session")
@@ -174,7 +191,10 @@ def make_checkpoint(
     def make(family: str = "bert", seed: int = 0, **config: Any) -> Path:
         directory = tmp_path_factory.mktemp("models") / f"tiny-{family}"
         random_model(family, len(tokenizer), seed, **config).save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
+        if family in OF_IMAGES:
+            write_image_processor(directory, 16)
+        else:
+            tokenizer.save_pretrained(directory)
         return directory
 
     return make

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from conftest import OF_IMAGES
 from hypothesis import strategies as st
 
 from compress.architectures import Encoder
@@ -56,8 +57,10 @@ def gated_to(encoder: Encoder, structure: Structure) -> Iterator[None]:
 
 
 def padded_inputs(family: str, batch: int = 3, length: int = 9, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Token ids and masks [batch, length], every row but the first with padding of another length."""
+    """Token ids and masks [batch, length], every row but the first with padding of another length; or images."""
     generator = torch.Generator().manual_seed(seed)
+    if family in OF_IMAGES:
+        return {"pixel_values": torch.randn(batch, 3, 16, 16, generator=generator)}
     ids = torch.randint(5, 200, (batch, length), generator=generator)
     mask = torch.ones_like(ids)
     for row in range(1, batch):

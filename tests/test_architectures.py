@@ -11,11 +11,20 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY_SIZES, random_model
+from conftest import OF_IMAGES, TINY_SIZES, random_model
 from structures import first_units, padded_inputs
 
-from compress import architectures
-from compress.architectures import FAMILIES, encoder_of, family_of, longest_input, register, shape_of
+from compress import families
+from compress.architectures import (
+    FAMILIES,
+    ImageInput,
+    encoder_of,
+    family_of,
+    image_input,
+    longest_input,
+    register,
+    shape_of,
+)
 from compress.effort import EFFORT
 from compress.errors import ModelError
 from compress.plan import Widths
@@ -58,7 +67,7 @@ def test_convolutions_between_layers_are_refused() -> None:
         shape_of(config)
 
 
-@pytest.mark.parametrize("family", sorted(TINY_SIZES))
+@pytest.mark.parametrize("family", sorted(set(TINY_SIZES) - set(OF_IMAGES)))
 def test_longest_input_is_read_and_one_more_is_not(family: str) -> None:
     model = random_model(family)
     longest = longest_input(model.config)
@@ -68,6 +77,13 @@ def test_longest_input_is_read_and_one_more_is_not(family: str) -> None:
         if family not in ("deberta-v2", "modernbert"):  # relative positions: only the configuration says where they end
             with pytest.raises((IndexError, RuntimeError)):
                 model(**padded_inputs(family, batch=1, length=longest + 1))
+
+
+def test_what_a_model_of_images_reads() -> None:
+    real: Any = SimpleNamespace(model_type="deit", image_size=(224, 192), patch_size=16, num_channels=3)
+    assert image_input(real) == ImageInput(channels=3, height=224, width=192, positions=14 * 12 + 2)
+    assert longest_input(real) == 14 * 12 + 2
+    assert image_input(random_model("bert").config) is None
 
 
 def test_length_of_a_real_configuration() -> None:
@@ -86,7 +102,7 @@ def test_position_bias_goes_with_its_heads() -> None:
 
 
 def test_registering(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(architectures, "FAMILIES", dict(FAMILIES))
+    monkeypatch.setattr(families, "FAMILIES", dict(FAMILIES))
     bert = FAMILIES["bert"]
     with pytest.raises(ModelError, match="there is a family 'bert' already"):
         register(bert)

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ALIKE, TINY_SIZES, random_model
+from conftest import ALIKE, OF_IMAGES, TINY_SIZES, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structures import first_units, padded_inputs
@@ -164,7 +164,8 @@ def test_the_argument_is_not_changed(dense: dict[str, Dense], family: str) -> No
     proto = dense[family].proto
     before = proto.SerializeToString(deterministic=True)
     graph.narrow(proto, dense[family].encoder, Widths((1, 0, 2), (3, 0, 4)))
-    graph.trim_vocabulary(proto, 50)
+    if family not in OF_IMAGES:
+        graph.trim_vocabulary(proto, 50)
     graph.tidy(proto)
     assert proto.SerializeToString(deterministic=True) == before
 
@@ -175,7 +176,7 @@ def test_tidy_is_idempotent(dense: dict[str, Dense], family: str) -> None:
     assert graph.tidy(proto) == proto
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(OF_IMAGES)))
 def test_trimmed_vocabulary_computes_the_same(dense: dict[str, Dense], family: str) -> None:
     proto, inputs = dense[family].proto, padded_inputs(family)
     inputs["input_ids"] = inputs["input_ids"] % 50

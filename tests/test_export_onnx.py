@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ALIKE, TINY_SIZES, random_model
+from conftest import ALIKE, OF_IMAGES, TINY_SIZES, random_model
 from structures import first_units, padded_inputs
 
 from compress.architectures import encoder_of, family_of, shape_of
@@ -65,7 +65,9 @@ def test_inputs_output_and_dynamic_axes(exported: tuple[str, Any, Path, ExportRe
         for value in [*graph.input, *graph.output]
     }
     names = list(padded_inputs(family))
-    assert axes == {**{name: ["batch", "sequence"] for name in names}, "logits": ["batch", 2]}
+    image = {"pixel_values": ["batch", 3, 16, 16]}
+    inputs = image if family in OF_IMAGES else {name: ["batch", "sequence"] for name in names}
+    assert axes == {**inputs, "logits": ["batch", 2]}
     assert list(open_session(path, CPU).input_names) == names
 
 
@@ -109,7 +111,7 @@ def test_parameters_keep_their_names_and_nothing_tells_of_the_machine(
         unused |= {name for name in parameters if "norm" in name}
     buffers = {name for name, _ in model.named_buffers()}
     assert parameters - emptied - unused <= {name for name in weights if "." in name} <= parameters | buffers
-    if family not in ("deberta-v2", "modernbert", "mpnet"):
+    if family not in ("deberta-v2", "modernbert", "mpnet", *OF_IMAGES):
         assert len(weights) == len(list(model.parameters()))
 
 

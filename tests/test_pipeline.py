@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_SIZES, MakeCheckpoint
+from conftest import OF_IMAGES, TINY_SIZES, MakeCheckpoint
 from structures import undecided, with_outliers
 
 from compress import cli, measuring, pipeline
@@ -103,7 +103,8 @@ RUNS = [
     *((family, "full") for family in ("bert", "deberta-v2", "distilbert", "modernbert", "mpnet")),
     ("bert", "kwon"),
 ]
-SLOW_RUNS = [(family, "full") for family in sorted(TINY_SIZES) if (family, "full") not in RUNS]
+# Models of images run in test_tasks_pictures.py.
+SLOW_RUNS = [(family, "full") for family in sorted(set(TINY_SIZES) - set(OF_IMAGES)) if (family, "full") not in RUNS]
 
 
 @pytest.mark.parametrize(

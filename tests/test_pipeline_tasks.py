@@ -31,6 +31,12 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         for words in WORDS
     ],
 }
+WRONG: dict[str, list[dict[str, Any]]] = {
+    "unknown tags": [{"tokens": words, "tags": ["B-drink"] * len(words)} for words in WORDS],
+    "answers outside": [
+        {**row, "answers": {"text": ["food"], "answer_start": [9000]}} for row in ROWS["question-answering"]
+    ],
+}
 LABELS = {"label", "score", "tags", "answers"}
 METRICS = {
     "text-classification": ("accuracy", "fidelity"),
@@ -62,6 +68,8 @@ def checkpoints(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dic
 
     made = {}
     for name, task in TASKS.items():
+        if task.processor != "tokenizer":
+            continue  # test_tasks_pictures.py
         names = HEADS.get(name, ["a", "b"])
         label2id = {label: number for number, label in enumerate(names)}
         options = {"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": label2id}
@@ -123,6 +131,13 @@ def test_what_the_file_gives_is_an_option(checkpoints: dict[str, Path], tmp_path
         ("token-classification", "token-classification", "text-classification", "not the pair premise and hypothesis"),
         ("question-answering", "question-answering", "text-regression", "cannot tell question and context apart"),
         ("text-regression", "text-regression", "text-classification", "which is no number"),
+        (
+            "token-classification",
+            "token-classification",
+            "unknown tags",
+            "labels that the model does not know: 'B-drink'",
+        ),
+        ("question-answering", "question-answering", "answers outside", "answer 'food' is not at character 9000"),
         ("sentence-similarity", "sentence-similariti", "sentence-similarity", "Did you mean 'sentence-similarity'"),
     ],
 )
@@ -130,7 +145,7 @@ def test_wrong_input_says_what_is_wrong(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
     model: str, task: str, rows: str, message: str,
 ) -> None:  # fmt: skip
-    data = write_rows(tmp_path / "rows.jsonl", ROWS[rows])
+    data = write_rows(tmp_path / "rows.jsonl", {**ROWS, **WRONG}[rows])
     options = ["--data", str(data), "--task", task, "--macs", "0.5", "--output", str(tmp_path / "out")]
     assert cli.main(["run", str(checkpoints[model]), "--seq-len", "24", *options]) == 3
     assert message in capsys.readouterr().err

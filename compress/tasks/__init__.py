@@ -12,12 +12,14 @@ from compress.errors import ConfigError, ModelError, did_you_mean
 from compress.tasks.answering import QuestionAnswering
 from compress.tasks.base import Measured, Task, outputs_of
 from compress.tasks.classification import TextClassification
+from compress.tasks.pictures import ImageClassification
 from compress.tasks.regression import TextRegression
 from compress.tasks.similarity import SentenceSimilarity
 from compress.tasks.tagging import TokenClassification
 
 __all__ = [
     "TASKS",
+    "ImageClassification",
     "Measured",
     "QuestionAnswering",
     "SentenceSimilarity",
@@ -37,6 +39,7 @@ TASKS: dict[str, Task] = {
         TokenClassification(),
         QuestionAnswering(),
         SentenceSimilarity(),
+        ImageClassification(),
     )
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,7 @@ class Task(ABC):
         head_suffixes: endings of the class names in a checkpoint's ``architectures`` that have this head.
         output_names: of the exported file; what several of them hold is stacked along a last axis in ``forward``.
         unread_weights: beginnings of the names of weights that this task does not read: they may be missing.
+        processor: what turns rows into inputs: the checkpoint's ``tokenizer``, or its processor of images (``image``).
         fill: value of outputs at positions that an example does not have, where outputs are as long as the batch.
         sliced_by: what ``slices`` are.
     """
@@ -84,6 +85,7 @@ class Task(ABC):
     unread_weights: ClassVar[tuple[str, ...]] = ()
     fill: ClassVar[float] = 0.0
     sliced_by: ClassVar[str] = "class"
+    processor: ClassVar[Literal["tokenizer", "image"]] = "tokenizer"
 
     @abstractmethod
     def check_config(self, config: Any) -> None:
@@ -151,6 +153,16 @@ class Task(ABC):
     def no_examples(self, tokenizer: Any, config: Any) -> Encoded:
         """No examples, but the inputs that examples would have."""
         return encode_texts([["a"]], tokenizer, 8, config).select([])
+
+    def made_up(self, config: Any, names: tuple[str, ...], length: int, count: int) -> Encoded:
+        """So many examples of a length that mean nothing, with inputs of these names: for timing without data."""
+        ids = np.random.default_rng(0).integers(0, config.vocab_size, size=(count, length))
+        rows = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        return Encoded(
+            features={name: list(rows.get(name, np.zeros_like(ids))) for name in names},
+            labels=None,
+            padding=dict.fromkeys(names, 0),
+        )
 
     @abstractmethod
     def forward(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:

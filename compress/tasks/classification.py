@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,18 +36,18 @@ class TextClassification(Task):
     name = "text-classification"
     metric_name = "accuracy"
     auto_class_name = "AutoModelForSequenceClassification"
-    head_suffixes = ("ForSequenceClassification",)
+    head_suffixes: ClassVar[tuple[str, ...]] = ("ForSequenceClassification",)
 
     def check_config(self, config: Any) -> None:
         kind = getattr(config, "problem_type", None)
         if kind == "multi_label_classification":
             raise ModelError(
-                "this checkpoint gives several labels to one text (problem_type multi_label_classification); "
+                "this checkpoint gives several labels to one example (problem_type multi_label_classification); "
                 f"{self.name} is for one label of several"
             )
         if kind == "regression" or config.num_labels < 2:
             raise ModelError(
-                f"this checkpoint's head gives {config.num_labels} number(s) per text (regression), no classes; "
+                f"this checkpoint's head gives {config.num_labels} number(s) per example (regression), no classes; "
                 f"{self.name} needs at least two"
             )
 
@@ -70,7 +70,7 @@ class TextClassification(Task):
         )
 
     def encode(self, dataset: Dataset, tokenizer: Any, columns: Columns, seq_len: int, config: Any) -> Encoded:
-        labels = _labels(dataset, columns.label, columns.label_ids) if columns.label is not None else None
+        labels = numbers_of(dataset, columns.label, columns.label_ids) if columns.label is not None else None
         texts = [read_texts(dataset, name) for name in columns.text]
         return encode_texts(texts, tokenizer, seq_len, config, labels)
 
@@ -118,7 +118,12 @@ class TextClassification(Task):
         ]
 
 
-def _labels(dataset: Dataset, column: str, numbers: Mapping[str, int]) -> NDArray[np.int64]:
+def numbers_of(dataset: Dataset, column: str, numbers: Mapping[str, int]) -> NDArray[np.int64]:
+    """The labels of a column as the model's numbers, [rows].
+
+    Raises:
+        DataError: a label has no number.
+    """
     values = [label_text(value) for value in read_column(dataset, column)]
     unknown = next((value for value in values if value not in numbers), None)
     if unknown is not None:
