@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-EXTRAS := cpu,plot,demo,dev
+EXTRAS := cpu,plot,train,demo,dev
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint clean

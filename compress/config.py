@@ -28,7 +28,7 @@ DEFAULT: Origin = "default"
 TARGET: Origin = "target"
 
 # Values that name something on disk or on a hub; read relative to the file that has them.
-_PLACES = ("model", "data", "eval_data", "target", "profile", "output")
+_PLACES = ("model", "data", "eval_data", "target", "profile", "fine_prune", "teacher", "checkpoints", "output")
 
 
 def _text_of_path(value: object) -> object:
@@ -62,6 +62,9 @@ class RunConfig(BaseModel):
         task: None means guessed from the checkpoint.
         latency_ms, speedup, macs: the budget; at most one is given, none only where a stage needs none.
         profile: None means the target is measured.
+        fine_prune: recipe; None trains nothing.
+        teacher: None means the model itself.
+        checkpoints: None keeps none.
         output: where the artifact goes; ``artifacts/<model>-<target>-<budget>`` unless given.
     """
 
@@ -88,6 +91,10 @@ class RunConfig(BaseModel):
     label_column: str | None = None
     embedding: Literal["normalized", "pooled", "tokens"] | None = None
     profile: Annotated[Path | None, Field(strict=False)] = None
+    fine_prune: Annotated[str | None, BeforeValidator(_text_of_path)] = None
+    teacher: Place | None = None
+    checkpoints: Place | None = None
+    checkpoint_minutes: float = Field(default=5.0, gt=0, allow_inf_nan=False)
     effort: Literal["fast", "standard", "thorough"] = "standard"
     search_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -280,6 +287,7 @@ def commented_toml(values: Mapping[str, Any]) -> str:
                 "embedding": "normalized",
                 "search_seconds": 60.0,
                 "size_mb": 50.0,
+                "fine_prune": "quick",
             }
             fallback = examples.get(name, "...")
             shown = fallback if default is None or info.is_required() else default
@@ -353,9 +361,9 @@ def _place(name: str, value: Any, base: Path) -> Any:
     if path.is_absolute():
         return str(path)
     here = base.resolve() == Path.cwd()
-    if name in ("profile", "output"):
+    if name in ("profile", "checkpoints", "output"):
         local = True
-    elif name == "target":
+    elif name in ("target", "fine_prune"):
         local = path.suffix == ".toml" or value.startswith(".")
     else:
         # "org/name" may be a hub name or a directory: what exists on disk, or is written as a path, is a path.

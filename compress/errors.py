@@ -50,6 +50,10 @@ class ArtifactError(CompressError):
     """The output directory is not usable, or a directory given as artifact is none."""
 
 
+class TrainingError(CompressError):
+    """Fine-pruning cannot go on: the loss diverges, or a part that it needs is not installed."""
+
+
 class BudgetUnreachable(CompressError):
     """No structure meets the budget. The message names the least that can be reached."""
 

@@ -117,6 +117,23 @@ def deployed(config: RunConfig, loaded: Loaded) -> RunConfig:
     return config.model_copy(update={"seq_len": positions})
 
 
+def load_training(config: RunConfig, loaded: Loaded, most: int | None, seq_len: int | None) -> Encoded:
+    """The examples that may be trained on: all that calibration was drawn from.
+
+    Args:
+        config: resolved options.
+        loaded: checkpoint and task.
+        most: examples at most, drawn at random; None for all.
+        seq_len: tokens per example; None for the deployment's.
+
+    Raises:
+        DataError: as ``load``.
+    """
+    rows, _, _ = train_and_validation(config.calibration_data, config.eval_data, config.seed)
+    cut = config if seq_len is None else config.model_copy(update={"seq_len": seq_len})
+    return _encode(cut, loaded.checkpoint, rows, most, None)
+
+
 def train_and_validation(
     data: str, eval_data: str | None, seed: int, evaluation: bool = True
 ) -> tuple[Dataset, Dataset | None, str]:

@@ -32,6 +32,10 @@ HELP: dict[str, str] = {
     "embedding": "What the exported file of a sentence encoder gives: normalized or pooled embeddings, or tokens (the "
     "last hidden state); without it, what the checkpoint's own notes say.",
     "profile": "Profile made by `compress profile`, to use instead of measuring.",
+    "fine_prune": "Train what the search found, by a recipe: quick, standard, thorough, or a TOML file of your own.",
+    "teacher": "Checkpoint that fine-pruning distils from, with the same labels and tokenizer; without it, the model.",
+    "checkpoints": "Directory for checkpoints of fine-pruning; the same command goes on from the last one there.",
+    "checkpoint_minutes": "Minutes between checkpoints of fine-pruning.",
     "effort": "How long to measure, search and reconstruct: fast, standard or thorough.",
     "search_seconds": "Try out structures for so long; without it, as many as the effort says (reproducibly), 0 none.",
     "seed": "Seed of every random choice.",
@@ -46,6 +50,7 @@ DEFAULTS: dict[str, str | int | float] = {
     "int8_drop": 0.01,
     "method": "full",
     "samples": 2048,
+    "checkpoint_minutes": 5.0,
     "effort": "standard",
     "seed": 0,
 }

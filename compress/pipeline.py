@@ -19,6 +19,7 @@ from compress.candidates import Finished, Proposal, account, best, place
 from compress.config import RunConfig, make_config
 from compress.errors import ArtifactError
 from compress.export.runtime import refuse_absent
+from compress.fineprune.stage import fine_prune, prepare
 from compress.finishing import finish_promising
 from compress.loading import Loaded, deployed, load, load_model
 from compress.manifest import read_manifest
@@ -101,6 +102,7 @@ def run(
         with stages.stage("load"):
             loaded = load(config, stages)
             config = deployed(config, loaded)
+            training = prepare(config, loaded, stages)
         # The dense model, exported as the compressed one will be: baseline and pattern of every structure to time.
         with stages.stage("export dense"):
             device = open_device(config, loaded, scratch, stages)
@@ -119,6 +121,9 @@ def run(
             chosen = best(finished)
             rows, why_chosen = account(proposals, finished, chosen, set_aside)
             stages.info(why_chosen)
+            # Train it, if that was asked for, and measure it again.
+            if training is not None:
+                chosen = fine_prune(config, loaded, training, chosen, device, output, stages)
             validation = {**chosen.measured, "candidates": rows, "chosen_because": why_chosen}
             curve = trade_off(config, loaded, chosen.proposal.weighed, chosen.proposal.measured_with)
             place(chosen.exported, output)

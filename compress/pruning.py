@@ -15,6 +15,7 @@ from compress.stages import Stages
 
 if TYPE_CHECKING:
     from compress.data import Encoded
+    from compress.fineprune.stage import FinePruned
     from compress.reconstruct import Reconstructed
     from compress.tuning import Tuned
 
@@ -26,10 +27,12 @@ class Repairs:
     Attributes:
         sublayers: what became of every sublayer; empty where nothing was reconstructed.
         joint: what joint reconstruction did; None where there was none.
+        fine_pruned: what fine-pruning did; None where there was none.
     """
 
     sublayers: tuple[Reconstructed, ...] = ()
     joint: Tuned | None = None
+    fine_pruned: FinePruned | None = None
 
 
 def prune(config: RunConfig, loaded: Loaded, plan: Plan, stages: Stages) -> tuple[Any, Repairs]:

@@ -53,7 +53,7 @@ class Tuned:
     accepted: bool
 
 
-class _Hidden:
+class HiddenStates:
     """Catches the output of every encoder layer in each forward pass."""
 
     def __init__(self, encoder: Encoder) -> None:
@@ -71,6 +71,28 @@ class _Hidden:
     def close(self) -> None:
         for handle in self._handles:
             handle.remove()
+
+
+def hidden_distance(taught: list[Tensor], own: list[Tensor], real: Tensor, read: Tensor | None) -> Tensor:
+    """Squared error of hidden states at real tokens, relative to their variance.
+
+    Args:
+        taught, own: states of the teacher and of the student, [batch, sequence, hidden] per layer.
+        real: real tokens, bool [batch, sequence].
+        read: positions of the last hidden state that count; None for all.
+    """
+    total = own[0].new_zeros(())
+    for number, (target, state) in enumerate(zip(taught, own, strict=True)):
+        last = number == len(own) - 1
+        wanted = real
+        if last and read is not None:
+            wanted = torch.zeros_like(real)
+            wanted[:, read] = real[:, read]
+        target = target[wanted]
+        error = (state[wanted] - target).square().mean() / target.var(0, correction=0).mean().clamp_min(1e-6)
+        # The last layer counts as much as all before it together: it is what the head reads.
+        total = total + error / (1 if last else max(1, len(own) - 1))
+    return total
 
 
 def _endless(data: Encoded, indices: NDArray[np.int64], generator: np.random.Generator) -> Iterator[Batch]:
@@ -103,7 +125,7 @@ def _held_out(examples: int) -> int:
     return max(1, int(HELD_OUT * examples))
 
 
-def _parameters(model: nn.Module) -> list[nn.Parameter]:
+def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Everything but embeddings: a few thousand texts do not show most tokens."""
     frozen = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     return [p for p in model.parameters() if id(p) not in frozen]
@@ -142,7 +164,7 @@ def tune(
     held, train = np.split(generator.permutation(len(data)), [_held_out(len(data))])
     held_data = data.select(np.sort(held))
     before = divergence(dense.model, student.model, task, held_data)
-    parameters = _parameters(student.model)
+    parameters = trained_parameters(student.model)
     start = [p.detach().clone() for p in parameters]
     _train(dense, student, task, data, train, parameters, steps, generator, progress)
     after = divergence(dense.model, student.model, task, held_data)
@@ -200,25 +222,15 @@ class _Loss:
 
     def __init__(self, dense: Encoder, student: Encoder, task: Task, read: Tensor | None) -> None:
         self._dense, self._student, self._task, self._read = dense.model, student.model, task, read
-        self._taught, self._own = _Hidden(dense), _Hidden(student)
+        self._taught, self._own = HiddenStates(dense), HiddenStates(student)
 
     def __call__(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             reference = self._task.forward(self._dense, batch.inputs)
         outputs = self._task.forward(self._student, batch.inputs)
         loss = self._task.divergence(outputs, reference).mean()
-        real = batch.mask
-        pairs = list(zip(self._taught.take(), self._own.take(), strict=True))
-        for number, (taught, own) in enumerate(pairs):
-            last = number == len(pairs) - 1
-            wanted = real
-            if last and self._read is not None:
-                wanted = torch.zeros_like(real)
-                wanted[:, self._read] = real[:, self._read]
-            target = taught[wanted]
-            error = (own[wanted] - target).square().mean() / target.var(0, correction=0).mean().clamp_min(1e-6)
-            # The last layer counts as much as all before it together: it is what the head reads.
-            loss = loss + HIDDEN_WEIGHT * error / (1 if last else max(1, len(pairs) - 1))
+        hidden = hidden_distance(self._taught.take(), self._own.take(), batch.mask, self._read)
+        loss = loss + HIDDEN_WEIGHT * hidden
         return loss
 
     def close(self) -> None:

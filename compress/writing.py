@@ -199,6 +199,13 @@ def card(config: RunConfig, plan: Plan, validation: Mapping[str, Any] | None) ->
             f"({validation['reason']}).",
             "",
         ]
+    if validation is not None and (trained := validation.get("fine_pruned")):
+        lines += [
+            f"Fine-pruned by the recipe `{trained['recipe']}`: {trained['before']['name']} "
+            f"{trained['before']['compressed']:.4f} before it, {validation['metric']['compressed']:.4f} after it "
+            "(`training.csv` has the curves).",
+            "",
+        ]
     kept = () if validation is None else validation["deployment"]["engine"]["left_out"]
     if kept:
         lines += [f"Kept in fp32: {', '.join(f'`{name}`' for name in kept)}.", ""]

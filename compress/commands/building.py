@@ -20,6 +20,7 @@ from compress.commands.common import (
     SEARCH,
     SEED,
     SEVERAL_DEPLOYMENTS,
+    TRAINING,
     print_json,
     resolve_config,
     shown,
@@ -31,7 +32,7 @@ from compress.options import CONFIG_FILE
 
 
 @click.command(short_help="Compress a model to a budget.")
-@with_options(MODEL, DATA, BUDGET, DEPLOYMENT, SEARCH, EFFORT, SEED, OUTPUT, CONFIG)
+@with_options(MODEL, DATA, BUDGET, DEPLOYMENT, SEARCH, TRAINING, EFFORT, SEED, OUTPUT, CONFIG)
 @RESUME
 @click.option(
     "--dry-run",
@@ -72,7 +73,7 @@ def run(config_file: str | None, resume: bool, dry_run: bool, as_json: bool, **v
 
 
 @click.command(short_help="Write a commented compress.toml.")
-@with_options(MODEL, DATA, BUDGET, DEPLOYMENT, SEARCH, EFFORT, SEED)
+@with_options(MODEL, DATA, BUDGET, DEPLOYMENT, SEARCH, TRAINING, EFFORT, SEED)
 @click.option("--config", "config_file", metavar="FILE", default=CONFIG_FILE, help="File to write.", show_default=True)
 def init(config_file: str, as_json: bool, **values: Any) -> None:
     """Write a commented compress.toml; options given here are set in it.

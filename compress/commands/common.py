@@ -85,6 +85,12 @@ SEARCH = [
     shown("search_seconds", type=float, metavar="S"),
     shown("profile", metavar="FILE"),
 ]
+TRAINING = [
+    shown("fine_prune", metavar="RECIPE"),
+    shown("teacher", metavar="MODEL"),
+    shown("checkpoints", metavar="DIR"),
+    shown("checkpoint_minutes", type=float, metavar="M"),
+]
 EFFORT = [shown("effort", type=click.Choice(EFFORTS))]
 SEED = [shown("seed", type=int, metavar="N")]
 OUTPUT = [shown("output", metavar="DIR")]

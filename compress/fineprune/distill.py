@@ -1,0 +1,95 @@
+"""Losses of a training step: labels, and a teacher's outputs and hidden states. The teacher never gets a gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from compress.architectures import Encoder
+from compress.data import Batch
+from compress.fineprune.recipe import Distilling
+from compress.tasks import Task
+from compress.tuning import HiddenStates, hidden_distance
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Means over a batch.
+
+    Attributes:
+        outputs: labels and divergence from the teacher, weighted: what scores learn from.
+        hidden: distance of the hidden states, weighted; None where there is none.
+        labels, divergence: the unweighted parts, for the log; None where they are not computed.
+    """
+
+    outputs: Tensor
+    hidden: Tensor | None
+    labels: float | None
+    divergence: float | None
+
+    @property
+    def total(self) -> Tensor:
+        """What weights learn from."""
+        return self.outputs if self.hidden is None else self.outputs + self.hidden
+
+
+class Teaching:
+    """Computes the losses of batches.
+
+    Args:
+        recipe: weights of the parts, temperature.
+        task: gives outputs, loss and divergence.
+        student: whose hidden states are compared.
+        teacher: None where nothing is distilled.
+        read: positions of the last hidden state that the head reads; None for all.
+    """
+
+    def __init__(
+        self, recipe: Distilling, task: Task, student: Encoder, teacher: Encoder | None, read: Tensor | None = None
+    ) -> None:
+        self._recipe, self._task, self._teacher, self._read = recipe, task, teacher, read
+        self._hidden = recipe.hidden > 0 and teacher is not None and comparable(student, teacher)
+        self._taught = HiddenStates(teacher) if self._hidden and teacher is not None else None
+        self._own = HiddenStates(student) if self._hidden else None
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Losses:
+        """Losses of a batch, ``model`` being the student as it is to be called (wrapped, gated)."""
+        recipe, task = self._recipe, self._task
+        reference = None
+        if self._teacher is not None:
+            with torch.no_grad():
+                reference = task.forward(self._teacher.model, batch.inputs).float()
+        outputs = task.forward(model, batch.inputs).float()
+        labelled = None if batch.labels is None else task.loss(outputs, batch.labels).mean()
+        divergence = None
+        if reference is not None:
+            # Squared, so that gradients keep their size whatever the temperature (Hinton et al. 2015).
+            t = recipe.temperature
+            divergence = t * t * task.divergence(outputs / t, reference / t).mean()
+        weight = 0.0 if divergence is None else 1.0 if labelled is None else recipe.weight
+        parts = [(1 - weight, labelled), (weight, divergence)]
+        total = sum((share * part for share, part in parts if part is not None and share), outputs.new_zeros(()))
+        return Losses(
+            outputs=total,
+            hidden=self._distance(batch) if self._hidden else None,
+            labels=None if labelled is None else float(labelled.detach()),
+            divergence=None if divergence is None else float(divergence.detach()),
+        )
+
+    def _distance(self, batch: Batch) -> Tensor:
+        assert self._taught is not None and self._own is not None
+        return self._recipe.hidden * hidden_distance(self._taught.take(), self._own.take(), batch.mask, self._read)
+
+    def close(self) -> None:
+        """Take the hooks off both models."""
+        for states in (self._taught, self._own):
+            if states is not None:
+                states.close()
+
+
+def comparable(student: Encoder, teacher: Encoder) -> bool:
+    """Whether hidden states can be compared layer by layer."""
+    ours, theirs = student.shape, teacher.shape
+    return ours.layers == theirs.layers and ours.hidden_size == theirs.hidden_size

@@ -1,0 +1,123 @@
+"""The structure while it is being found: scores, schedule and projection make the mask of every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compress.architectures import Encoder
+from compress.errors import BudgetUnreachable
+from compress.fineprune.projection import cost_of, dense_cost, masks_of, project
+from compress.fineprune.schedule import Schedule
+from compress.fineprune.scores import Scorer, Units
+from compress.gates import Gates
+from compress.plan import Structure
+from compress.planning import Costs
+
+
+@dataclass(frozen=True)
+class Projected:
+    """One projection: at ``step`` a structure of ``cost`` was chosen for ``budget``; cost <= budget."""
+
+    step: int
+    budget: float
+    cost: float
+
+
+class Masking:
+    """Chooses the mask as the budget falls.
+
+    Args:
+        encoder: the dense model that is trained.
+        scorer: what units are worth.
+        costs: of widths, with the final budget as their limit.
+        schedule: of the budget.
+        every: steps between projections.
+
+    Attributes:
+        structure: chosen last.
+        mask: 1 for its units, [layers, units].
+        history: all projections.
+    """
+
+    def __init__(self, encoder: Encoder, scorer: Scorer, costs: Costs, schedule: Schedule, every: int) -> None:
+        self._encoder, self.scorer, self._costs, self._schedule, self._every = encoder, scorer, costs, schedule, every
+        self._frozen = False
+        self.history: list[Projected] = []
+        self._device = next(encoder.model.parameters()).device
+        self._set(Structure.dense(encoder.shape))
+
+    def budget(self, step: int) -> float:
+        """In force at a step."""
+        return self._schedule.at(step)
+
+    def learning(self, step: int) -> bool:
+        """Whether scores still matter at a step."""
+        return not self._schedule.frozen(step)
+
+    def advance(self, step: int) -> bool:
+        """Project the scores where a projection is due; whether the structure changed."""
+        if self._frozen or (step % self._every and not self._schedule.frozen(step)):
+            return False
+        before = self.structure
+        # The last one is exact: the end is to use the budget, and not to be off by what projecting in a hurry costs.
+        self._frozen = self._schedule.frozen(step)
+        self._set(self.project(self._schedule.at(step), exact=self._frozen))
+        self.history.append(Projected(step, self._schedule.at(step), cost_of(self._costs, self.structure.widths)))
+        return self.structure != before
+
+    def project(self, limit: float, *, costs: Costs | None = None, exact: bool = True) -> Structure:
+        """The structure that the scores choose within a limit; ``costs`` in another unit or corrected, if given."""
+        return project(*self.scorer.importance(), costs or self._costs, limit, exact=exact)
+
+    def gates(self, training: bool) -> Units:
+        """Multipliers of all units; differentiable in the scores where those are trained."""
+        return self.scorer.gates(self.mask, training)
+
+    def penalty(self, step: int) -> Tensor | None:
+        """See ``Scorer.penalty``."""
+        dense = dense_cost(self._costs, self._encoder.shape.layers)
+        return self.scorer.penalty(self.budget(step), self._costs.fixed, dense)
+
+    def restore(self, structure: Structure, step: int) -> None:
+        """Go on with a structure that was in force at a step."""
+        self._set(structure)
+        self._frozen = self._schedule.frozen(step - 1) if step else False
+
+    def _set(self, structure: Structure) -> None:
+        self.structure = structure
+        masks = masks_of(structure, self._encoder.shape)
+        self.mask = Units(*(torch.from_numpy(m).float().to(self._device) for m in masks))
+
+
+def masking_schedule(costs: Costs, layers: int, steps: int, first: float, last: float) -> Schedule:
+    """From the dense model's cost to the budget, in the budget's unit.
+
+    Raises:
+        BudgetUnreachable: the budget is below what is left when every sublayer is removed.
+    """
+    dense = dense_cost(costs, layers)
+    if costs.limit < costs.fixed:
+        raise BudgetUnreachable(
+            f"budget {costs.limit:g} is below {costs.fixed:g}, which remains when every head and filter is removed"
+        )
+    warm, cool = round(first * steps), round(last * steps)
+    if warm + cool >= steps:
+        warm, cool = 0, max(0, min(cool, steps - 1))
+    return Schedule(dense, min(costs.limit, dense), steps, warm, cool)
+
+
+def as_gates(units: Units) -> Gates:
+    """Rows of layers, as the hooks take them; [layers, units] or [layers, batch, units]."""
+    return Gates(heads=tuple(units.heads.unbind(0)), filters=tuple(units.filters.unbind(0)))
+
+
+def fold(encoder: Encoder, gates: Units) -> None:
+    """Multiply gates [layers, units] into the columns of W_o and W_2, in place: then they may be taken off."""
+    size = encoder.shape.head_size
+    with torch.no_grad():
+        for layer, heads, filters in zip(encoder, gates.heads, gates.filters, strict=True):
+            layer.get("attention_output").weight.mul_(heads.repeat_interleave(size))
+            layer.get("ffn_output").weight.mul_(filters)

@@ -1,0 +1,99 @@
+"""From scores to a structure within a budget, by the search of the post-training path."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.plan import EncoderShape, Structure, Widths
+from compress.planning import Costs, Ranking, Rankings, search_full
+from compress.search import rank_losses
+
+# Quanta of the budget and FFN widths of a projection during training: about ten milliseconds at BERT-base's size.
+BUCKETS = 600
+WIDTHS = 33
+
+
+def dense_cost(costs: Costs, layers: int) -> float:
+    """What the unpruned model costs, in the budget's unit: where a schedule begins."""
+    return costs.fixed + layers * float(costs.head_cost[-1] + costs.filter_cost[-1])
+
+
+def cost_of(costs: Costs, widths: Widths) -> float:
+    """What a structure of widths on offer costs, fixed part included."""
+    heads = dict(zip(costs.heads, costs.head_cost, strict=True))
+    filters = dict(zip(costs.filters, costs.filter_cost, strict=True))
+    return costs.fixed + float(sum(heads[n] for n in widths.heads) + sum(filters[n] for n in widths.filters))
+
+
+def unit_costs(costs: Costs) -> tuple[float, float]:
+    """What a head and a filter cost on average."""
+    return float(costs.head_cost[-1]) / costs.heads[-1], float(costs.filter_cost[-1]) / costs.filters[-1]
+
+
+def coarse(costs: Costs) -> Costs:
+    """The same costs with fewer FFN widths on offer, 0 and all among them."""
+    if len(costs.filters) <= WIDTHS:
+        return costs
+    chosen = np.unique(np.linspace(0, len(costs.filters) - 1, WIDTHS).round().astype(np.int64))
+    return replace(
+        costs, filters=tuple(costs.filters[i] for i in chosen), filter_cost=np.asarray(costs.filter_cost)[chosen]
+    )
+
+
+def project(
+    heads: NDArray[np.float64], filters: NDArray[np.float64], costs: Costs, limit: float, *, exact: bool = False
+) -> Structure:
+    """The structure of most importance within a limit.
+
+    Args:
+        heads, filters: importance of every unit, not negative, in one unit, [layers, units].
+        costs: of widths; their own limit is not looked at.
+        limit: on the whole model's cost.
+        exact: search among all widths on offer with all quanta, instead of in milliseconds.
+
+    Raises:
+        BudgetUnreachable: even with every sublayer removed the limit is not met.
+    """
+    rankings = Rankings(
+        heads=tuple(Ranking(*rank_losses(row)) for row in heads),
+        filters=tuple(Ranking(*rank_losses(row)) for row in filters),
+    )
+    offered = replace(costs if exact else coarse(costs), limit=limit)
+    widths, _ = search_full(rankings, offered, buckets=None if exact else BUCKETS)
+    return rankings.structure(widths)
+
+
+def importance_of(rankings: Rankings) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What the search of the post-training path knows, per unit, [layers, units] each.
+
+    A unit's importance is what its sublayer loses more when the unit goes in its turn; the sublayer's coefficient,
+    where whole structures were tried out, is in it. Law: projecting it exactly gives the structure that those rankings
+    give, where their losses are convex.
+    """
+    layers = len(rankings.heads)
+    factors = np.ones((layers, 2)) if rankings.coefficients is None else rankings.coefficients
+    return (
+        np.stack([_marginal(r, factors[i, 0]) for i, r in enumerate(rankings.heads)]),
+        np.stack([_marginal(r, factors[i, 1]) for i, r in enumerate(rankings.filters)]),
+    )
+
+
+def _marginal(ranking: Ranking, factor: float) -> NDArray[np.float64]:
+    steps = np.maximum(ranking.loss[:-1] - ranking.loss[1:], 0.0)
+    # In the order of removal these grow; where noise lets one fall, the order of the units still has to be kept.
+    steps = np.maximum.accumulate(steps[::-1])[::-1]
+    importance = np.empty_like(steps)
+    importance[ranking.order] = factor * steps
+    return importance
+
+
+def masks_of(structure: Structure, shape: EncoderShape) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Masks of a structure, [layers, heads] and [layers, filters]."""
+    masks = np.zeros((shape.layers, shape.heads), dtype=bool), np.zeros((shape.layers, shape.filters), dtype=bool)
+    for mask, layers in zip(masks, (structure.heads, structure.filters), strict=True):
+        for row, units in zip(mask, layers, strict=True):
+            row[list(units)] = True
+    return masks

@@ -1,0 +1,45 @@
+"""The budget as a function of the step: cubic between a constant start and a constant end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A budget that falls with the cube of the time left.
+
+    v(t) = v_f + (v_i - v_f) (1 - (t - t_i) / (T - t_i - t_f))³, v_i before t_i and v_f from T - t_f on. That is what
+    the code published with Sanh et al. 2020 computes; the formula printed in the paper leaves t_i out of the divisor.
+
+    Laws: ``at(0)`` is ``start``, ``at(t)`` is ``end`` exactly from ``steps - last`` on, and it never rises.
+
+    Attributes:
+        start, end: of the budget; ``end`` <= ``start``.
+        steps: T, of the whole phase.
+        first: t_i, steps at the start before it falls.
+        last: t_f, steps at the end of it, constant.
+    """
+
+    start: float
+    end: float
+    steps: int
+    first: int
+    last: int
+
+    def __post_init__(self) -> None:
+        if self.end > self.start or self.first < 0 or self.last < 0 or self.first + self.last >= self.steps:
+            raise ValueError(f"no budget can fall like this: {self}")
+
+    def at(self, step: int) -> float:
+        """The budget in force at a step, 0..steps."""
+        if step < self.first:
+            return self.start
+        if step >= self.steps - self.last:
+            return self.end
+        done = (step - self.first) / (self.steps - self.first - self.last)
+        return self.end + (self.start - self.end) * (1 - done) ** 3
+
+    def frozen(self, step: int) -> bool:
+        """Whether the structure does not change any more at a step."""
+        return step >= self.steps - self.last

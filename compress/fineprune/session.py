@@ -1,0 +1,167 @@
+"""Training of one run: the phases of a recipe on the accelerator, with their checkpoints."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+
+from compress.architectures import Encoder, encoder_of
+from compress.checkpoint import Checkpoint
+from compress.data import Encoded
+from compress.fineprune.distill import Teaching
+from compress.fineprune.masking import Masking, fold, masking_schedule
+from compress.fineprune.projection import masks_of, unit_costs
+from compress.fineprune.recipe import Rates, Recipe
+from compress.fineprune.scores import Units, scorer_of
+from compress.fineprune.state import Checkpoints
+from compress.fineprune.train import Phase, Trainer, steps_of
+from compress.layerwise import positions_read
+from compress.plan import Structure
+from compress.planning import Costs
+from compress.removal import remove
+
+
+class Session:
+    """The phases of a recipe, one after the other.
+
+    Args:
+        dense: the model as it came, and its task.
+        teacher: another model that teaches; None is the dense one.
+        recipe: what is done.
+        train, held: examples to train on and to watch with.
+        seed: of every random choice.
+        checkpoints: directory for them; None keeps none.
+        minutes: between checkpoints.
+        fingerprint: of what the training depends on.
+        tell: given one line now and then.
+
+    Raises:
+        ArtifactError: the directory of checkpoints is not usable, or of another run.
+    """
+
+    def __init__(
+        self,
+        dense: Checkpoint,
+        teacher: Checkpoint | None,
+        recipe: Recipe,
+        train: Encoded,
+        held: Encoded,
+        *,
+        seed: int = 0,
+        checkpoints: Path | None = None,
+        minutes: float = 5.0,
+        fingerprint: str = "",
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._dense, self._recipe, self._train, self._held = dense, recipe, train, held
+        self._seed, self._tell = seed, tell
+        self.accelerator = Accelerator(mixed_precision=recipe.precision)
+        self._teacher = self._placed(teacher or dense) if recipe.taught else None
+        self._checkpoints = None if checkpoints is None else Checkpoints(checkpoints, fingerprint, minutes)
+        self._resume = None if self._checkpoints is None else self._checkpoints.load()
+
+    def _placed(self, teacher: Checkpoint) -> Encoder:
+        device = self.accelerator.device
+        return teacher.encoder if device.type == "cpu" else encoder_of(copy.deepcopy(teacher.model).to(device))
+
+    def resumed_structure(self) -> Structure | None:
+        """The structure of a checkpoint in which it is settled; None where there is none."""
+        if self._resume is None or self._resume[0]["phase"] != "weights":
+            return None
+        heads, filters = self._resume[0]["kept"]
+        return Structure(tuple(map(tuple, heads)), tuple(map(tuple, filters)))
+
+    def find_structure(
+        self, costs: Costs, start: tuple[NDArray[np.float64], NDArray[np.float64]]
+    ) -> tuple[Any, Masking, Phase]:
+        """Train the dense model under gates while the budget falls to the costs' limit.
+
+        Args:
+            costs: of widths.
+            start: what the search knows of every unit, [layers, units] each.
+
+        Returns:
+            The trained model, its masking (with the structure), and what the phase ended with.
+        """
+        rates = self._recipe.structure
+        assert rates is not None
+        model = copy.deepcopy(self._dense.model).to(self.accelerator.device)
+        encoder = encoder_of(model)
+        steps = steps_of(rates, len(self._train))
+        schedule = masking_schedule(costs, encoder.shape.layers, steps, rates.first, rates.last)
+        scorer = scorer_of(rates, encoder, start, unit_costs(costs), self._seed)
+        masking = Masking(encoder, scorer, costs, schedule, rates.project_every)
+        resume = self._resume if self._resume is not None and self._resume[0]["phase"] == "structure" else None
+        with self._trainer("structure", encoder, rates, masking) as trainer:
+            phase = trainer.run(resume)
+        return model, masking, phase
+
+    def carry_out(self, model: Any, masking: Masking, structure: Structure) -> Any:
+        """Take the gates off a trained model and remove what the structure does not keep."""
+        encoder = encoder_of(model)
+        masks = masks_of(structure, encoder.shape)
+        device = self.accelerator.device
+        kept = Units(*(torch.from_numpy(mask).float().to(device) for mask in masks))
+        fold(encoder, masking.scorer.gates(kept, training=False))
+        model.cpu()
+        remove(model, structure)
+        return model
+
+    def train_weights(self, model: Any | None, structure: Structure) -> tuple[Any, Phase]:
+        """Train a pruned model with nothing more removed.
+
+        Args:
+            model: with the structure carried out; None where a checkpoint has its weights.
+            structure: what it keeps.
+        """
+        rates = self._recipe.weights
+        assert rates is not None
+        if model is None:
+            model = copy.deepcopy(self._dense.model)
+            remove(model, structure)
+        model.to(self.accelerator.device)
+        facts = {"kept": [structure.heads, structure.filters]}
+        resume = self._resume if self._resume is not None and self._resume[0]["phase"] == "weights" else None
+        with self._trainer("weights", encoder_of(model), rates, None, facts) as trainer:
+            phase = trainer.run(resume)
+        return model, phase
+
+    @contextmanager
+    def _trainer(
+        self,
+        name: str,
+        encoder: Encoder,
+        rates: Rates,
+        masking: Masking | None,
+        facts: dict[str, Any] | None = None,
+    ) -> Iterator[Trainer]:
+        task, watching = self._dense.task, self._recipe.validation
+        read = positions_read(self._dense.encoder, task, self._train) if self._recipe.distillation.hidden else None
+        teaching = Teaching(self._recipe.distillation, task, encoder, self._teacher, read)
+        try:
+            yield Trainer(
+                self.accelerator,
+                name,
+                encoder,
+                teaching,
+                self._train,
+                self._held,
+                rates,
+                times=watching.times,
+                patience=watching.patience,
+                seed=self._seed,
+                masking=masking,
+                checkpoints=self._checkpoints,
+                facts=facts,
+                tell=self._tell,
+            )
+        finally:
+            teaching.close()

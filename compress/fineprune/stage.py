@@ -1,0 +1,341 @@
+"""The stage of a run: from a finished candidate to a fine-pruned one that is exported and measured again."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from compress.checkpoint import Checkpoint, load_checkpoint
+from compress.config import RunConfig
+from compress.errors import ConfigError, DataError, ModelError, TrainingError
+from compress.fineprune.projection import cost_of, importance_of, masks_of
+from compress.fineprune.recipe import Recipe, load_recipe
+from compress.loading import Loaded, load_training
+from compress.plan import Plan, Structure
+from compress.planning import Costs, describe_plan
+from compress.sensitivity import refusal_of
+
+if TYPE_CHECKING:
+    from compress.candidates import Finished
+    from compress.data import Encoded
+    from compress.fineprune.masking import Masking
+    from compress.fineprune.train import Phase, Row
+    from compress.measuring import Device
+    from compress.profile.latency import Profile
+    from compress.stages import Stages
+
+# Fewer examples cannot be divided into some to train and some to watch with.
+LEAST_EXAMPLES = 64
+LOG = "training.csv"
+# Times that a structure that the scores chose is made narrower where it measures above the budget; what of the budget a
+# structure may use, and what the next one then aims at.
+ROUNDS, MOST_USED, AIM = 3, 0.985, 0.97
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What fine-pruning needs beyond a run, read and checked before anything is computed.
+
+    Attributes:
+        recipe: what is done.
+        teacher: None where the dense model teaches, or nobody does.
+        train, held: examples to train on and to watch with.
+    """
+
+    recipe: Recipe
+    teacher: Checkpoint | None
+    train: Encoded
+    held: Encoded
+
+
+@dataclass(frozen=True)
+class FinePruned:
+    """What fine-pruning did, for the manifest.
+
+    Attributes:
+        recipe: with all its numbers.
+        teacher: its name; None without one.
+        examples: trained on.
+        phases: name, steps, best step, loss on held-out examples before and after, why it stopped early.
+        metric_before: of the post-training result, on the evaluation data.
+    """
+
+    recipe: dict[str, Any]
+    teacher: str | None
+    examples: int
+    phases: tuple[dict[str, Any], ...]
+    metric_before: float
+
+
+def prepare(config: RunConfig, loaded: Loaded, stages: Stages) -> Prepared | None:
+    """Read recipe, teacher and training examples; None where nothing is fine-pruned.
+
+    Raises:
+        ConfigError: the recipe is wrong, or options contradict it.
+        DataError: no data to train on, or too little.
+        ModelError: the teacher does not fit the model.
+        TrainingError: what training needs is not installed.
+    """
+    if config.fine_prune is None:
+        for name in ("teacher", "checkpoints"):
+            if getattr(config, name) is not None:
+                raise ConfigError(f"--{name} is for --fine-prune; add a recipe (--fine-prune quick), or leave it out")
+        return None
+    recipe = load_recipe(config.fine_prune)
+    if config.teacher is not None and not recipe.taught:
+        raise ConfigError(
+            f"--teacher {config.teacher}: recipe '{recipe.name}' distils nothing (weight and hidden are 0); leave the "
+            "teacher out, or choose another recipe"
+        )
+    if config.size_mb is not None and recipe.structure is not None:
+        raise ConfigError(
+            f"--size-mb {config.size_mb:g}: recipe '{recipe.name}' finds a structure of its own, and knows nothing of "
+            "bytes; choose a recipe without [structure], such as quick"
+        )
+    _require_accelerate()
+    examples = load_training(config, loaded, recipe.examples, recipe.seq_len)
+    if len(examples) < LEAST_EXAMPLES:
+        raise DataError(
+            f"{len(examples)} examples are too few to train on; give at least {LEAST_EXAMPLES} with --data, or leave "
+            "out --fine-prune"
+        )
+    if examples.labels is None and recipe.distillation.weight == 0:
+        raise DataError(
+            f"recipe '{recipe.name}' learns from labels alone, and the data has none; name their column with "
+            "--label-column, or choose a recipe that distils"
+        )
+    teacher = None if config.teacher is None else _load_teacher(config.teacher, config, loaded)
+    order = np.random.default_rng(config.seed).permutation(len(examples))
+    watching = recipe.validation
+    count = max(1, min(watching.most, round(watching.held_out * len(examples))))
+    held, train = (examples.select(np.sort(part)) for part in np.split(order, [count]))
+    # Labels are not for everyone: a run that is to do without them trains without them.
+    if config.label_free:
+        held, train = (replace(part, labels=None) for part in (held, train))
+    stages.info(
+        f"fine-pruning, recipe '{recipe.name}': {len(train)} training examples of {train.mean_length:.1f} tokens, "
+        f"{len(held)} held out"
+    )
+    return Prepared(recipe, teacher, train, held)
+
+
+def _require_accelerate() -> None:
+    try:
+        import accelerate  # noqa: F401
+    except ImportError:
+        raise TrainingError(
+            "fine-pruning needs accelerate, which is not installed: pip install 'compress[train]'"
+        ) from None
+
+
+def _load_teacher(name: str, config: RunConfig, loaded: Loaded) -> Checkpoint:
+    """Another teacher than the dense model.
+
+    Raises:
+        ModelError: its task, labels or tokenizer are not the model's.
+    """
+    ours = loaded.checkpoint
+    theirs = load_checkpoint(name, ours.task.name, config.seq_len)
+    labels = [
+        {int(number): str(label) for number, label in (getattr(c.model.config, "id2label", None) or {}).items()}
+        for c in (ours, theirs)
+    ]
+    if labels[0] != labels[1]:
+        raise ModelError(
+            f"teacher '{name}' has the labels {', '.join(labels[1].values())}, the model "
+            f"{', '.join(labels[0].values())}, in their order; a teacher needs the same"
+        )
+    # Of a model of images there is a processor in its place, and no vocabulary.
+    texts = hasattr(ours.tokenizer, "get_vocab")
+    if texts and ours.tokenizer.get_vocab() != theirs.tokenizer.get_vocab():
+        raise ModelError(
+            f"teacher '{name}' has another tokenizer ({len(theirs.tokenizer)} tokens, the model "
+            f"{len(ours.tokenizer)}): it reads other numbers; choose a teacher with the model's vocabulary"
+        )
+    return replace(theirs, task=ours.task)
+
+
+def fine_prune(
+    config: RunConfig, loaded: Loaded, prepared: Prepared, chosen: Finished, device: Device, log: Path, stages: Stages
+) -> Finished:
+    """Train what a run has finished, export and measure it again.
+
+    Args:
+        config: options.
+        loaded: dense model and data.
+        prepared: by ``prepare``.
+        chosen: the post-training result.
+        device: the run's.
+        log: directory of the artifact, which gets ``training.csv``.
+        stages: told how it goes.
+
+    Raises:
+        TrainingError: training diverges.
+    """
+    before = {key: value for key, value in chosen.measured["metric"].items() if key != "outcomes"}
+    with stages.stage("fine-prune"):
+        model, plan, profile, phases = _train(config, loaded, prepared, chosen, device, stages)
+        _write_log(log / LOG, [row for _, phase in phases for row in phase.rows])
+    engine = chosen.proposal.engine
+    with stages.stage("export"):
+        exported = device.export(model, loaded, engine, config.int8_drop, stages)
+    stages.info(exported.summary())
+    with stages.stage("validate"):
+        _, validation = device.validate(plan, exported, loaded, profile)
+        if validation["verdict"] != "pass" and chosen.measured["verdict"] == "pass":
+            # The weights of a structure that was within the budget make it no slower: the device was, for a while.
+            _, validation = device.validate(plan, exported, loaded, profile)
+    stages.info(validation["reason"])
+    after = validation["metric"]["compressed"]
+    stages.info(f"{before['name']} {before['compressed']:.4f} before fine-pruning, {after:.4f} after it")
+    refused = refusal_of(validation, exported, loaded, config.int8_drop)
+    done = FinePruned(
+        recipe=prepared.recipe.model_dump(mode="json", exclude_none=True),
+        teacher=_teacher_name(prepared, loaded),
+        examples=len(prepared.train),
+        phases=tuple({"name": name, **_summary(phase)} for name, phase in phases),
+        metric_before=before["compressed"],
+    )
+    validation = {**validation, "fine_pruned": {"recipe": prepared.recipe.name, "before": before}}
+    return replace(
+        chosen,
+        proposal=replace(chosen.proposal, plan=plan, profile=profile),
+        model=model,
+        repairs=replace(chosen.repairs, fine_pruned=done),
+        exported=exported,
+        validation=validation,
+        refused=refused,
+    )
+
+
+def _summary(phase: Phase) -> dict[str, Any]:
+    return {key: value for key, value in asdict(phase).items() if key != "rows"}
+
+
+def _teacher_name(prepared: Prepared, loaded: Loaded) -> str | None:
+    if not prepared.recipe.taught:
+        return None
+    return (prepared.teacher or loaded.checkpoint).name
+
+
+def _train(
+    config: RunConfig, loaded: Loaded, prepared: Prepared, chosen: Finished, device: Device, stages: Stages
+) -> tuple[Any, Plan, Profile | None, list[tuple[str, Phase]]]:
+    """Both phases; the trained model, its plan, and the profile that predicts it."""
+    from compress.fineprune.session import Session
+
+    plan, profile = chosen.proposal.plan, chosen.proposal.profile
+    pruned = plan.structure.widths != plan.shape.dense
+    session = Session(
+        loaded.checkpoint,
+        prepared.teacher,
+        prepared.recipe,
+        prepared.train,
+        prepared.held,
+        seed=config.seed,
+        checkpoints=None if config.checkpoints is None else Path(config.checkpoints),
+        minutes=config.checkpoint_minutes,
+        fingerprint=_fingerprint(config, loaded, prepared),
+        tell=stages.info,
+    )
+    phases: list[tuple[str, Phase]] = []
+    structure, model = session.resumed_structure(), None
+    if structure is not None:
+        stages.info("going on from the checkpoint, with its structure")
+    elif prepared.recipe.structure is not None and pruned:
+        costs = _costs(config, loaded, chosen)
+        dense, masking, phase = session.find_structure(costs, importance_of(chosen.proposal.weighed.rankings))
+        phases.append(("structure", phase))
+        structure, profile = _settle(config, loaded, chosen, masking, costs, device, stages)
+        model = session.carry_out(dense, masking, structure)
+    else:
+        structure, model = plan.structure, copy.deepcopy(chosen.model)
+    if structure != plan.structure:
+        plan = _plan_of(structure, config, loaded, chosen, profile)
+    if prepared.recipe.weights is not None:
+        model, phase = session.train_weights(model, structure)
+        phases.append(("weights", phase))
+    assert model is not None
+    return model.cpu(), plan, profile, phases
+
+
+def _costs(config: RunConfig, loaded: Loaded, chosen: Finished) -> Costs:
+    """The budget's costs; the limit of a latency budget is what the measured structure is predicted to take."""
+    plan = chosen.proposal.plan
+    costs = Costs.of(config.budget, loaded.shape, chosen.proposal.profile, loaded.length, 1.0)
+    if config.budget.kind == "macs":
+        return costs
+    return replace(costs, limit=min(costs.limit, cost_of(costs, plan.structure.widths)))
+
+
+def _plan_of(
+    structure: Structure, config: RunConfig, loaded: Loaded, chosen: Finished, profile: Profile | None
+) -> Plan:
+    """The plan of a structure that scores chose."""
+    before, rankings = chosen.proposal.plan, chosen.proposal.weighed.rankings
+    plan = describe_plan(
+        loaded.shape, structure, before.budget, before.method, rankings, loaded.length, profile, None, config.seed
+    )
+    masks, importance = masks_of(structure, loaded.shape), importance_of(rankings)
+    kept = sum(float(part[mask].sum()) for part, mask in zip(importance, masks, strict=True))
+    return replace(plan, importance_kept=round(kept / max(sum(float(p.sum()) for p in importance), 1e-30), 6))
+
+
+def _settle(
+    config: RunConfig,
+    loaded: Loaded,
+    chosen: Finished,
+    masking: Masking,
+    costs: Costs,
+    device: Device,
+    stages: Stages,
+) -> tuple[Structure, Profile | None]:
+    """What the scores chose, timed, and chosen narrower where it takes longer than predicted."""
+    from compress.measuring import corrected, used_budget
+
+    structure, profile = masking.structure, chosen.proposal.profile
+    if config.budget.kind == "macs" or profile is None or config.profile is not None or profile.source == "estimated":
+        return structure, profile
+    limit = costs.limit
+    for _ in range(ROUNDS):
+        timed = device.compare(loaded, structure.widths, chosen.proposal.engine)
+        used = used_budget(config.budget, timed)
+        stages.info(f"the structure that the scores chose measures at {used:.1%} of the budget")
+        profile = corrected(profile, _plan_of(structure, config, loaded, chosen, profile), timed)
+        if used <= MOST_USED:
+            break
+        limit *= AIM / used
+        structure = masking.project(limit)
+    return structure, profile
+
+
+def _fingerprint(config: RunConfig, loaded: Loaded, prepared: Prepared) -> str:
+    """Of everything that training depends on but the structure, which a checkpoint carries itself."""
+    facts = {
+        "recipe": prepared.recipe.model_dump(mode="json"),
+        "model": loaded.checkpoint.fingerprint,
+        "teacher": None if prepared.teacher is None else prepared.teacher.fingerprint,
+        "train": prepared.train.fingerprint(),
+        "budget": str(config.budget),
+        "method": config.method,
+        "target": config.target,
+        "deployment": [config.batch_size, config.seq_len],
+        "seed": config.seed,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _write_log(path: Path, rows: list[Row]) -> None:
+    from compress.fineprune.train import Row
+
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, [field.name for field in fields(Row)])
+        writer.writeheader()
+        writer.writerows(vars(row) for row in rows)

@@ -1,0 +1,90 @@
+"""Checkpoints of a training: one safetensors file, whole or not at all; no pickle.
+
+What is random in training is drawn from seeds and step numbers, so that weights, optimizer, scores and the step are all
+that has to be kept for going on bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from compress.errors import ArtifactError
+
+FILE = "training.safetensors"
+
+
+class Checkpoints:
+    """A directory with the last checkpoint of one training.
+
+    Args:
+        directory: made when missing.
+        fingerprint: of everything that the training depends on; another's checkpoint is refused.
+        minutes: between checkpoints.
+
+    Raises:
+        ArtifactError: the directory holds something else, or cannot be written.
+    """
+
+    def __init__(self, directory: Path, fingerprint: str, minutes: float = 5.0) -> None:
+        self.directory, self._fingerprint, self._seconds = directory, fingerprint, 60 * minutes
+        self._saved = time.monotonic()
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            found = sorted(path.name for path in directory.iterdir())
+        except OSError as error:
+            raise ArtifactError(
+                f"cannot use '{directory}' for checkpoints: {error.strerror}; choose another --checkpoints"
+            ) from None
+        if found and FILE not in found:
+            raise ArtifactError(
+                f"'{directory}' is no directory of training checkpoints (it has '{found[0]}'); choose another "
+                "--checkpoints"
+            )
+
+    @property
+    def due(self) -> bool:
+        """Whether the last checkpoint is old enough for another."""
+        return time.monotonic() - self._saved >= self._seconds
+
+    def save(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Replace the checkpoint."""
+        from safetensors.torch import save_file
+
+        path = self.directory / FILE
+        partial = path.with_suffix(".partial")
+        metadata = {"fingerprint": self._fingerprint, "facts": json.dumps(facts)}
+        try:
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, str(partial), metadata)
+            os.replace(partial, path)
+        except OSError as error:
+            raise ArtifactError(f"cannot write a checkpoint to '{path}': {error}; free some space") from None
+        self._saved = time.monotonic()
+
+    def load(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """Facts and tensors of the checkpoint; None where there is none yet.
+
+        Raises:
+            ArtifactError: it is damaged, or of another training.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self.directory / FILE
+        if not path.exists():
+            return None
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("fingerprint") != self._fingerprint:
+                    raise ArtifactError(
+                        f"the checkpoint in '{self.directory}' is of another run (other model, data, budget, recipe or "
+                        "seed); choose another --checkpoints, or remove it"
+                    )
+                return json.loads(metadata["facts"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            raise ArtifactError(f"the checkpoint '{path}' is damaged: {error}; remove it to begin anew") from None

@@ -1,0 +1,479 @@
+"""The training loop: one phase of a recipe, on one process or several (accelerate), interrupted or not.
+
+Everything random is a function of the seed and the step, so a phase that is resumed from a checkpoint ends with the
+very weights that it would have ended with.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compress.architectures import Encoder
+from compress.data import Batch, Encoded
+from compress.errors import TrainingError
+from compress.fineprune.distill import Losses, Teaching
+from compress.fineprune.masking import Masking, as_gates
+from compress.fineprune.recipe import Rates, StructureRecipe
+from compress.fineprune.scores import Units
+from compress.fineprune.state import Checkpoints
+from compress.gates import gated
+from compress.plan import Structure
+from compress.training import batches_by_length
+from compress.tuning import trained_parameters
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+# A loss this many times the first hundred steps' mean, or no number at all, is divergence.
+DIVERGED = 10.0
+_SETTLED = 100
+_EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the log.
+
+    Attributes:
+        phase: ``structure`` or ``weights``.
+        step: of the phase, 1 being the first.
+        loss: mean over the steps since the last line; ``labels`` and ``divergence`` are parts of it, unweighted.
+        budget, cost: of the structure, in the budget's unit; None where the structure is fixed.
+        held_out: loss on the examples held out.
+    """
+
+    phase: str
+    step: int
+    loss: float
+    labels: float | None
+    divergence: float | None
+    budget: float | None
+    cost: float | None
+    held_out: float
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a phase ended with.
+
+    Attributes:
+        steps: made.
+        best_step: whose weights were taken; ``steps`` in a phase with a changing structure.
+        before, after: loss on the examples held out, at the beginning and of the weights taken.
+        stopped: why before its end; None where it was not.
+        rows: its log.
+    """
+
+    steps: int
+    best_step: int
+    before: float
+    after: float
+    stopped: str | None
+    rows: tuple[Row, ...]
+
+
+def steps_of(rates: Rates, examples: int) -> int:
+    """Steps in the recipe's epochs."""
+    return max(1, round(rates.epochs * math.ceil(examples / rates.batch_size)))
+
+
+def rate_at(step: int, steps: int, warm_up: float) -> float:
+    """Factor of the learning rate at a step: a linear rise, then a linear fall to nothing."""
+    rise = max(1.0, warm_up * steps)
+    return min((step + 1) / rise, (steps - step) / max(1.0, steps - rise), 1.0)
+
+
+class Trainer:
+    """One phase.
+
+    Args:
+        accelerator: processes, devices and number formats.
+        name: of the phase.
+        encoder: the model that is trained, on the accelerator's device.
+        teaching: the losses.
+        data: examples to train on.
+        held: examples to watch with.
+        rates: the recipe's.
+        times: evaluations, evenly spaced.
+        patience: see ``Watching``.
+        seed: of order and dropout.
+        masking: for a phase in which the structure is found.
+        checkpoints: None keeps none.
+        facts: what a checkpoint is to carry beside its own.
+        tell: given one line at each evaluation.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        name: str,
+        encoder: Encoder,
+        teaching: Teaching,
+        data: Encoded,
+        held: Encoded,
+        rates: Rates,
+        *,
+        times: int,
+        patience: int = 0,
+        seed: int = 0,
+        masking: Masking | None = None,
+        checkpoints: Checkpoints | None = None,
+        facts: dict[str, Any] | None = None,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._accelerator, self._name, self._encoder, self._teaching = accelerator, name, encoder, teaching
+        self._data, self._held, self._rates = data, held, rates
+        self._patience, self._seed, self._masking = patience, seed, masking
+        self._checkpoints, self._facts, self._tell = checkpoints, facts or {}, tell
+        self.steps = steps_of(rates, len(data))
+        self._marks = {round(self.steps * (i + 1) / times) for i in range(times)}
+        self._parameters = trained_parameters(encoder.model)
+        self._named = {n: p for n, p in encoder.model.named_parameters() if any(p is q for q in self._parameters)}
+        self._optimizer = torch.optim.AdamW(
+            self._parameters, lr=rates.learning_rate, weight_decay=rates.weight_decay, betas=(0.9, 0.98)
+        )
+        self._score_optimizer: torch.optim.Optimizer | None = None
+        if masking is not None and masking.scorer.trained:
+            assert isinstance(rates, StructureRecipe)
+            self._score_optimizer = torch.optim.Adam(masking.scorer.parameters, lr=rates.score_learning_rate)
+        self._rows: list[Row] = []
+        self._best: dict[str, Tensor] = {}
+        self._best_at, self._best_loss, self._worse = 0, math.inf, 0
+        self._first_losses: list[float] = []
+        # Loss, its parts on labels and on outputs, of every step since the last line of the log.
+        self._since: list[tuple[float, float | None, float | None]] = []
+
+    def run(self, resume: tuple[dict[str, Any], dict[str, Tensor]] | None = None) -> Phase:
+        """Train to the end, or to an early stop.
+
+        Args:
+            resume: what ``Checkpoints.load`` gave, of this phase.
+
+        Raises:
+            TrainingError: the loss diverges. The weights are then the last good ones, and so is the checkpoint.
+        """
+        masking, model = self._masking, self._encoder.model
+        with self._training(model):
+            start, before = (0, math.nan) if resume is None else self._restore(*resume)
+            if resume is None:
+                before = self._held_loss()
+                if masking is None:
+                    self._keep(0, before)
+            wrapped = self._accelerator.prepare(model) if self._accelerator.num_processes > 1 else model
+            stopped = None
+            step = start
+            while step < self.steps:
+                if masking is not None:
+                    masking.advance(step)
+                losses = self._step(wrapped, step)
+                self._watch(float(losses.total), step)
+                self._since.append((float(losses.total), losses.labels, losses.divergence))
+                step += 1
+                if step in self._marks or step == self.steps:
+                    stopped = self._evaluate(step)
+                if stopped:
+                    break
+                if self._checkpoints is not None and self._checkpoints.due:
+                    self.save(step, before)
+            if masking is None:
+                self._take(self._best)
+            after = self._best_loss if masking is None else self._rows[-1].held_out
+        return Phase(step, self._best_at if masking is None else step, before, after, stopped, tuple(self._rows))
+
+    @contextmanager
+    def _training(self, model: nn.Module) -> Iterator[None]:
+        """Gradients on for what is trained, the mode of the recipe; all as before when the block ends."""
+        devices = [self._accelerator.device] if self._accelerator.device.type == "cuda" else []
+        for parameter in self._parameters:
+            parameter.requires_grad_(True)
+        try:
+            with torch.enable_grad(), torch.random.fork_rng(devices=devices):
+                yield
+        finally:
+            model.eval()
+            for parameter in self._parameters:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+
+    def _indices(self, step: int) -> list[int]:
+        """Examples of a step, over all processes."""
+        per_epoch = math.ceil(len(self._data) / self._rates.batch_size)
+        epoch, number = divmod(step, per_epoch)
+        if getattr(self, "_epoch", None) != epoch:
+            order = random.Random(f"{self._seed}/{self._name}/{epoch}")
+            self._epoch = epoch
+            self._order = list(batches_by_length(self._data.lengths.tolist(), self._rates.batch_size, order))
+        return self._order[number]
+
+    def _parts(self, step: int) -> list[tuple[Batch, float]]:
+        """This process's share of a step in the recipe's number of parts, with their weights."""
+        indices = self._indices(step)
+        rank, world = self._accelerator.process_index, self._accelerator.num_processes
+        # Every process needs an example: the last batch of an epoch may have fewer than there are processes.
+        own = indices[rank::world] or indices[:1]
+        count = min(self._rates.accumulate, len(own))
+        chunks: list[Sequence[int]] = [own[i::count] for i in range(count)]
+        return [(self._batch(chunk), len(chunk) / len(own)) for chunk in chunks]
+
+    def _batch(self, indices: Sequence[int]) -> Batch:
+        return on_device(next(self._data.select(list(indices)).batches(len(indices))), self._accelerator.device)
+
+    def _step(self, model: nn.Module, step: int) -> Losses:
+        """One step of the optimizers."""
+        torch.manual_seed(_seed_of(self._seed, self._name, step, self._accelerator.process_index))
+        model.train(self._rates.dropout)
+        self._optimizer.zero_grad(set_to_none=True)
+        masking = self._masking
+        learns = masking is not None and masking.learning(step)
+        gates = None if masking is None else masking.gates(training=True)
+        collected: list[tuple[Units, float]] = []
+        parts = self._parts(step)
+        done: list[tuple[Losses, float]] = []
+        for number, (batch, share) in enumerate(parts):
+            last = number == len(parts) - 1
+            quiet = nullcontext() if last else self._accelerator.no_sync(model)
+            with quiet, self._accelerator.autocast():
+                losses, gradients = self._backward(model, batch, share, gates, learns)
+            done.append((losses, share))
+            if gradients is not None:
+                collected.append((gradients, share))
+        torch.nn.utils.clip_grad_norm_(self._parameters, self._rates.clip)
+        factor = rate_at(step, self.steps, self._rates.warm_up)
+        _set_rate(self._optimizer, factor * self._rates.learning_rate)
+        self._optimizer.step()
+        if masking is not None and gates is not None and collected:
+            self._learn_scores(masking, gates, collected, step, factor)
+        return _mean(done)
+
+    def _backward(
+        self, model: nn.Module, batch: Batch, share: float, gates: Units | None, learns: bool
+    ) -> tuple[Losses, Units | None]:
+        """Gradients of a part of a step: into the weights, and of the gates where scores learn."""
+        if gates is None or self._masking is None:
+            losses = self._teaching(model, batch)
+            (share * losses.total).backward()
+            return losses, None
+        size = len(batch.indices)
+        if self._masking.scorer.per_sample and learns:
+            leaves = Units(*(g[:, None].expand(-1, size, -1) for g in gates)).detached()
+        else:
+            leaves = gates.detached() if learns else Units(*(g.detach() for g in gates))
+        with gated(self._encoder, as_gates(leaves)):
+            losses = self._teaching(model, batch)
+        apart = learns and losses.hidden is not None
+        gradients = None
+        if apart:
+            # What hidden states should be is no reason for a unit to stay: scores see the outputs' loss alone.
+            gradients = Units(*torch.autograd.grad(losses.outputs, list(leaves), retain_graph=True))
+        (share * losses.total).backward()
+        if learns and not apart:
+            gradients = Units(*(g.grad / share if g.grad is not None else torch.zeros_like(g) for g in leaves))
+        return losses, gradients
+
+    def _learn_scores(
+        self, masking: Masking, gates: Units, collected: list[tuple[Units, float]], step: int, factor: float
+    ) -> None:
+        scorer, accelerator = masking.scorer, self._accelerator
+        if scorer.per_sample:
+            # Of the mean loss over a part; a sample's own is that times the part's size.
+            squares = [sum((g[kind] * g[kind].shape[1]).square().sum(1) for g, _ in collected) for kind in (0, 1)]
+            scorer.observe(Units(*(accelerator.reduce(s, "sum") for s in squares)))
+            return
+        if self._score_optimizer is None:
+            return
+        total = [accelerator.reduce(sum(share * g[kind] for g, share in collected), "mean") for kind in (0, 1)]
+        self._score_optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(list(gates), total)
+        penalty = masking.penalty(step)
+        if penalty is not None and penalty.requires_grad:
+            penalty.backward()
+        assert isinstance(self._rates, StructureRecipe)
+        torch.nn.utils.clip_grad_norm_(scorer.parameters, self._rates.score_clip)
+        _set_rate(self._score_optimizer, factor * self._rates.score_learning_rate)
+        self._score_optimizer.step()
+
+    def _watch(self, value: float, step: int) -> None:
+        """Stop where a loss is no number any more, or far above where it began."""
+        if len(self._first_losses) < _SETTLED:
+            self._first_losses.append(value)
+        usual = sum(self._first_losses) / len(self._first_losses)
+        bound = DIVERGED * max(usual, 1e-3)
+        if math.isfinite(value) and not (self._masking is None and value > bound):
+            return
+        if self._best:
+            self._take(self._best)
+        kept = "" if self._checkpoints is None else f"; the last good checkpoint is in '{self._checkpoints.directory}'"
+        raise TrainingError(
+            f"training diverged: the loss is {value:.3g} at step {step + 1} of phase '{self._name}' (it began at "
+            f"{usual:.3g}){kept}. Lower learning_rate in a recipe of your own (compress/configs/recipes has some to "
+            "start from)"
+        )
+
+    def _evaluate(self, step: int) -> str | None:
+        """Write a line of the log; why to stop, or None."""
+        held = self._held_loss()
+        masking = self._masking
+        projected = masking.history[-1] if masking is not None and masking.history else None
+        loss, labels, divergence = (_mean_of(values) for values in zip(*self._since, strict=True))
+        assert loss is not None
+        self._since = []
+        row = Row(
+            phase=self._name,
+            step=step,
+            loss=loss,
+            labels=labels,
+            divergence=divergence,
+            budget=None if projected is None else projected.budget,
+            cost=None if projected is None else projected.cost,
+            held_out=held,
+        )
+        self._rows.append(row)
+        budget = "" if projected is None else f", structure {projected.cost:.3g} of {projected.budget:.3g}"
+        self._tell(f"{self._name}: step {step} of {self.steps}, loss {row.loss:.4f}, held out {held:.4f}{budget}")
+        if not math.isfinite(held):
+            self._watch(held, step - 1)
+        if masking is not None:
+            return None
+        if held < self._best_loss:
+            self._keep(step, held)
+            return None
+        self._worse += 1
+        if self._patience and self._worse >= self._patience:
+            return f"no better in {self._worse} evaluations"
+        return None
+
+    def _keep(self, step: int, loss: float) -> None:
+        self._best_at, self._best_loss, self._worse = step, loss, 0
+        self._best = {name: p.detach().clone() for name, p in self._named.items()}
+
+    def _take(self, weights: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self._named.items():
+                parameter.copy_(weights[name])
+
+    @torch.no_grad()
+    def _held_loss(self) -> float:
+        """Mean loss on the examples held out, hidden states left out of it; with gates as at test time."""
+        model = self._encoder.model
+        model.eval()
+        masking = self._masking
+        off = nullcontext() if masking is None else gated(self._encoder, as_gates(masking.gates(training=False)))
+        total = 0.0
+        with off:
+            for batch in self._held.batches(_EVALUATION_BATCH):
+                losses = self._teaching(model, on_device(batch, self._accelerator.device))
+                total += float(losses.outputs) * len(batch.indices)
+        return total / max(1, len(self._held))
+
+    def save(self, step: int, before: float) -> None:
+        """Write a checkpoint of the state after ``step`` steps."""
+        assert self._checkpoints is not None
+        if not self._accelerator.is_main_process:
+            return
+        tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in self._named.items()}
+        tensors |= {f"best.{name}": p for name, p in self._best.items()}
+        tensors |= _optimizer_tensors("optimizer", self._optimizer)
+        facts = {
+            **self._facts,
+            "phase": self._name,
+            "step": step,
+            "before": before,
+            "best": [self._best_at, self._best_loss, self._worse],
+            "first_losses": self._first_losses,
+            "since": self._since,
+            "rows": [vars(row) for row in self._rows],
+        }
+        if self._masking is not None:
+            structure = self._masking.structure
+            facts["structure"] = [structure.heads, structure.filters]
+            tensors |= {f"scores.{name}": t for name, t in self._masking.scorer.state().items()}
+            if self._score_optimizer is not None:
+                tensors |= _optimizer_tensors("score-optimizer", self._score_optimizer)
+        self._checkpoints.save(facts, tensors)
+
+    def _restore(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[int, float]:
+        device = self._accelerator.device
+        groups: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            group, _, rest = name.partition(".")
+            groups.setdefault(group, {})[rest] = tensor.to(device)
+        self._take(groups["model"])
+        self._best = groups.get("best", {})
+        self._best_at, self._best_loss, self._worse = facts["best"]
+        self._first_losses = facts["first_losses"]
+        self._since = [tuple(losses) for losses in facts["since"]]
+        self._rows = [Row(**row) for row in facts["rows"]]
+        _fill_optimizer(self._optimizer, groups["optimizer"])
+        if self._masking is not None:
+            heads, filters = facts["structure"]
+            self._masking.restore(Structure(_tuples(heads), _tuples(filters)), facts["step"])
+            self._masking.scorer.restore(groups["scores"])
+            if self._score_optimizer is not None:
+                _fill_optimizer(self._score_optimizer, groups.get("score-optimizer", {}))
+        return facts["step"], facts["before"]
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch with its tensors on a device."""
+    if device.type == "cpu":
+        return batch
+    return replace(
+        batch,
+        inputs={name: t.to(device) for name, t in batch.inputs.items()},
+        mask=batch.mask.to(device),
+        labels=None if batch.labels is None else batch.labels.to(device),
+    )
+
+
+def _tuples(units: list[list[int]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(row) for row in units)
+
+
+def _seed_of(*parts: object) -> int:
+    return int(np.random.SeedSequence(list("/".join(map(str, parts)).encode())).generate_state(1)[0])
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _mean(parts: list[tuple[Losses, float]]) -> Losses:
+    """Weighted mean of losses, without their graphs."""
+
+    def of(name: str) -> Any:
+        values = [(getattr(losses, name), share) for losses, share in parts]
+        return None if values[0][0] is None else sum(share * value for value, share in values)
+
+    outputs = sum(share * losses.outputs.detach() for losses, share in parts)
+    hidden = [share * losses.hidden.detach() for losses, share in parts if losses.hidden is not None]
+    assert isinstance(outputs, Tensor)
+    return Losses(outputs, torch.stack(hidden).sum() if hidden else None, of("labels"), of("divergence"))
+
+
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{prefix}.{i}.{key}": value for i, values in state.items() for key, value in values.items()}
+
+
+def _fill_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        number, _, key = name.partition(".")
+        # The optimizer counts its steps on the processor, wherever the weights are.
+        state.setdefault(int(number), {})[key] = tensor.cpu() if key == "step" else tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,180 @@
+"""The training loop: interrupted or not, what learns from what, and when it stops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from training import PHASE, dense, examples, recipe
+
+pytest.importorskip("accelerate", reason="the extra `train` is not installed")
+
+from compress.errors import ArtifactError, TrainingError
+from compress.fineprune.recipe import Recipe
+from compress.fineprune.session import Session
+from compress.fineprune.train import rate_at
+from compress.plan import Structure
+from compress.planning import Costs
+
+DATA = examples(120)
+TRAIN, HELD = DATA.select(range(96)), DATA.select(range(96, 120))
+KEPT = Structure(heads=((0, 1), (2,), ()), filters=(tuple(range(8)), (), tuple(range(4, 16))))
+BOTH = recipe(
+    structure={**PHASE, "epochs": 2.0, "scorer": "movement", "project_every": 4, "accumulate": 2, "dropout": True},
+    weights={**PHASE, "epochs": 1.0, "dropout": True},
+    distillation={"weight": 0.5, "hidden": 0.5},
+    validation={"times": 4},
+)
+
+
+class Stop(Exception):
+    """In the place of whatever ends a process."""
+
+
+def both_phases(tables: Recipe, directory: Path | None = None, stop_at: str | None = None) -> Any:
+    """Both phases on a small model; with ``stop_at`` an interruption as soon as a line begins like that."""
+
+    def tell(line: str) -> None:
+        if stop_at and line.startswith(stop_at):
+            raise Stop
+
+    checkpoint = dense()
+    session = Session(
+        checkpoint, None, tables, TRAIN, HELD, checkpoints=directory, minutes=1e-9, fingerprint="one", tell=tell
+    )
+    shape = checkpoint.encoder.shape
+    structure, model = session.resumed_structure(), None
+    if structure is None:
+        start = torch.arange(12.0).reshape(3, 4).numpy() + 1, torch.arange(60.0).reshape(3, 20).numpy() + 1
+        costs = Costs.macs(shape, 0.4, TRAIN.mean_length)
+        dense_model, masking, _ = session.find_structure(costs, start)
+        assert all(one.cost <= one.budget * (1 + 1e-9) for one in masking.history)
+        structure = masking.structure
+        model = session.carry_out(dense_model, masking, structure)
+    model, phase = session.train_weights(model, structure)
+    return model, structure, phase
+
+
+@pytest.mark.parametrize(
+    ("scorer", "stop_at"),
+    [("movement", "weights: step 9"), ("l0", "structure: step 12"), ("fisher", "structure: step 24")],
+)
+def test_an_interruption_changes_nothing(tmp_path: Path, scorer: str, stop_at: str) -> None:
+    structure = BOTH.structure
+    assert structure is not None
+    tables = BOTH.model_copy(update={"structure": structure.model_copy(update={"scorer": scorer, "penalty": 0.1})})
+    model, kept, phase = both_phases(tables)
+    with pytest.raises(Stop):
+        both_phases(tables, tmp_path, stop_at)
+    again, kept_again, phase_again = both_phases(tables, tmp_path)
+    assert kept_again == kept
+    assert phase_again == phase
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    # Nothing but safetensors is written.
+    assert [path.name for path in tmp_path.iterdir()] == ["training.safetensors"]
+
+
+def weights_only(tables: Recipe, tell: Any = None, **options: Any) -> Any:
+    checkpoint = options.pop("checkpoint", None) or dense()
+    session = Session(checkpoint, options.pop("teacher", None), tables, TRAIN, HELD, tell=tell or (lambda _: None))
+    return session, session.train_weights(None, KEPT)
+
+
+def test_the_best_weights_on_examples_held_out_are_taken() -> None:
+    lines: list[str] = []
+    _, (_, phase) = weights_only(recipe(weights={**PHASE, "epochs": 4.0}, validation={"times": 6}), lines.append)
+    held = [row.held_out for row in phase.rows]
+    assert phase.after == min([phase.before, *held])
+    assert len(lines) == len(held) == 6 and phase.steps == 48
+    assert all(torch.isfinite(torch.tensor(row.loss)) for row in phase.rows)
+
+
+def test_training_ends_early_where_nothing_gets_better() -> None:
+    # No step changes anything: no evaluation is better than the first.
+    tables = recipe(weights={**PHASE, "epochs": 4.0, "learning_rate": 1e-30}, validation={"times": 8, "patience": 2})
+    _, (_, phase) = weights_only(tables)
+    assert phase.stopped == "no better in 2 evaluations" and phase.steps == 12 and phase.best_step == 0
+
+
+def test_embeddings_and_teacher_stay_as_they_are() -> None:
+    checkpoint = dense()
+    before = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
+    _, (model, _) = weights_only(
+        recipe(weights={**PHASE, "epochs": 2.0}, distillation={"weight": 0.5, "hidden": 1.0}), checkpoint=checkpoint
+    )
+    for name, value in checkpoint.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(p.grad is None and not p.requires_grad for p in checkpoint.model.parameters())
+    assert not any(module._forward_hooks for module in checkpoint.model.modules())
+    trained = model.state_dict()
+    assert torch.equal(
+        trained["bert.embeddings.word_embeddings.weight"], before["bert.embeddings.word_embeddings.weight"]
+    )
+    assert not torch.equal(trained["classifier.weight"], before["classifier.weight"])
+    assert not any(p.requires_grad for p in model.parameters()) and not model.training
+
+
+def test_hidden_states_do_not_decide_which_units_stay() -> None:
+    # Two steps, the second of them with units masked: scores are the same with and without that loss, weights are not.
+    found = []
+    for hidden in (0.0, 50.0):
+        table = {**PHASE, "epochs": 1.0, "batch_size": 48, "first": 0.0, "last": 0.0, "project_every": 1}
+        tables = recipe(structure=table, distillation={"weight": 0.0, "hidden": hidden})
+        checkpoint = dense()
+        session = Session(checkpoint, None, tables, TRAIN, HELD)
+        start = np.ones((3, 4)), np.ones((3, 20))
+        model, masking, _ = session.find_structure(Costs.macs(checkpoint.encoder.shape, 0.3, 8.0), start)
+        assert masking.structure != Structure.dense(checkpoint.encoder.shape)
+        found.append((masking.scorer.scores, model.state_dict()))
+    for one, other in zip(found[0][0], found[1][0], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        assert one.std() > 0
+    name = "bert.encoder.layer.0.output.dense.weight"
+    assert not torch.allclose(found[0][1][name], found[1][1][name], atol=1e-6)
+
+
+def test_without_labels_the_teacher_is_all_there_is_to_learn_from() -> None:
+    unlabelled = examples(96, labels=False)
+    checkpoint = dense()
+    tables = recipe(weights={**PHASE, "epochs": 2.0}, distillation={"weight": 0.3})
+    _, phase = Session(checkpoint, None, tables, unlabelled, unlabelled).train_weights(None, KEPT)
+    assert phase.after < phase.before
+    assert all(row.labels is None and row.divergence is not None for row in phase.rows)
+
+
+def test_a_diverging_loss_stops_training_and_the_last_good_checkpoint_is_named(tmp_path: Path) -> None:
+    tables = recipe(weights={**PHASE, "epochs": 8.0, "learning_rate": 1e18, "warm_up": 0.0, "clip": 1e30})
+    session = Session(dense(), None, tables, TRAIN, HELD, checkpoints=tmp_path / "kept", minutes=1e-9)
+    with pytest.raises(TrainingError, match=r"diverged: the loss is .* at step .*last good checkpoint.*learning_rate"):
+        session.train_weights(None, KEPT)
+    assert (tmp_path / "kept" / "training.safetensors").is_file()
+    assert TrainingError.exit_code == 3
+
+
+def test_checkpoints_of_another_run_and_other_files_are_refused(tmp_path: Path) -> None:
+    tables = recipe(weights={**PHASE, "epochs": 1.0})
+
+    def session(fingerprint: str, directory: Path) -> Session:
+        return Session(dense(), None, tables, TRAIN, HELD, checkpoints=directory, minutes=1e-9, fingerprint=fingerprint)
+
+    session("one", tmp_path / "a").train_weights(None, KEPT)
+    with pytest.raises(ArtifactError, match="of another run"):
+        session("two", tmp_path / "a")
+    (tmp_path / "a" / "training.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(ArtifactError, match="damaged"):
+        session("one", tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.tex").write_text("all of it")
+    with pytest.raises(ArtifactError, match=r"no directory of training checkpoints \(it has 'thesis.tex'\)"):
+        session("one", tmp_path / "b")
+
+
+def test_rates_rise_and_fall_to_nothing() -> None:
+    rates = [rate_at(step, 100, 0.1) for step in range(101)]
+    assert max(rates) == 1.0 and rates[100] == 0.0 and rates[0] == pytest.approx(0.1)
+    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+    assert rate_at(0, 1, 0.0) == 1.0
