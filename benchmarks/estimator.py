@@ -1,10 +1,12 @@
 """How well a data sheet ranks structures: the estimator on the cpu target, with peak rates measured here.
 
     python benchmarks/estimator.py cpu.json
+    python benchmarks/estimator.py h100.json --target h100 [--launch-overhead-us 11]
 
 takes a profile that `compress profile MODEL --target cpu --output cpu.json` measured, measures the rates that a data
 sheet would have (products, copies, tiny operators; a few seconds), estimates the same structures and prints the rank
-correlation: the truth that estimates for devices elsewhere lack.
+correlation: the truth that estimates for devices elsewhere lack. With --target the profile is that of another device,
+brought from there, and the rates are those of its data sheet.
 """
 
 from __future__ import annotations
@@ -91,14 +93,21 @@ def structures(profile: Profile) -> list[tuple[str, Widths, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("profile", type=Path, help="measured profile of the cpu target, fp32")
-    profile = Profile.read(parser.parse_args().profile)
-    sheet = measured_sheet()
-    estimate = estimate_profile(profile.shape, sheet, "fp32", profile.batch_size, profile.seq_len)
+    parser.add_argument(
+        "profile", type=Path, help="measured profile; of the cpu target in fp32 unless --target is given"
+    )
+    parser.add_argument("--target", help="take this target's data sheet instead of measuring rates here")
+    parser.add_argument("--launch-overhead-us", type=float, help="in place of the data sheet's")
+    given = parser.parse_args()
+    profile = Profile.read(given.profile)
+    sheet = load_target(given.target) if given.target else measured_sheet()
+    if given.launch_overhead_us is not None:
+        sheet = sheet.model_copy(update={"launch_overhead_us": given.launch_overhead_us})
+    estimate = estimate_profile(profile.shape, sheet, profile.precision, profile.batch_size, profile.seq_len)
     assert sheet.peak_flops is not None
     print(
-        f"measured rates: {sheet.peak_flops['fp32'] / 1e9:.1f} GFLOP/s, {sheet.memory_bandwidth_gb_s:.1f} GB/s, "
-        f"{sheet.launch_overhead_us:.1f} us per operator, {sheet.processors} threads\n"
+        f"rates: {sheet.peak_flops[profile.precision] / 1e9:.1f} GFLOP/s, {sheet.memory_bandwidth_gb_s:.1f} GB/s, "
+        f"{sheet.launch_overhead_us:.1f} us per operator, {sheet.processors} processors\n"
     )
     print("| structures | number | rank correlation | estimated / measured, median |\n|---|---|---|---|")
     rows = structures(profile)

@@ -160,6 +160,8 @@ def open_cuda(model: Path | bytes, target: Target) -> Session:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
+    # Values in the GPU's memory are made outside of any session; each would be met with a warning about plugins.
+    onnxruntime.set_default_logger_severity(3)
     # CUDA's libraries as Python packages, where they are installed so, lie where no loader looks.
     if hasattr(onnxruntime, "preload_dlls"):
         with redirect_stdout(io.StringIO()):

@@ -84,6 +84,8 @@ def summary(profile: Profile) -> list[str]:
 
 
 def _device(profile: Profile) -> str:
+    if "gpu" in profile.device:
+        return f"{profile.device['gpu']}, {profile.device.get('gpu_clock_mhz', 'unknown')} MHz"
     processor, threads = profile.device.get("processor", "unknown device"), profile.device.get("threads")
     return f"{processor}, {threads} threads" if threads is not None else str(processor)
 
