@@ -495,7 +495,13 @@ main()
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str)
 def test_signals_unwind(tmp_path: Path, number: signal.Signals, code: int) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", SLOW_RUN], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", SLOW_RUN],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Jobs in a shell's background are started with SIGINT ignored, and what is ignored is inherited.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:

@@ -160,6 +160,8 @@ def test_a_missing_runtime_names_the_extra(monkeypatch: pytest.MonkeyPatch, mode
 
 
 def test_a_runtime_of_a_later_version(model_file: Path) -> None:
-    target = Target(name="t4", device="any", runtime="tensorrt")
-    with pytest.raises(TargetError, match=r"'t4' asks for runtime 'tensorrt', .* it runs onnxruntime-cpu"):
+    target = CPU.model_copy(update={"name": "later", "runtime": "onnxruntime-gpu"})
+    with pytest.raises(
+        TargetError, match=r"'later' asks for runtime 'onnxruntime-gpu', .* onnxruntime-cpu.*Did you mean"
+    ):
         open_session(model_file, target)

@@ -148,7 +148,7 @@ def test_digits_are_learned_and_compressed(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sys, "argv", ["digits.py", str(tmp_path)])
     runpy.run_path(str(EXAMPLES / "digits.py"), run_name="__main__")
     arguments = ["--task", "image-classification", "--data", str(tmp_path / "images")]
-    arguments += ["--model", str(tmp_path / "untrained"), "--epochs", "10", "--learning-rate", "2e-3"]
+    arguments += ["--model", str(tmp_path / "untrained"), "--epochs", "24", "--learning-rate", "2e-3"]
     monkeypatch.setattr(sys, "argv", ["finetune.py", *arguments, "--output", str(tmp_path / "vit")])
     runpy.run_path(str(EXAMPLES / "finetune.py"), run_name="__main__")
     config = configured(tmp_path / "vit", tmp_path / "images", tmp_path / "out", macs=0.6, samples=512)
