@@ -1,0 +1,69 @@
+"""Fine-pruning by every scorer, against search and reconstruction alone, at equal measured speed-ups.
+
+    python benchmarks/scorers.py MODEL [--speedups 2,3,4] [--seeds 0] [--examples 8192] [--epochs 1]
+        [--scorers fisher,movement] [--without-distillation] [--log runs.jsonl] [--output table.md]
+        -- --data train.tsv --eval-data dev.tsv --seq-len 64
+
+`post-training` is the run without `--fine-prune`; `weights alone` trains the structure that it found; every scorer
+finds a structure of its own while the budget falls, and trains it for as long again. Examples, epochs and rates are the
+same for all. What follows `--` goes to `compress run`. Runs, log and table are those of side_by_side.py.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from side_by_side import Variant, compared, parse, parser_of
+
+SCORERS = ("fisher", "movement", "soft-movement", "l0", "magnitude", "random")
+# Rates of the scores as in the published code of Sanh et al. 2020: 1e-2, and 1e-1 for L0.
+SCORE_RATES = {"l0": 1e-1}
+PENALTIES = {"soft-movement": 1.0, "l0": 10.0}
+
+
+def recipe(scorer: str | None, examples: int, epochs: float, rate: float, distillation: float) -> str:
+    """A recipe as TOML.
+
+    Args:
+        scorer: None trains the weights alone.
+        examples: to train on.
+        epochs: of each phase.
+        rate: of the weights.
+        distillation: weight of the teacher's outputs; the rest is the labels'.
+    """
+    phase = [f"epochs = {epochs!r}", f"learning_rate = {rate!r}", "dropout = false"]
+    lines = [f"examples = {examples}", "", "[weights]", *phase]
+    if scorer is not None:
+        lines += ["", "[structure]", f"scorer = {json.dumps(scorer)}", *phase, "project_every = 10"]
+        lines += [
+            f"score_learning_rate = {SCORE_RATES.get(scorer, 1e-2)!r}",
+            f"penalty = {PENALTIES.get(scorer, 0.0)!r}",
+        ]
+    lines += ["", "[distillation]", f"weight = {distillation!r}", "", "[validation]", "times = 4", "most = 500"]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = parser_of(__doc__, (2.0, 3.0, 4.0))
+    parser.add_argument("--scorers", default=",".join(SCORERS))
+    parser.add_argument("--examples", type=int, default=8192)
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--without-distillation", action="store_true", help="learn from labels alone")
+    given = parse(parser)
+    weight, suffix = (0.0, ", labels alone") if given.without_distillation else (0.5, "")
+    with tempfile.TemporaryDirectory() as directory:
+        variants = [Variant("post-training", ())]
+        for scorer in (None, *given.scorers.split(",")):
+            name = scorer or "weights alone"
+            path = Path(directory, f"{name.replace(' ', '-')}.toml")
+            path.write_text(recipe(scorer, given.examples, given.epochs, given.learning_rate, weight), encoding="utf-8")
+            variants.append(Variant(name + suffix, ("--fine-prune", str(path))))
+        note = f"; {given.examples} examples, {given.epochs:g} epochs a phase at {given.learning_rate:g}"
+        print(compared(given, variants, note))
+
+
+if __name__ == "__main__":
+    main()
