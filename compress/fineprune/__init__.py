@@ -5,7 +5,8 @@
     schedule.py    the budget as a function of the step
     projection.py  scores to a structure within the budget, by the search of the post-training path
     distill.py     losses against a teacher
-    masking.py     scores, schedule and projection together: the mask of every step
+    masks.py       what the training loop asks of a mask
+    masking.py     scores, schedule and projection together: the gates of every step
     train.py       the training loop;  state.py  its checkpoints
     session.py     the phases of a recipe, one after the other
     stage.py       the stage of a run: from a finished candidate to a fine-pruned one

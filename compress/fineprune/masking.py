@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from compress.architectures import Encoder
 from compress.errors import BudgetUnreachable
+from compress.fineprune.distill import Losses
+from compress.fineprune.masks import Projected
 from compress.fineprune.projection import cost_of, dense_cost, masks_of, project
-from compress.fineprune.schedule import Schedule
+from compress.fineprune.schedule import Schedule, schedule_of
 from compress.fineprune.scores import Scorer, Units
-from compress.gates import Gates
+from compress.gates import Gates, gated
 from compress.plan import Structure
 from compress.planning import Costs
 
-
-@dataclass(frozen=True)
-class Projected:
-    """One projection: at ``step`` a structure of ``cost`` was chosen for ``budget``; cost <= budget."""
-
-    step: int
-    budget: float
-    cost: float
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class Masking:
@@ -48,6 +46,15 @@ class Masking:
         self.history: list[Projected] = []
         self._device = next(encoder.model.parameters()).device
         self._set(Structure.dense(encoder.shape))
+        # Of the step under way: whether scores learn, the gates, and their gradients with the parts' shares.
+        self._learns = False
+        self._gates = self.mask
+        self._collected: list[tuple[Units, float]] = []
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """See ``Mask``."""
+        return self.scorer.parameters
 
     def budget(self, step: int) -> float:
         """In force at a step."""
@@ -81,10 +88,68 @@ class Masking:
         dense = dense_cost(self._costs, self._encoder.shape.layers)
         return self.scorer.penalty(self.budget(step), self._costs.fixed, dense)
 
-    def restore(self, structure: Structure, step: int) -> None:
-        """Go on with a structure that was in force at a step."""
-        self._set(structure)
+    def begin(self, step: int) -> None:
+        """See ``Mask``."""
+        self._learns, self._collected = self.learning(step), []
+        self._gates = self.gates(training=True)
+
+    def part(self, forward: Callable[[], Losses], share: float, size: int) -> Losses:
+        """See ``Mask``."""
+        gates, learns = self._gates, self._learns
+        if self.scorer.per_sample and learns:
+            leaves = Units(*(g[:, None].expand(-1, size, -1) for g in gates)).detached()
+        else:
+            leaves = gates.detached() if learns else Units(*(g.detach() for g in gates))
+        with gated(self._encoder, as_gates(leaves)):
+            losses = forward()
+        apart = learns and losses.hidden is not None
+        if apart:
+            # What hidden states should be is no reason for a unit to stay: scores see the outputs' loss alone.
+            gradients = Units(*torch.autograd.grad(losses.outputs, list(leaves), retain_graph=True))
+        (share * losses.total).backward()
+        if learns:
+            if not apart:
+                gradients = Units(*(g.grad / share if g.grad is not None else torch.zeros_like(g) for g in leaves))
+            self._collected.append((gradients, share))
+        return losses
+
+    def end(self, step: int, accelerator: Accelerator) -> bool:
+        """See ``Mask``."""
+        scorer, collected = self.scorer, self._collected
+        if not collected:
+            return False
+        if scorer.per_sample:
+            # Of the mean loss over a part; a sample's own is that times the part's size.
+            squares = [sum((g[kind] * g[kind].shape[1]).square().sum(1) for g, _ in collected) for kind in (0, 1)]
+            scorer.observe(Units(*(accelerator.reduce(s, "sum") for s in squares)))
+            return False
+        if not scorer.parameters:
+            return False
+        total = [accelerator.reduce(sum(share * g[kind] for g, share in collected), "mean") for kind in (0, 1)]
+        for scores in scorer.parameters:
+            scores.grad = None
+        torch.autograd.backward(list(self._gates), total)
+        penalty = self.penalty(step)
+        if penalty is not None and penalty.requires_grad:
+            penalty.backward()
+        return True
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """See ``Mask``."""
+        with gated(self._encoder, as_gates(self.gates(training=False))):
+            yield
+
+    def state(self) -> tuple[Any, dict[str, Tensor]]:
+        """See ``Mask``."""
+        return [self.structure.heads, self.structure.filters], self.scorer.state()
+
+    def restore(self, facts: Any, tensors: dict[str, Tensor], step: int) -> None:
+        """See ``Mask``."""
+        heads, filters = (tuple(map(tuple, units)) for units in facts)
+        self._set(Structure(heads, filters))
         self._frozen = self._schedule.frozen(step - 1) if step else False
+        self.scorer.restore(tensors)
 
     def _set(self, structure: Structure) -> None:
         self.structure = structure
@@ -103,10 +168,7 @@ def masking_schedule(costs: Costs, layers: int, steps: int, first: float, last: 
         raise BudgetUnreachable(
             f"budget {costs.limit:g} is below {costs.fixed:g}, which remains when every head and filter is removed"
         )
-    warm, cool = round(first * steps), round(last * steps)
-    if warm + cool >= steps:
-        warm, cool = 0, max(0, min(cool, steps - 1))
-    return Schedule(dense, min(costs.limit, dense), steps, warm, cool)
+    return schedule_of(dense, min(costs.limit, dense), steps, first, last)
 
 
 def as_gates(units: Units) -> Gates:

@@ -59,12 +59,10 @@ class Rates(_Table):
         return self
 
 
-class StructureRecipe(Rates):
-    """The phase in which the structure is found.
+class ScoredRates(Rates):
+    """A phase in which scores say what is left, while the budget falls.
 
     Attributes:
-        scorer: what decides which units stay.
-        start: scores begin at what the search knows (``search``), or all equal (``zero``).
         score_learning_rate: of trained scores.
         score_clip: largest norm of the scores' gradient.
         first: part of the steps before the budget begins to fall.
@@ -74,8 +72,6 @@ class StructureRecipe(Rates):
             multipliers of its Lagrangian grow.
     """
 
-    scorer: ScorerName = "movement"
-    start: Literal["search", "zero"] = "search"
     score_learning_rate: float = Field(default=1e-2, gt=0, allow_inf_nan=False)
     score_clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     first: float = Field(default=0.05, ge=0, lt=1)
@@ -84,13 +80,25 @@ class StructureRecipe(Rates):
     penalty: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
-    def _room(self) -> StructureRecipe:
+    def _room(self) -> ScoredRates:
         if self.first + self.last >= 1:
             raise ValueError(
                 f"first {self.first:g} and last {self.last:g} leave no steps in which the budget could fall to the one "
                 "asked for; together they must be below 1"
             )
         return self
+
+
+class StructureRecipe(ScoredRates):
+    """The phase in which the structure is found.
+
+    Attributes:
+        scorer: what decides which units stay.
+        start: scores begin at what the search knows (``search``), or all equal (``zero``).
+    """
+
+    scorer: ScorerName = "movement"
+    start: Literal["search", "zero"] = "search"
 
 
 class Distilling(_Table):

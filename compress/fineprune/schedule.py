@@ -43,3 +43,11 @@ class Schedule:
     def frozen(self, step: int) -> bool:
         """Whether the structure does not change any more at a step."""
         return step >= self.steps - self.last
+
+
+def schedule_of(start: float, end: float, steps: int, first: float, last: float) -> Schedule:
+    """A schedule whose constant ends are given as parts of the steps; so few that nothing is left between, shorter."""
+    warm, cool = round(first * steps), round(last * steps)
+    if warm + cool >= steps:
+        warm, cool = 0, max(0, min(cool, steps - 1))
+    return Schedule(start, end, steps, warm, cool)

@@ -21,12 +21,9 @@ from compress.architectures import Encoder
 from compress.data import Batch, Encoded
 from compress.errors import TrainingError
 from compress.fineprune.distill import Losses, Teaching
-from compress.fineprune.masking import Masking, as_gates
-from compress.fineprune.recipe import Rates, StructureRecipe
-from compress.fineprune.scores import Units
+from compress.fineprune.masks import Mask
+from compress.fineprune.recipe import Rates, ScoredRates
 from compress.fineprune.state import Checkpoints
-from compress.gates import gated
-from compress.plan import Structure
 from compress.training import batches_by_length
 from compress.tuning import trained_parameters
 
@@ -106,7 +103,7 @@ class Trainer:
         times: evaluations, evenly spaced.
         patience: see ``Watching``.
         seed: of order and dropout.
-        masking: for a phase in which the structure is found.
+        masking: for a phase in which it is found what is left of the model.
         checkpoints: None keeps none.
         facts: what a checkpoint is to carry beside its own.
         tell: given one line at each evaluation.
@@ -125,7 +122,7 @@ class Trainer:
         times: int,
         patience: int = 0,
         seed: int = 0,
-        masking: Masking | None = None,
+        masking: Mask | None = None,
         checkpoints: Checkpoints | None = None,
         facts: dict[str, Any] | None = None,
         tell: Callable[[str], None] = lambda _: None,
@@ -142,9 +139,9 @@ class Trainer:
             self._parameters, lr=rates.learning_rate, weight_decay=rates.weight_decay, betas=(0.9, 0.98)
         )
         self._score_optimizer: torch.optim.Optimizer | None = None
-        if masking is not None and masking.scorer.trained:
-            assert isinstance(rates, StructureRecipe)
-            self._score_optimizer = torch.optim.Adam(masking.scorer.parameters, lr=rates.score_learning_rate)
+        if masking is not None and masking.parameters:
+            assert isinstance(rates, ScoredRates)
+            self._score_optimizer = torch.optim.Adam(masking.parameters, lr=rates.score_learning_rate)
         self._rows: list[Row] = []
         self._best: dict[str, Tensor] = {}
         self._best_at, self._best_loss, self._worse = 0, math.inf, 0
@@ -233,73 +230,34 @@ class Trainer:
         model.train(self._rates.dropout)
         self._optimizer.zero_grad(set_to_none=True)
         masking = self._masking
-        learns = masking is not None and masking.learning(step)
-        gates = None if masking is None else masking.gates(training=True)
-        collected: list[tuple[Units, float]] = []
+        if masking is not None:
+            masking.begin(step)
         parts = self._parts(step)
         done: list[tuple[Losses, float]] = []
         for number, (batch, share) in enumerate(parts):
-            last = number == len(parts) - 1
-            quiet = nullcontext() if last else self._accelerator.no_sync(model)
+            quiet = nullcontext() if number == len(parts) - 1 else self._accelerator.no_sync(model)
             with quiet, self._accelerator.autocast():
-                losses, gradients = self._backward(model, batch, share, gates, learns)
+                losses = self._backward(model, batch, share)
             done.append((losses, share))
-            if gradients is not None:
-                collected.append((gradients, share))
+        learned = masking is not None and masking.end(step, self._accelerator)
         torch.nn.utils.clip_grad_norm_(self._parameters, self._rates.clip)
         factor = rate_at(step, self.steps, self._rates.warm_up)
         _set_rate(self._optimizer, factor * self._rates.learning_rate)
         self._optimizer.step()
-        if masking is not None and gates is not None and collected:
-            self._learn_scores(masking, gates, collected, step, factor)
+        if learned and masking is not None and self._score_optimizer is not None:
+            assert isinstance(self._rates, ScoredRates)
+            torch.nn.utils.clip_grad_norm_(masking.parameters, self._rates.score_clip)
+            _set_rate(self._score_optimizer, factor * self._rates.score_learning_rate)
+            self._score_optimizer.step()
         return _mean(done)
 
-    def _backward(
-        self, model: nn.Module, batch: Batch, share: float, gates: Units | None, learns: bool
-    ) -> tuple[Losses, Units | None]:
-        """Gradients of a part of a step: into the weights, and of the gates where scores learn."""
-        if gates is None or self._masking is None:
-            losses = self._teaching(model, batch)
-            (share * losses.total).backward()
-            return losses, None
-        size = len(batch.indices)
-        if self._masking.scorer.per_sample and learns:
-            leaves = Units(*(g[:, None].expand(-1, size, -1) for g in gates)).detached()
-        else:
-            leaves = gates.detached() if learns else Units(*(g.detach() for g in gates))
-        with gated(self._encoder, as_gates(leaves)):
-            losses = self._teaching(model, batch)
-        apart = learns and losses.hidden is not None
-        gradients = None
-        if apart:
-            # What hidden states should be is no reason for a unit to stay: scores see the outputs' loss alone.
-            gradients = Units(*torch.autograd.grad(losses.outputs, list(leaves), retain_graph=True))
+    def _backward(self, model: nn.Module, batch: Batch, share: float) -> Losses:
+        """Forward and backward pass of a part of a step."""
+        if self._masking is not None:
+            return self._masking.part(lambda: self._teaching(model, batch), share, len(batch.indices))
+        losses = self._teaching(model, batch)
         (share * losses.total).backward()
-        if learns and not apart:
-            gradients = Units(*(g.grad / share if g.grad is not None else torch.zeros_like(g) for g in leaves))
-        return losses, gradients
-
-    def _learn_scores(
-        self, masking: Masking, gates: Units, collected: list[tuple[Units, float]], step: int, factor: float
-    ) -> None:
-        scorer, accelerator = masking.scorer, self._accelerator
-        if scorer.per_sample:
-            # Of the mean loss over a part; a sample's own is that times the part's size.
-            squares = [sum((g[kind] * g[kind].shape[1]).square().sum(1) for g, _ in collected) for kind in (0, 1)]
-            scorer.observe(Units(*(accelerator.reduce(s, "sum") for s in squares)))
-            return
-        if self._score_optimizer is None:
-            return
-        total = [accelerator.reduce(sum(share * g[kind] for g, share in collected), "mean") for kind in (0, 1)]
-        self._score_optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(list(gates), total)
-        penalty = masking.penalty(step)
-        if penalty is not None and penalty.requires_grad:
-            penalty.backward()
-        assert isinstance(self._rates, StructureRecipe)
-        torch.nn.utils.clip_grad_norm_(scorer.parameters, self._rates.score_clip)
-        _set_rate(self._score_optimizer, factor * self._rates.score_learning_rate)
-        self._score_optimizer.step()
+        return losses
 
     def _watch(self, value: float, step: int) -> None:
         """Stop where a loss is no number any more, or far above where it began."""
@@ -365,10 +323,8 @@ class Trainer:
         """Mean loss on the examples held out, hidden states left out of it; with gates as at test time."""
         model = self._encoder.model
         model.eval()
-        masking = self._masking
-        off = nullcontext() if masking is None else gated(self._encoder, as_gates(masking.gates(training=False)))
         total = 0.0
-        with off:
+        with nullcontext() if self._masking is None else self._masking.settled():
             for batch in self._held.batches(_EVALUATION_BATCH):
                 losses = self._teaching(model, on_device(batch, self._accelerator.device))
                 total += float(losses.outputs) * len(batch.indices)
@@ -393,9 +349,8 @@ class Trainer:
             "rows": [vars(row) for row in self._rows],
         }
         if self._masking is not None:
-            structure = self._masking.structure
-            facts["structure"] = [structure.heads, structure.filters]
-            tensors |= {f"scores.{name}": t for name, t in self._masking.scorer.state().items()}
+            facts["mask"], scores = self._masking.state()
+            tensors |= {f"scores.{name}": t for name, t in scores.items()}
             if self._score_optimizer is not None:
                 tensors |= _optimizer_tensors("score-optimizer", self._score_optimizer)
         self._checkpoints.save(facts, tensors)
@@ -414,9 +369,7 @@ class Trainer:
         self._rows = [Row(**row) for row in facts["rows"]]
         _fill_optimizer(self._optimizer, groups["optimizer"])
         if self._masking is not None:
-            heads, filters = facts["structure"]
-            self._masking.restore(Structure(_tuples(heads), _tuples(filters)), facts["step"])
-            self._masking.scorer.restore(groups["scores"])
+            self._masking.restore(facts["mask"], groups.get("scores", {}), facts["step"])
             if self._score_optimizer is not None:
                 _fill_optimizer(self._score_optimizer, groups.get("score-optimizer", {}))
         return facts["step"], facts["before"]
@@ -432,10 +385,6 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
         mask=batch.mask.to(device),
         labels=None if batch.labels is None else batch.labels.to(device),
     )
-
-
-def _tuples(units: list[list[int]]) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(row) for row in units)
 
 
 def _seed_of(*parts: object) -> int:
