@@ -51,7 +51,7 @@ class Ranking:
 
     def first(self, count: int) -> tuple[int, ...]:
         """The units that stay when ``count`` do, ascending."""
-        return tuple(int(i) for i in np.sort(self.order[:count]))
+        return tuple(np.sort(self.order[:count]).tolist())
 
 
 @dataclass(frozen=True)

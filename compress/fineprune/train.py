@@ -136,7 +136,11 @@ class Trainer:
         self._parameters = trained_parameters(encoder.model)
         self._named = {n: p for n, p in encoder.model.named_parameters() if any(p is q for q in self._parameters)}
         self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=rates.learning_rate, weight_decay=rates.weight_decay, betas=(0.9, 0.98)
+            self._parameters,
+            lr=rates.learning_rate,
+            weight_decay=rates.weight_decay,
+            betas=(0.9, 0.98),
+            fused=True,
         )
         self._score_optimizer: torch.optim.Optimizer | None = None
         if masking is not None and masking.parameters:
@@ -159,7 +163,7 @@ class Trainer:
             TrainingError: the loss diverges. The weights are then the last good ones, and so is the checkpoint.
         """
         masking, model = self._masking, self._encoder.model
-        with self._training(model):
+        with self.training():
             start, before = (0, math.nan) if resume is None else self._restore(*resume)
             if resume is None:
                 before = self._held_loss()
@@ -169,9 +173,7 @@ class Trainer:
             stopped = None
             step = start
             while step < self.steps:
-                if masking is not None:
-                    masking.advance(step)
-                losses = self._step(wrapped, step)
+                losses = self.step(step, wrapped)
                 self._watch(float(losses.total), step)
                 self._since.append((float(losses.total), losses.labels, losses.divergence))
                 step += 1
@@ -187,8 +189,9 @@ class Trainer:
         return Phase(step, self._best_at if masking is None else step, before, after, stopped, tuple(self._rows))
 
     @contextmanager
-    def _training(self, model: nn.Module) -> Iterator[None]:
+    def training(self) -> Iterator[None]:
         """Gradients on for what is trained, the mode of the recipe; all as before when the block ends."""
+        model = self._encoder.model
         devices = [self._accelerator.device] if self._accelerator.device.type == "cuda" else []
         for parameter in self._parameters:
             parameter.requires_grad_(True)
@@ -224,8 +227,19 @@ class Trainer:
     def _batch(self, indices: Sequence[int]) -> Batch:
         return on_device(next(self._data.select(list(indices)).batches(len(indices))), self._accelerator.device)
 
-    def _step(self, model: nn.Module, step: int) -> Losses:
-        """One step of the optimizers."""
+    def step(self, step: int, model: nn.Module | None = None) -> Losses:
+        """One step of the optimizers, inside of ``training``; before it a projection where one is due.
+
+        Args:
+            step: of the phase, 0 being the first: its examples, budget and rates.
+            model: as it is to be called; None for the encoder's own.
+
+        Returns:
+            Means over the step's examples.
+        """
+        model = self._encoder.model if model is None else model
+        if self._masking is not None:
+            self._masking.advance(step)
         torch.manual_seed(_seed_of(self._seed, self._name, step, self._accelerator.process_index))
         model.train(self._rates.dropout)
         self._optimizer.zero_grad(set_to_none=True)
