@@ -23,14 +23,20 @@ if TYPE_CHECKING:
     from compress.api import run
     from compress.artifact import load
     from compress.plan import Plan
+    from compress.sparsity.compact import load_compact
 
-__all__ = ["Plan", "__version__", "load", "run"]
+__all__ = ["Plan", "__version__", "load", "load_compact", "run"]
 
 # Nothing is sent anywhere that was not asked for; set before Hugging Face's libraries are imported, which read it then.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 # Looked up when first used (PEP 562): importing the package must not wait for torch.
-_LAZY = {"run": "compress.api", "load": "compress.artifact", "Plan": "compress.plan"}
+_LAZY = {
+    "run": "compress.api",
+    "load": "compress.artifact",
+    "load_compact": "compress.sparsity.compact",
+    "Plan": "compress.plan",
+}
 
 
 def __getattr__(name: str) -> Any:

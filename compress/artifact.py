@@ -104,7 +104,7 @@ def load(artifact: str | Path) -> Any:
         state = "has no " + ", no ".join(missing) if root.is_dir() else "is no directory"
         raise ArtifactError(f"'{root}' {state}; give a directory that `compress run` wrote")
     plan = Plan.read(root)
-    model = _dense_model(root / PYTORCH)
+    model = dense_model(root / PYTORCH)
     try:
         shape = shape_of(model.config)
         if shape != plan.shape:
@@ -117,8 +117,12 @@ def load(artifact: str | Path) -> Any:
     return model.eval()
 
 
-def _dense_model(folder: Path) -> Any:
-    """A model of the class and configuration in a directory, its weights not loaded."""
+def dense_model(folder: Path) -> Any:
+    """A model of the class and configuration in a directory, its weights not loaded.
+
+    Raises:
+        ArtifactError: the configuration cannot be read, or is of no model that transformers has.
+    """
     import transformers
     from huggingface_hub.errors import StrictDataclassError
 

@@ -43,7 +43,7 @@ def _default_output(values: dict[str, Any]) -> Path:
     model = os.path.abspath(os.path.expanduser(values.get("model", "model")))
     target = Path(values.get("target", "cpu"))
     chosen = [(kind, values[kind]) for kind in BUDGETS if values.get(kind) is not None]
-    unit = {"latency_ms": "ms", "speedup": "x", "macs": "macs"}
+    unit = {"latency_ms": "ms", "speedup": "x", "macs": "macs", "unstructured": "weights"}
     budget = "".join(f"{value:g}{unit[kind]}" for kind, value in chosen) or "dense"
     name = f"{os.path.basename(model)}-{target.stem if target.suffix == '.toml' else target.name}-{budget}"
     return Path("artifacts") / re.sub(r"[^A-Za-z0-9._-]+", "-", name)
@@ -61,6 +61,7 @@ class RunConfig(BaseModel):
         eval_data: None means the validation part of ``data``.
         task: None means guessed from the checkpoint.
         latency_ms, speedup, macs: the budget; at most one is given, none only where a stage needs none.
+        unstructured: fraction of single weights that stay, in the place of a budget; None for a budget.
         profile: None means the target is measured.
         fine_prune: recipe; None trains nothing.
         teacher: None means the model itself.
@@ -78,6 +79,7 @@ class RunConfig(BaseModel):
     latency_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     speedup: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     macs: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    unstructured: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
     target: Place = "cpu"
     batch_size: int = Field(default=1, ge=1)
     seq_len: int = Field(default=128, ge=1)
@@ -117,6 +119,11 @@ class RunConfig(BaseModel):
             ConfigError: none was given.
         """
         budget = self.budget_given
+        if budget is None and self.unstructured is not None:
+            raise ConfigError(
+                f"--unstructured {self.unstructured:g} is for `compress run` alone; give one of --latency-ms, "
+                "--speedup, --macs here"
+            )
         if budget is None:
             raise ConfigError(_MISSING["budget"])
         return budget
@@ -272,7 +279,10 @@ def commented_toml(values: Mapping[str, Any]) -> str:
     ]
     for name, info in RunConfig.model_fields.items():
         if name in BUDGETS and name == BUDGETS[0]:
-            lines += ["# The budget: exactly one of latency_ms, speedup, macs, here or on the command line.", ""]
+            lines += [
+                "# The budget: exactly one of latency_ms, speedup, macs, or unstructured; here or on the command line.",
+                "",
+            ]
         lines.append(f"# {HELP[name]}")
         if name in values:
             lines.append(f"{name} = {_toml_value(values[name])}")
@@ -284,6 +294,7 @@ def commented_toml(values: Mapping[str, Any]) -> str:
                 "latency_ms": 5.0,
                 "speedup": 2.0,
                 "macs": 0.5,
+                "unstructured": 0.1,
                 "embedding": "normalized",
                 "search_seconds": 60.0,
                 "size_mb": 50.0,
@@ -328,7 +339,7 @@ _MISSING = {
     "model": f"no model given: name a directory or hub model on the command line, or set `model` in {CONFIG_FILE} "
     "(`compress init` writes one)",
     "data": f"no data given: use --data, or set `data` in {CONFIG_FILE}",
-    "budget": "no budget given: use exactly one of --latency-ms, --speedup, --macs, "
+    "budget": "no budget given: use exactly one of --latency-ms, --speedup, --macs (or --unstructured), "
     f"or set latency_ms, speedup or macs in {CONFIG_FILE}",
 }
 
@@ -402,7 +413,7 @@ def _explain(error: ValidationError, origins: Mapping[str, Origin]) -> str:
         where = f" ({origins[name]})" if origins.get(name) not in (None, COMMAND_LINE) else ""
         what = problem["msg"].removeprefix("Value error, ").replace("Input should", "must")
         sentence = f"{shown} {what}, got {problem['input']!r}{where}"
-        if name == "macs" and problem["type"] == "less_than_equal":
+        if name in ("macs", "unstructured") and problem["type"] == "less_than_equal":
             sentence += "; it is a fraction: 0.5 keeps half"
         if sentence not in parts:
             parts.append(sentence)

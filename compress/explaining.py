@@ -21,7 +21,8 @@ def explain(artifact: Path) -> dict[str, Any]:
     plan = Plan.read(artifact)
     if not (artifact / "profile.json").is_file():
         raise ArtifactError(
-            f"'{artifact}' has no profile.json, so nothing is known of its latencies; `compress run` writes one"
+            f"'{artifact}' has no profile.json, so nothing is known of its latencies; `compress run` writes one for a "
+            "budget (not with --unstructured)"
         )
     table = Profile.read(artifact / "profile.json").table
     shape, widths = plan.shape, plan.structure.widths

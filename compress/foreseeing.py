@@ -38,6 +38,11 @@ def foresee(config: RunConfig, *, progress: Progress | None = None) -> list[Fore
         CompressError: the inputs are wrong, as a run would say, or the budget is known to be out of reach.
     """
     told = progress or Silent()
+    if config.unstructured is not None:
+        from compress.sparsity.stage import read_inputs
+
+        read_inputs(config, Stages(told))
+        return [Foreseen(name, "", False, None, None) for name in ("fine-prune", "pack", "export", "validate")]
     store = Store.default()
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
         memory = Memory(store, Path(scratch), reading=True, making=False)

@@ -17,6 +17,8 @@ HELP: dict[str, str] = {
     "latency_ms": "Budget: median milliseconds of one call on the target, warm, at this batch size and length.",
     "speedup": "Budget: how many times faster than the dense model, exported the same way.",
     "macs": "Budget: fraction of the encoder's multiply-accumulates to keep, above 0, at most 1.",
+    "unstructured": "Instead of a budget: fraction of the single weights of the encoder's linear layers that stay, "
+    "above 0, at most 1. Saves bytes, not time.",
     "target": "Device to run on: a name from `compress targets`, or a TOML file.",
     "batch_size": "Examples per call in deployment; latency is measured with it.",
     "seq_len": "Tokens per example in deployment; longer texts are cut. Images have as many as their patches.",
@@ -70,7 +72,8 @@ GATE_HELP: dict[str, str] = {
     "device": "Text that the name of the device in validation.json has to have in it.",
 }
 
-BUDGETS = ("latency_ms", "speedup", "macs")
+# What a run is asked for, one of them; the last one is no budget that other commands know.
+BUDGETS = ("latency_ms", "speedup", "macs", "unstructured")
 METHODS = ("full", "kwon")
 EFFORTS = ("fast", "standard", "thorough")
 PRECISIONS = ("fp32", "fp16", "int8", "auto")

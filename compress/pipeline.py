@@ -43,6 +43,7 @@ from compress.proposing import (
     weighed,
 )
 from compress.pruning import prune
+from compress.sparsity.summary import artifact_is_sparse
 from compress.stages import Stages
 from compress.store import Store
 from compress.verifying import refuse_damage
@@ -95,6 +96,8 @@ def run(
     """
     from compress.writing import write_artifact
 
+    if config.unstructured is not None:
+        return _run_unstructured(config, origins, resume, progress or Silent())
     store = Store.default()
     with staged(config.output) as output, scratch_beside(output) as scratch:
         stages = Stages(progress or Silent(), Memory(store, scratch, reading=resume))
@@ -139,14 +142,14 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> tuple[P
     A latency budget needs a profile: the one given, or one measured now. A MACs budget uses a given profile for its
     prediction and measures none, so that equal inputs give equal plans.
     """
-    stages = Stages(progress or Silent())
+    stages, budget = Stages(progress or Silent()), config.budget
     with stages.stage("load"):
         loaded = load(config, stages, evaluation=False)
         config = deployed(config, loaded)
     profile: Profile | None = None
-    if config.profile is not None or config.budget.kind != "macs":
+    if config.profile is not None or budget.kind != "macs":
         profile = _profile_without_run(config, loaded, stages)
-        limit_of(config.budget, loaded.shape, profile, loaded.length)
+        limit_of(budget, loaded.shape, profile, loaded.length)
     with stages.stage("calibrate"):
         importance = weighed(config, loaded, stages)
     with stages.stage("search"):
@@ -252,6 +255,11 @@ def validate_artifact(
 
     stages = Stages(progress or Silent())
     manifest = read_manifest(artifact)
+    if artifact_is_sparse(manifest):
+        raise ArtifactError(
+            f"'{artifact}' was made by `compress run --unstructured`: there is no latency to measure again, and its "
+            "accuracy stands in validation.json; run it anew for other data"
+        )
     refuse_damage(artifact)
     try:
         config = make_config({**manifest["configuration"], "output": artifact, "profile": None, **(overrides or {})})
@@ -296,6 +304,18 @@ def why(artifact: Path) -> dict[str, Any]:
     from compress.explaining import explain
 
     return explain(artifact)
+
+
+def _run_unstructured(
+    config: RunConfig, origins: Mapping[str, str] | None, resume: bool, progress: Progress
+) -> RunResult:
+    from compress.sparsity.stage import run_unstructured
+
+    stages = Stages(progress)
+    if resume:
+        stages.info("--resume finds nothing stored with --unstructured; --checkpoints DIR keeps its training")
+    plan, validation = run_unstructured(config, stages, origins)
+    return _result(config.output, plan, validation, stages)
 
 
 def _planned_precision(config: RunConfig, loaded: Loaded) -> Precision:

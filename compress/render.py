@@ -146,10 +146,13 @@ def result_document(result: RunResult) -> dict[str, Any]:
 def result(result: RunResult, config: RunConfig | None = None) -> None:
     """The summary of a run: dense, compressed, budget; what each layer kept; the verdict."""
     console = _console()
-    rows = list(summary_rows(result.validation, result.plan))
-    if rows:
+    weights = result.validation.get("unstructured")
+    if weights is not None:
+        _weights(console, weights)
+    else:
+        rows = list(summary_rows(result.validation, result.plan))
         _show(console, _table(console, ("", "dense", "compressed", "budget", "95 % interval"), rows))
-    _layers(console, result.plan.shape, result.plan.structure.widths)
+        _layers(console, result.plan.shape, result.plan.structure.widths)
     if len(result.validation.get("candidates", [])) > 1:
         candidates(console, result.validation["candidates"])
     if "interpolated" in (result.plan.latency_source or ""):
@@ -163,8 +166,22 @@ def result(result: RunResult, config: RunConfig | None = None) -> None:
         _say(console, f"artifact: {result.output}")
     if result.validation.get("reason"):
         _say(console, str(result.validation["reason"]))
-    where = f" on {config.target}, budget {config.budget}" if config is not None else ""
+    where = f" on {config.target}, budget {config.budget}" if config is not None and weights is None else ""
     _say(console, f"verdict: {result.verdict}{where}", _VERDICT_STYLE.get(result.verdict))
+
+
+def _weights(console: Console, weights: Mapping[str, Any]) -> None:
+    """Of single weights: accuracy and bytes, what every layer kept, and what it does not bring."""
+    from compress.sparsity.summary import BYTES_NOT_TIME, COLUMNS, percent, rows, stored_lines
+
+    _show(console, _table(console, COLUMNS, rows(weights)))
+    ascii_only = "utf" not in (console.encoding or "").lower()
+    for layer in weights["layers"]:
+        drawn = bar(layer["remaining"], 1.0, ascii_only=ascii_only)
+        _say(console, f"layer {layer['layer']:2d}  {drawn}  {percent(layer['remaining'])}")
+    for line in stored_lines(weights):
+        _say(console, f"in the compact file: {line}", "dim")
+    _say(console, BYTES_NOT_TIME, "yellow")
 
 
 def summary_rows(validation: Mapping[str, Any], plan: Plan) -> Iterable[tuple[str, ...]]:

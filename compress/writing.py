@@ -24,6 +24,8 @@ from compress.report.files import NAME as REPORT
 from compress.report.files import renew_report, report_text
 from compress.sbom import NAME as SBOM
 from compress.sbom import sbom_text
+from compress.sparsity.summary import card as sparse_card
+from compress.sparsity.summary import is_sparse
 from compress.stages import Stages
 from compress.validation import apart
 
@@ -168,6 +170,8 @@ def _predicted(plan: Plan) -> list[str]:
 def card(config: RunConfig, plan: Plan, validation: Mapping[str, Any] | None) -> str:
     """The artifact's README.md: what it is, what was measured, how to use it."""
     name = Path(config.model).name
+    if validation is not None and is_sparse(validation):
+        return sparse_card(name, validation)
     lines = [
         f"# {name}, compressed",
         "",

@@ -86,6 +86,7 @@ SEARCH = [
     shown("profile", metavar="FILE"),
 ]
 TRAINING = [
+    shown("unstructured", type=float, metavar="F"),
     shown("fine_prune", metavar="RECIPE"),
     shown("teacher", metavar="MODEL"),
     shown("checkpoints", metavar="DIR"),

@@ -2,7 +2,7 @@
 
 A recipe has at most two phases. ``[structure]`` trains weights under gates while the budget falls from the dense
 model's to the one asked for; without that table the structure that the search found stays. ``[weights]`` trains what is
-left with nothing more removed.
+left with nothing more removed. A recipe for ``--unstructured`` has one phase, ``[unstructured]``, and no other.
 """
 
 from __future__ import annotations
@@ -101,6 +101,32 @@ class StructureRecipe(ScoredRates):
     start: Literal["search", "zero"] = "search"
 
 
+class UnstructuredRecipe(ScoredRates):
+    """The phase in which single weights are masked (``--unstructured``); ``project_every`` is steps between choices.
+
+    Attributes:
+        epochs: 0 trains nothing: one choice, at once.
+        scorer: what decides which weights stay.
+        selection: the best of all matrices together (``global``), or the same fraction of each (``per-matrix``).
+        start: trained scores begin all equal (``zero``, the paper's), with the weights' magnitude, or with their Fisher
+            information times their square (``fisher``).
+        start_examples: that Fisher information is taken of.
+    """
+
+    epochs: float = Field(ge=0, allow_inf_nan=False)
+    scorer: Literal["movement", "soft-movement", "magnitude", "l0"] = "movement"
+    selection: Literal["global", "per-matrix"] = "global"
+    start: Literal["zero", "magnitude", "fisher"] = "fisher"
+    start_examples: int = Field(default=1024, ge=1)
+    project_every: int = Field(default=10, ge=1)
+
+    @model_validator(mode="after")
+    def _trained(self) -> UnstructuredRecipe:
+        if self.epochs == 0 and self.scorer != "magnitude":
+            raise ValueError(f"scorer '{self.scorer}' learns in training: give epochs above 0, or take 'magnitude'")
+        return self
+
+
 class Distilling(_Table):
     """Losses.
 
@@ -142,7 +168,7 @@ class Recipe(_Table):
         examples: training examples at most, drawn at random; None for all.
         seq_len: tokens per training example; None for the deployment's.
         precision: mixed precision of the training (accelerate); ``no`` is float32.
-        structure, weights, distillation, validation: the tables.
+        structure, weights, unstructured, distillation, validation: the tables.
     """
 
     name: str
@@ -153,13 +179,19 @@ class Recipe(_Table):
     precision: Literal["no", "bf16"] = "no"
     structure: StructureRecipe | None = None
     weights: Rates | None = None
+    unstructured: UnstructuredRecipe | None = None
     distillation: Distilling = Distilling()
     validation: Watching = Watching()
 
     @model_validator(mode="after")
     def _something(self) -> Recipe:
-        if self.structure is None and self.weights is None:
-            raise ValueError("there is nothing to train: give a table [structure], [weights] or both")
+        others = [name for name in ("structure", "weights") if getattr(self, name) is not None]
+        if self.unstructured is None and not others:
+            raise ValueError(
+                "there is nothing to train: give a table [structure], [weights] or both, or [unstructured]"
+            )
+        if self.unstructured is not None and others:
+            raise ValueError(f"[unstructured] goes alone: leave out [{others[0]}], or [unstructured]")
         return self
 
     @property

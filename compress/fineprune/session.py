@@ -18,8 +18,9 @@ from compress.checkpoint import Checkpoint
 from compress.data import Encoded
 from compress.fineprune.distill import Teaching
 from compress.fineprune.masking import Masking, fold, masking_schedule
+from compress.fineprune.masks import Mask
 from compress.fineprune.projection import masks_of, unit_costs
-from compress.fineprune.recipe import Rates, Recipe
+from compress.fineprune.recipe import Rates, Recipe, ScoredRates
 from compress.fineprune.scores import Units, scorer_of
 from compress.fineprune.state import Checkpoints
 from compress.fineprune.train import Phase, Trainer, steps_of
@@ -72,6 +73,11 @@ class Session:
         device = self.accelerator.device
         return teacher.encoder if device.type == "cpu" else encoder_of(copy.deepcopy(teacher.model).to(device))
 
+    @property
+    def resuming(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self._resume is not None
+
     def resumed_structure(self) -> Structure | None:
         """The structure of a checkpoint in which it is settled; None where there is none."""
         if self._resume is None or self._resume[0]["phase"] != "weights":
@@ -99,10 +105,20 @@ class Session:
         schedule = masking_schedule(costs, encoder.shape.layers, steps, rates.first, rates.last)
         scorer = scorer_of(rates, encoder, start, unit_costs(costs), self._seed)
         masking = Masking(encoder, scorer, costs, schedule, rates.project_every)
-        resume = self._resume if self._resume is not None and self._resume[0]["phase"] == "structure" else None
-        with self._trainer("structure", encoder, rates, masking) as trainer:
-            phase = trainer.run(resume)
-        return model, masking, phase
+        return model, masking, self.train_masked("structure", model, rates, masking)
+
+    def train_masked(self, name: str, model: Any, rates: ScoredRates, masking: Mask) -> Phase:
+        """Train a model under a mask; it goes on from a checkpoint of a phase of this name.
+
+        Args:
+            name: of the phase.
+            model: on the accelerator's device; changed in place.
+            rates: of the phase.
+            masking: chooses what is left.
+        """
+        resume = self._resume if self._resume is not None and self._resume[0]["phase"] == name else None
+        with self._trainer(name, encoder_of(model), rates, masking) as trainer:
+            return trainer.run(resume)
 
     def carry_out(self, model: Any, masking: Masking, structure: Structure) -> Any:
         """Take the gates off a trained model and remove what the structure does not keep."""
@@ -140,7 +156,7 @@ class Session:
         name: str,
         encoder: Encoder,
         rates: Rates,
-        masking: Masking | None,
+        masking: Mask | None,
         facts: dict[str, Any] | None = None,
     ) -> Iterator[Trainer]:
         task, watching = self._dense.task, self._recipe.validation

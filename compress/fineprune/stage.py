@@ -83,12 +83,13 @@ def prepare(config: RunConfig, loaded: Loaded, stages: Stages) -> Prepared | Non
         ModelError: the teacher does not fit the model.
         TrainingError: what training needs is not installed.
     """
-    if config.fine_prune is None:
+    if config.fine_prune is None and config.unstructured is None:
         for name in ("teacher", "checkpoints"):
             if getattr(config, name) is not None:
                 raise ConfigError(f"--{name} is for --fine-prune; add a recipe (--fine-prune quick), or leave it out")
         return None
-    recipe = load_recipe(config.fine_prune)
+    recipe = load_recipe(config.fine_prune or "unstructured")
+    _refuse_other_job(recipe, config)
     if config.teacher is not None and not recipe.taught:
         raise ConfigError(
             f"--teacher {config.teacher}: recipe '{recipe.name}' distils nothing (weight and hidden are 0); leave the "
@@ -99,6 +100,10 @@ def prepare(config: RunConfig, loaded: Loaded, stages: Stages) -> Prepared | Non
             f"--size-mb {config.size_mb:g}: recipe '{recipe.name}' finds a structure of its own, and knows nothing of "
             "bytes; choose a recipe without [structure], such as quick"
         )
+    if recipe.unstructured is not None and recipe.unstructured.epochs == 0:
+        if config.checkpoints is not None:
+            raise ConfigError(f"--checkpoints: recipe '{recipe.name}' trains nothing; leave them out")
+        return Prepared(recipe, None, loaded.calibration.select([]), loaded.calibration.select([]))
     _require_accelerate()
     examples = load_training(config, loaded, recipe.examples, recipe.seq_len)
     if len(examples) < LEAST_EXAMPLES:
@@ -124,6 +129,20 @@ def prepare(config: RunConfig, loaded: Loaded, stages: Stages) -> Prepared | Non
         f"{len(held)} held out"
     )
     return Prepared(recipe, teacher, train, held)
+
+
+def _refuse_other_job(recipe: Recipe, config: RunConfig) -> None:
+    """Raise ConfigError where a recipe is for single weights and the run is not, or the other way round."""
+    if recipe.unstructured is None and config.unstructured is not None:
+        raise ConfigError(
+            f"--unstructured {config.unstructured:g}: recipe '{recipe.name}' has no table [unstructured]; choose one "
+            "that has (unstructured, one-shot), or leave out --fine-prune"
+        )
+    if recipe.unstructured is not None and config.unstructured is None:
+        raise ConfigError(
+            f"recipe '{recipe.name}' is for single weights: give --unstructured F (0.1 leaves a tenth of them) instead "
+            "of a budget, or choose another recipe"
+        )
 
 
 def _require_accelerate() -> None:
@@ -182,7 +201,7 @@ def fine_prune(
     before = {key: value for key, value in chosen.measured["metric"].items() if key != "outcomes"}
     with stages.stage("fine-prune"):
         model, plan, profile, phases = _train(config, loaded, prepared, chosen, device, stages)
-        _write_log(log / LOG, [row for _, phase in phases for row in phase.rows])
+        write_log(log / LOG, [row for _, phase in phases for row in phase.rows])
     engine = chosen.proposal.engine
     with stages.stage("export"):
         exported = device.export(model, loaded, engine, config.int8_drop, stages)
@@ -198,9 +217,9 @@ def fine_prune(
     refused = refusal_of(validation, exported, loaded, config.int8_drop)
     done = FinePruned(
         recipe=prepared.recipe.model_dump(mode="json", exclude_none=True),
-        teacher=_teacher_name(prepared, loaded),
+        teacher=teacher_name(prepared, loaded),
         examples=len(prepared.train),
-        phases=tuple({"name": name, **_summary(phase)} for name, phase in phases),
+        phases=tuple({"name": name, **phase_summary(phase)} for name, phase in phases),
         metric_before=before["compressed"],
     )
     validation = {**validation, "fine_pruned": {"recipe": prepared.recipe.name, "before": before}}
@@ -215,11 +234,13 @@ def fine_prune(
     )
 
 
-def _summary(phase: Phase) -> dict[str, Any]:
+def phase_summary(phase: Phase) -> dict[str, Any]:
+    """A phase for the manifest: all but its log."""
     return {key: value for key, value in asdict(phase).items() if key != "rows"}
 
 
-def _teacher_name(prepared: Prepared, loaded: Loaded) -> str | None:
+def teacher_name(prepared: Prepared, loaded: Loaded) -> str | None:
+    """Whose outputs are learned; None where nobody teaches."""
     if not prepared.recipe.taught:
         return None
     return (prepared.teacher or loaded.checkpoint).name
@@ -242,7 +263,7 @@ def _train(
         seed=config.seed,
         checkpoints=None if config.checkpoints is None else Path(config.checkpoints),
         minutes=config.checkpoint_minutes,
-        fingerprint=_fingerprint(config, loaded, prepared),
+        fingerprint=fingerprint_of(config, loaded, prepared),
         tell=stages.info,
     )
     phases: list[tuple[str, Phase]] = []
@@ -316,14 +337,14 @@ def _settle(
     return structure, profile
 
 
-def _fingerprint(config: RunConfig, loaded: Loaded, prepared: Prepared) -> str:
+def fingerprint_of(config: RunConfig, loaded: Loaded, prepared: Prepared) -> str:
     """Of everything that training depends on but the structure, which a checkpoint carries itself."""
     facts = {
         "recipe": prepared.recipe.model_dump(mode="json"),
         "model": loaded.checkpoint.fingerprint,
         "teacher": None if prepared.teacher is None else prepared.teacher.fingerprint,
         "train": prepared.train.fingerprint(),
-        "budget": str(config.budget),
+        "budget": str(config.budget) if config.unstructured is None else f"{config.unstructured} of the weights",
         "method": config.method,
         "target": config.target,
         "deployment": [config.batch_size, config.seq_len],
@@ -332,7 +353,8 @@ def _fingerprint(config: RunConfig, loaded: Loaded, prepared: Prepared) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _write_log(path: Path, rows: list[Row]) -> None:
+def write_log(path: Path, rows: list[Row]) -> None:
+    """Write the log of a training as csv."""
     from compress.fineprune.train import Row
 
     with path.open("w", encoding="utf-8", newline="") as stream:

@@ -145,7 +145,7 @@ class Trainer:
         self._score_optimizer: torch.optim.Optimizer | None = None
         if masking is not None and masking.parameters:
             assert isinstance(rates, ScoredRates)
-            self._score_optimizer = torch.optim.Adam(masking.parameters, lr=rates.score_learning_rate)
+            self._score_optimizer = torch.optim.Adam(masking.parameters, lr=rates.score_learning_rate, fused=True)
         self._rows: list[Row] = []
         self._best: dict[str, Tensor] = {}
         self._best_at, self._best_loss, self._worse = 0, math.inf, 0
@@ -240,7 +240,7 @@ class Trainer:
         model = self._encoder.model if model is None else model
         if self._masking is not None:
             self._masking.advance(step)
-        torch.manual_seed(_seed_of(self._seed, self._name, step, self._accelerator.process_index))
+        torch.manual_seed(seed_of(self._seed, self._name, step, self._accelerator.process_index))
         model.train(self._rates.dropout)
         self._optimizer.zero_grad(set_to_none=True)
         masking = self._masking
@@ -401,7 +401,8 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
     )
 
 
-def _seed_of(*parts: object) -> int:
+def seed_of(*parts: object) -> int:
+    """A seed that is a function of these."""
     return int(np.random.SeedSequence(list("/".join(map(str, parts)).encode())).generate_state(1)[0])
 
 

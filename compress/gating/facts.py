@@ -12,6 +12,7 @@ from compress.gating import decision
 from compress.gating.evidence import Evidence, Validation, interval
 from compress.gating.limits import Gate, Limit
 from compress.reading import printable
+from compress.sparsity.summary import is_sparse
 from compress.statistics import Interval
 
 if TYPE_CHECKING:
@@ -166,6 +167,10 @@ def _validated(evidence: Evidence) -> Validation:
 
 def _recorded_of(evidence: Evidence) -> Validation:
     found = _validated(evidence)
+    if is_sparse(found.model_extra):
+        raise Open(
+            f"'{evidence.artifact}' was made by `compress run --unstructured`, which saves bytes and times nothing"
+        )
     if found.latency_ms.compressed is None or found.speedup.value is None:
         raise Open(f"'{evidence.artifact}' was not timed on its device; run `compress validate` there")
     return found

@@ -3,6 +3,7 @@
     page.py        what a page consists of: sections with tables, pictures and notes; plain data, no HTML
     reading.py     an artifact's files, or a sweep's, as plain values; whatever is absent or odd is None
     artifact.py    the page of one artifact
+    weights.py     the page of an artifact of single weights
     sublayers.py   its sections about structure and latency
     origin.py      its sections about where it came from
     comparing.py   the page of several side by side

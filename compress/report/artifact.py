@@ -32,7 +32,7 @@ def artifact_page(sources: Sources) -> Page:
         sections=(
             _result(sources),
             _kept(sources),
-            _slices(validation),
+            slices_of(validation),
             _candidates(sources),
             _trade_off(sources),
             sublayers(sources),
@@ -272,7 +272,8 @@ def _kept(sources: Sources) -> Section:
     )
 
 
-def _slices(validation: Facts) -> Section:
+def slices_of(validation: Facts) -> Section:
+    """The metric on parts of the evaluation data."""
     found = list(validation.each("slices", "rows"))
     by = words.plain(validation.text("slices", "by") or "part", 40)
     rows = Rows()

@@ -15,7 +15,8 @@ from compress.report.comparing import comparison_page
 from compress.report.front import front_page
 from compress.report.html import render
 from compress.report.page import Page
-from compress.report.reading import SWEEP, Facts, is_sweep, make_sources, read_json, read_sources
+from compress.report.reading import SWEEP, Facts, Sources, is_sweep, make_sources, read_json, read_sources
+from compress.report.weights import is_of_weights, weights_page
 
 if TYPE_CHECKING:
     from compress.plan import Plan
@@ -38,8 +39,12 @@ def page_of(directories: Sequence[Path]) -> Page:
     if sweeps:
         return front_page_of(read_json(sweeps[0] / SWEEP))
     if len(directories) == 1:
-        return artifact_page(read_sources(directories[0]))
+        return _page(read_sources(directories[0]))
     return comparison_page([read_sources(directory) for directory in directories])
+
+
+def _page(sources: Sources) -> Page:
+    return weights_page(sources) if is_of_weights(sources) else artifact_page(sources)
 
 
 def is_artifact(directory: Path) -> bool:
@@ -60,7 +65,7 @@ def report_text(
     Law: it is what ``renew_report`` makes of the finished artifact.
     """
     sources = make_sources(plan=plan, profile=profile, validation=validation, manifest=manifest, trade_off=trade_off)
-    return render(artifact_page(sources))
+    return render(_page(sources))
 
 
 def renew_report(directory: Path) -> None:
@@ -71,7 +76,7 @@ def renew_report(directory: Path) -> None:
     Raises:
         CompressError: plan, validation or manifest cannot be read, or the report not be written.
     """
-    write_page(artifact_page(read_sources(directory, forgiving=True)), directory / NAME)
+    write_page(_page(read_sources(directory, forgiving=True)), directory / NAME)
     manifest = read_manifest(directory)
     facts = {name: value for name, value in manifest.items() if name not in ("files", SEAL)}
     write_manifest(directory, facts, manifest["files"], {NAME})

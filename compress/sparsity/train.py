@@ -1,0 +1,111 @@
+"""From a dense model to one with the fraction of its weights that was asked for: training, or one choice at once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress.architectures import encoder_of
+from compress.checkpoint import Checkpoint
+from compress.data import Encoded
+from compress.fineprune.masks import Projected
+from compress.fineprune.recipe import Recipe
+from compress.fineprune.schedule import Schedule, schedule_of
+from compress.fineprune.session import Session
+from compress.fineprune.train import Phase, steps_of
+from compress.sparsity.masking import ElementMasking
+from compress.sparsity.matrices import matrices_of
+from compress.sparsity.scores import SCORERS, start_of
+
+PHASE = "unstructured"
+
+
+@dataclass(frozen=True)
+class Thinned:
+    """What came of it.
+
+    Attributes:
+        model: with the masks multiplied in; on the processor, in evaluation mode.
+        phase: what the training ended with; None where nothing was trained.
+        history: how the fraction fell.
+    """
+
+    model: Any
+    phase: Phase | None
+    history: tuple[Projected, ...]
+
+
+def thin_out(
+    dense: Checkpoint,
+    teacher: Checkpoint | None,
+    recipe: Recipe,
+    fraction: float,
+    train: Encoded,
+    held: Encoded,
+    *,
+    seed: int = 0,
+    checkpoints: Path | None = None,
+    minutes: float = 5.0,
+    fingerprint: str = "",
+    tell: Callable[[str], None] = lambda _: None,
+) -> Thinned:
+    """Leave a fraction of the weights of the encoder's linear layers.
+
+    Args:
+        dense: the model; it stays as it is.
+        teacher: another model that teaches; None is the dense one.
+        recipe: with a table ``[unstructured]``.
+        fraction: of these weights, above 0, at most 1.
+        train, held: examples to train on and to watch with; not read where nothing is trained.
+        seed, checkpoints, minutes, fingerprint, tell: as for ``Session``.
+
+    Raises:
+        ArtifactError: the directory of checkpoints is not usable, or of another run.
+        TrainingError: training diverges.
+    """
+    rates = recipe.unstructured
+    assert rates is not None
+    kind = SCORERS[rates.scorer]
+    model = copy.deepcopy(dense.model)
+    if rates.epochs == 0:
+        matrices = _matrices(model)
+        masking = ElementMasking(matrices, kind(matrices, None), Schedule(1.0, fraction, 1, 0, 0), rates.selection)
+        masking.advance(1)
+        masking.fold()
+        return Thinned(model.eval(), None, tuple(masking.history))
+    session = Session(
+        dense,
+        teacher,
+        recipe,
+        train,
+        held,
+        seed=seed,
+        checkpoints=checkpoints,
+        minutes=minutes,
+        fingerprint=fingerprint,
+        tell=tell,
+    )
+    model.to(session.accelerator.device)
+    matrices = _matrices(model)
+    steps = steps_of(rates, len(train))
+    # A checkpoint has the scores.
+    begin = None if session.resuming else start_of(rates, encoder_of(model), matrices, dense.task, train, seed)
+    scorer = kind(matrices, begin, rates.penalty)
+    schedule = schedule_of(1.0, fraction, steps, rates.first, rates.last)
+    masking = ElementMasking(matrices, scorer, schedule, rates.selection, rates.project_every, seed)
+    phase = session.train_masked(PHASE, model, rates, masking)
+    with torch.no_grad():
+        # Without steps at the final fraction it is reached here.
+        masking.advance(steps)
+        masking.fold()
+    return Thinned(model.cpu().eval(), phase, tuple(masking.history))
+
+
+def _matrices(model: Any) -> list[nn.Parameter]:
+    return list(matrices_of(encoder_of(model)).values())
