@@ -29,6 +29,7 @@ import numpy as np
 from compress.config import make_config
 from compress.errors import CompressError
 from compress.fineprune.recipe import Recipe, load_recipe
+from compress.fineprune.session import Session
 from compress.loading import Loaded, load, load_training
 from compress.progress import Silent
 from compress.sparsity.compact import NAME, load_compact, write_compact
@@ -144,9 +145,10 @@ def compute(given: argparse.Namespace, seed: int, changed: dict[str, Any], log: 
     held, train = (rows.select(np.sort(part)) for part in np.split(order, [min(200, len(rows) // 10)]))
     for scorer, fraction in wanted:
         start = time.perf_counter()
-        out = thin_out(
-            loaded.checkpoint, None, recipe_of(recipe, scorer, given.epochs, changed), fraction, train, held, seed=seed
-        )
+        tables = recipe_of(recipe, scorer, given.epochs, changed)
+        trains = tables.unstructured is not None and tables.unstructured.trains
+        session = Session(loaded.checkpoint, None, tables, train, held, seed=seed, tell=print) if trains else None
+        out = thin_out(loaded.checkpoint, tables, fraction, session, seed=seed)
         seconds = time.perf_counter() - start
         steps = 0 if out.phase is None else out.phase.steps
         found = asdict(figures(out.model, loaded, steps, seconds))

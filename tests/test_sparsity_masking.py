@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from compress.architectures import encoder_of
 from compress.fineprune.distill import Losses
 from compress.fineprune.schedule import Schedule
+from compress.fineprune.session import Session
 from compress.sparsity.choice import allowed
 from compress.sparsity.masking import ElementMasking
 from compress.sparsity.matrices import matrices_of
@@ -103,9 +104,9 @@ def thin(scorer: str, fraction: float = 0.1, directory: Path | None = None, tell
         **options,
     }
     tables = recipe(unstructured=table, distillation={"weight": 0.5, "hidden": 0.2}, validation={"times": 4})
-    return thin_out(
-        dense(), None, tables, fraction, TRAIN, HELD, checkpoints=directory, minutes=1e-9, tell=tell or (lambda _: None)
-    )
+    checkpoint, lines = dense(), tell or (lambda _: None)
+    session = Session(checkpoint, None, tables, TRAIN, HELD, checkpoints=directory, minutes=1e-9, tell=lines)
+    return thin_out(checkpoint, tables, fraction, session)
 
 
 @pytest.mark.parametrize("selection", ["global", "per-matrix"])
@@ -133,7 +134,7 @@ def test_without_steps_at_the_final_fraction_it_is_reached_all_the_same() -> Non
 
 
 def test_one_shot_is_the_largest_weights_untrained() -> None:
-    out = thin_out(dense(), None, recipe(unstructured={"epochs": 0.0, "scorer": "magnitude"}), 0.25, TRAIN, HELD)
+    out = thin_out(dense(), recipe(unstructured={"epochs": 0.0, "scorer": "magnitude"}), 0.25, None)
     assert out.phase is None
     before = torch.cat([w.flatten() for w in weights_of(dense().model).values()])
     after = torch.cat([w.flatten() for w in weights_of(out.model).values()])

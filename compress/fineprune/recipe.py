@@ -120,9 +120,14 @@ class UnstructuredRecipe(ScoredRates):
     start_examples: int = Field(default=1024, ge=1)
     project_every: int = Field(default=10, ge=1)
 
+    @property
+    def trains(self) -> bool:
+        """Whether there are steps."""
+        return self.epochs > 0
+
     @model_validator(mode="after")
     def _trained(self) -> UnstructuredRecipe:
-        if self.epochs == 0 and self.scorer != "magnitude":
+        if not self.trains and self.scorer != "magnitude":
             raise ValueError(f"scorer '{self.scorer}' learns in training: give epochs above 0, or take 'magnitude'")
         return self
 

@@ -74,6 +74,11 @@ class Session:
         return teacher.encoder if device.type == "cpu" else encoder_of(copy.deepcopy(teacher.model).to(device))
 
     @property
+    def examples(self) -> Encoded:
+        """Those that are trained on."""
+        return self._train
+
+    @property
     def resuming(self) -> bool:
         """Whether there is a checkpoint to go on from."""
         return self._resume is not None

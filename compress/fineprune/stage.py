@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from compress.candidates import Finished
     from compress.data import Encoded
     from compress.fineprune.masking import Masking
+    from compress.fineprune.session import Session
     from compress.fineprune.train import Phase, Row
     from compress.measuring import Device
     from compress.profile.latency import Profile
@@ -100,7 +101,7 @@ def prepare(config: RunConfig, loaded: Loaded, stages: Stages) -> Prepared | Non
             f"--size-mb {config.size_mb:g}: recipe '{recipe.name}' finds a structure of its own, and knows nothing of "
             "bytes; choose a recipe without [structure], such as quick"
         )
-    if recipe.unstructured is not None and recipe.unstructured.epochs == 0:
+    if recipe.unstructured is not None and not recipe.unstructured.trains:
         if config.checkpoints is not None:
             raise ConfigError(f"--checkpoints: recipe '{recipe.name}' trains nothing; leave them out")
         return Prepared(recipe, None, loaded.calibration.select([]), loaded.calibration.select([]))
@@ -250,22 +251,9 @@ def _train(
     config: RunConfig, loaded: Loaded, prepared: Prepared, chosen: Finished, device: Device, stages: Stages
 ) -> tuple[Any, Plan, Profile | None, list[tuple[str, Phase]]]:
     """Both phases; the trained model, its plan, and the profile that predicts it."""
-    from compress.fineprune.session import Session
-
     plan, profile = chosen.proposal.plan, chosen.proposal.profile
     pruned = plan.structure.widths != plan.shape.dense
-    session = Session(
-        loaded.checkpoint,
-        prepared.teacher,
-        prepared.recipe,
-        prepared.train,
-        prepared.held,
-        seed=config.seed,
-        checkpoints=None if config.checkpoints is None else Path(config.checkpoints),
-        minutes=config.checkpoint_minutes,
-        fingerprint=fingerprint_of(config, loaded, prepared),
-        tell=stages.info,
-    )
+    session = open_session(config, loaded, prepared, stages)
     phases: list[tuple[str, Phase]] = []
     structure, model = session.resumed_structure(), None
     if structure is not None:
@@ -285,6 +273,24 @@ def _train(
         phases.append(("weights", phase))
     assert model is not None
     return model.cpu(), plan, profile, phases
+
+
+def open_session(config: RunConfig, loaded: Loaded, prepared: Prepared, stages: Stages) -> Session:
+    """The training of a run, at its beginning or where a checkpoint left it."""
+    from compress.fineprune.session import Session
+
+    return Session(
+        loaded.checkpoint,
+        prepared.teacher,
+        prepared.recipe,
+        prepared.train,
+        prepared.held,
+        seed=config.seed,
+        checkpoints=None if config.checkpoints is None else Path(config.checkpoints),
+        minutes=config.checkpoint_minutes,
+        fingerprint=_fingerprint(config, loaded, prepared),
+        tell=stages.info,
+    )
 
 
 def _costs(config: RunConfig, loaded: Loaded, chosen: Finished) -> Costs:
@@ -337,7 +343,7 @@ def _settle(
     return structure, profile
 
 
-def fingerprint_of(config: RunConfig, loaded: Loaded, prepared: Prepared) -> str:
+def _fingerprint(config: RunConfig, loaded: Loaded, prepared: Prepared) -> str:
     """Of everything that training depends on but the structure, which a checkpoint carries itself."""
     facts = {
         "recipe": prepared.recipe.model_dump(mode="json"),

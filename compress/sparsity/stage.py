@@ -17,7 +17,7 @@ from compress.fineprune.stage import (
     LOG,
     FinePruned,
     Prepared,
-    fingerprint_of,
+    open_session,
     phase_summary,
     prepare,
     teacher_name,
@@ -120,20 +120,10 @@ def run_unstructured(
 def _thin_out(config: RunConfig, loaded: Loaded, prepared: Prepared, stages: Stages) -> Thinned:
     from compress.sparsity.train import thin_out
 
-    assert config.unstructured is not None
-    return thin_out(
-        loaded.checkpoint,
-        prepared.teacher,
-        prepared.recipe,
-        config.unstructured,
-        prepared.train,
-        prepared.held,
-        seed=config.seed,
-        checkpoints=None if config.checkpoints is None else Path(config.checkpoints),
-        minutes=config.checkpoint_minutes,
-        fingerprint=fingerprint_of(config, loaded, prepared),
-        tell=stages.info,
-    )
+    recipe = prepared.recipe
+    assert config.unstructured is not None and recipe.unstructured is not None
+    session = open_session(config, loaded, prepared, stages) if recipe.unstructured.trains else None
+    return thin_out(loaded.checkpoint, recipe, config.unstructured, session, seed=config.seed)
 
 
 def _validate(

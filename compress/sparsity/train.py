@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from compress.architectures import encoder_of
 from compress.checkpoint import Checkpoint
-from compress.data import Encoded
 from compress.fineprune.masks import Projected
 from compress.fineprune.recipe import Recipe
 from compress.fineprune.schedule import Schedule, schedule_of
-from compress.fineprune.session import Session
 from compress.fineprune.train import Phase, steps_of
 from compress.sparsity.masking import ElementMasking
 from compress.sparsity.matrices import matrices_of
 from compress.sparsity.scores import SCORERS, start_of
+
+if TYPE_CHECKING:
+    from compress.fineprune.session import Session
 
 PHASE = "unstructured"
 
@@ -41,61 +40,37 @@ class Thinned:
     history: tuple[Projected, ...]
 
 
-def thin_out(
-    dense: Checkpoint,
-    teacher: Checkpoint | None,
-    recipe: Recipe,
-    fraction: float,
-    train: Encoded,
-    held: Encoded,
-    *,
-    seed: int = 0,
-    checkpoints: Path | None = None,
-    minutes: float = 5.0,
-    fingerprint: str = "",
-    tell: Callable[[str], None] = lambda _: None,
-) -> Thinned:
+def thin_out(dense: Checkpoint, recipe: Recipe, fraction: float, session: Session | None, *, seed: int = 0) -> Thinned:
     """Leave a fraction of the weights of the encoder's linear layers.
 
     Args:
         dense: the model; it stays as it is.
-        teacher: another model that teaches; None is the dense one.
         recipe: with a table ``[unstructured]``.
         fraction: of these weights, above 0, at most 1.
-        train, held: examples to train on and to watch with; not read where nothing is trained.
-        seed, checkpoints, minutes, fingerprint, tell: as for ``Session``.
+        session: of that recipe, trains; None where the recipe trains nothing.
+        seed: of what is random beside the training.
 
     Raises:
-        ArtifactError: the directory of checkpoints is not usable, or of another run.
         TrainingError: training diverges.
     """
     rates = recipe.unstructured
     assert rates is not None
     kind = SCORERS[rates.scorer]
     model = copy.deepcopy(dense.model)
-    if rates.epochs == 0:
+    if not rates.trains:
         matrices = _matrices(model)
         masking = ElementMasking(matrices, kind(matrices, None), Schedule(1.0, fraction, 1, 0, 0), rates.selection)
         masking.advance(1)
         masking.fold()
         return Thinned(model.eval(), None, tuple(masking.history))
-    session = Session(
-        dense,
-        teacher,
-        recipe,
-        train,
-        held,
-        seed=seed,
-        checkpoints=checkpoints,
-        minutes=minutes,
-        fingerprint=fingerprint,
-        tell=tell,
-    )
+    assert session is not None
     model.to(session.accelerator.device)
     matrices = _matrices(model)
-    steps = steps_of(rates, len(train))
+    steps = steps_of(rates, len(session.examples))
     # A checkpoint has the scores.
-    begin = None if session.resuming else start_of(rates, encoder_of(model), matrices, dense.task, train, seed)
+    begin = (
+        None if session.resuming else start_of(rates, encoder_of(model), matrices, dense.task, session.examples, seed)
+    )
     scorer = kind(matrices, begin, rates.penalty)
     schedule = schedule_of(1.0, fraction, steps, rates.first, rates.last)
     masking = ElementMasking(matrices, scorer, schedule, rates.selection, rates.project_every, seed)
