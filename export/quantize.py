@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,18 +156,29 @@ def quantize_static(
         )
 
 
+def large_tables(model: ModelProto) -> dict[str, TensorProto]:
+    """Embedding tables that ``embeddings_by_row`` takes, by name."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    uses = Counter(name for node in model.graph.node for name in node.input)
+    looked_up = {node.input[0] for node in model.graph.node if node.op_type == "Gather" and node.input}
+    return {
+        name: table
+        for name, table in tensors.items()
+        if name in looked_up and len(table.dims) == 2 and size_of(table) >= _TABLE_BYTES and uses[name] == 1
+    }
+
+
 def embeddings_by_row(model: ModelProto) -> ModelProto:
     """Large embedding tables as int8 with a scale per row: a quarter of the bytes, and rows keep their own precision.
 
     Standard operators only (Gather, Cast, Mul), on the rows looked up: time does not grow with the vocabulary.
     """
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    uses = [name for node in model.graph.node for name in node.input]
+    tables = large_tables(model)
     nodes: list[NodeProto] = []
     added: dict[str, list[TensorProto]] = {}
     for node in model.graph.node:
-        table = tensors.get(node.input[0]) if node.op_type == "Gather" and node.input else None
-        if table is None or len(table.dims) != 2 or size_of(table) < _TABLE_BYTES or uses.count(table.name) > 1:
+        table = tables.get(node.input[0]) if node.op_type == "Gather" and node.input else None
+        if table is None:
             nodes.append(node)
             continue
         values = numpy_helper.to_array(table)

@@ -31,6 +31,9 @@ project_every = 2
 [weights]
 epochs = 1.0
 batch_size = 16
+[quantization]
+epochs = 1.0
+batch_size = 16
 [distillation]
 hidden = 0.5
 [validation]
@@ -113,6 +116,7 @@ def test_a_run_with_both_phases_from_checkpoint_to_artifact(
     plan, manifest = Plan.read(out), json.loads((out / "manifest.json").read_text())
     assert result.plan == plan and plan.macs_fraction <= 0.4
     done = manifest["reconstruction"]["fine_pruned"]
+    # The file is float32: nothing is trained under rounding.
     assert [phase["name"] for phase in done["phases"]] == ["structure", "weights"]
     assert done["teacher"] == "tiny-bert" and done["recipe"]["structure"]["scorer"] == "movement"
     assert result.validation["fine_pruned"]["before"]["compressed"] == done["metric_before"]
@@ -140,6 +144,26 @@ def test_a_speedup_is_checked_on_the_device(
     result = pipeline.run(config)
     assert result.plan.budget.kind == "speedup"
     assert Plan.read(tmp_path / "out") == result.plan
+
+
+def test_the_last_phase_trains_for_a_dynamic_int8_file(
+    tiny_bert: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("accelerate", reason="the extra `train` is not installed")
+    own, out = tmp_path / "own.toml", tmp_path / "out"
+    phase = "epochs = 1.0\nbatch_size = 16\n"
+    own.write_text(f"[weights]\n{phase}[quantization]\n{phase}[validation]\ntimes = 2\n", encoding="utf-8")
+    # Which form is the fastest is not the question here.
+    monkeypatch.setattr(
+        measuring, "choose", lambda sessions, *_, **__: min(sessions, key=lambda name: "static" in name)
+    )
+    pipeline.run(configured(tiny_bert, rows_file, out, macs=0.6, fine_prune=str(own), precision="int8"))
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["engine"]["scheme"] == "dynamic"
+    phases = manifest["reconstruction"]["fine_pruned"]["phases"]
+    assert [phase["name"] for phase in phases] == ["weights", "quantization"]
+    with (out / "training.csv").open() as stream:
+        assert [row["phase"] for row in csv.DictReader(stream)] == ["weights"] * 2 + ["quantization"] * 2
 
 
 @pytest.mark.parametrize(

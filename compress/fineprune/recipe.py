@@ -1,8 +1,10 @@
 """What is trained, how long and how fast: recipes, TOML files that are checked when read.
 
-A recipe has at most two phases. ``[structure]`` trains weights under gates while the budget falls from the dense
+A recipe has at most three phases. ``[structure]`` trains weights under gates while the budget falls from the dense
 model's to the one asked for; without that table the structure that the search found stays. ``[weights]`` trains what is
-left with nothing more removed. A recipe for ``--unstructured`` has one phase, ``[unstructured]``, and no other.
+left with nothing more removed. ``[quantization]`` goes on from there with weights and activations rounded as the int8
+file has them; where the file is not int8, it is left out. A recipe for ``--unstructured`` has one phase,
+``[unstructured]``, and no other.
 """
 
 from __future__ import annotations
@@ -173,7 +175,7 @@ class Recipe(_Table):
         examples: training examples at most, drawn at random; None for all.
         seq_len: tokens per training example; None for the deployment's.
         precision: mixed precision of the training (accelerate); ``no`` is float32.
-        structure, weights, unstructured, distillation, validation: the tables.
+        structure, weights, quantization, unstructured, distillation, validation: the tables.
     """
 
     name: str
@@ -184,14 +186,15 @@ class Recipe(_Table):
     precision: Literal["no", "bf16"] = "no"
     structure: StructureRecipe | None = None
     weights: Rates | None = None
+    quantization: Rates | None = None
     unstructured: UnstructuredRecipe | None = None
     distillation: Distilling = Distilling()
     validation: Watching = Watching()
 
     @model_validator(mode="after")
     def _something(self) -> Recipe:
-        others = [name for name in ("structure", "weights") if getattr(self, name) is not None]
-        if self.unstructured is None and not others:
+        others = [name for name in ("structure", "weights", "quantization") if getattr(self, name) is not None]
+        if self.unstructured is None and self.structure is None and self.weights is None:
             raise ValueError(
                 "there is nothing to train: give a table [structure], [weights] or both, or [unstructured]"
             )

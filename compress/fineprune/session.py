@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from compress.architectures import Encoder, encoder_of
 from compress.checkpoint import Checkpoint
 from compress.data import Encoded
+from compress.errors import ArtifactError
 from compress.fineprune.distill import Teaching
 from compress.fineprune.masking import Masking, fold, masking_schedule
 from compress.fineprune.masks import Mask
 from compress.fineprune.projection import masks_of, unit_costs
 from compress.fineprune.recipe import Rates, Recipe, ScoredRates
+from compress.fineprune.rounding import Rounding
 from compress.fineprune.scores import Units, scorer_of
 from compress.fineprune.state import Checkpoints
-from compress.fineprune.train import Phase, Trainer, steps_of
+from compress.fineprune.train import Phase, Trainer, phase_of, steps_of
 from compress.layerwise import positions_read
 from compress.plan import Structure
 from compress.planning import Costs
@@ -68,6 +70,10 @@ class Session:
         self._teacher = self._placed(teacher or dense) if recipe.taught else None
         self._checkpoints = None if checkpoints is None else Checkpoints(checkpoints, fingerprint, minutes)
         self._resume = None if self._checkpoints is None else self._checkpoints.load()
+        # Phases that have ended, those of the run that was interrupted first.
+        self.phases: list[tuple[str, Phase]] = []
+        if self._resume is not None:
+            self.phases = [(name, phase_of(facts)) for name, facts in self._resume[0].get("done", [])]
 
     def _placed(self, teacher: Checkpoint) -> Encoder:
         device = self.accelerator.device
@@ -83,9 +89,14 @@ class Session:
         """Whether there is a checkpoint to go on from."""
         return self._resume is not None
 
+    @property
+    def resumed_phase(self) -> str | None:
+        """The phase of the checkpoint to go on from; None where there is none."""
+        return None if self._resume is None else str(self._resume[0]["phase"])
+
     def resumed_structure(self) -> Structure | None:
         """The structure of a checkpoint in which it is settled; None where there is none."""
-        if self._resume is None or self._resume[0]["phase"] != "weights":
+        if self._resume is None or self.resumed_phase == "structure":
             return None
         heads, filters = self._resume[0]["kept"]
         return Structure(tuple(map(tuple, heads)), tuple(map(tuple, filters)))
@@ -121,9 +132,7 @@ class Session:
             rates: of the phase.
             masking: chooses what is left.
         """
-        resume = self._resume if self._resume is not None and self._resume[0]["phase"] == name else None
-        with self._trainer(name, encoder_of(model), rates, masking) as trainer:
-            return trainer.run(resume)
+        return self._run(name, encoder_of(model), rates, masking)
 
     def carry_out(self, model: Any, masking: Masking, structure: Structure) -> Any:
         """Take the gates off a trained model and remove what the structure does not keep."""
@@ -145,30 +154,58 @@ class Session:
         """
         rates = self._recipe.weights
         assert rates is not None
-        if model is None:
-            model = copy.deepcopy(self._dense.model)
-            remove(model, structure)
-        model.to(self.accelerator.device)
-        facts = {"kept": [structure.heads, structure.filters]}
-        resume = self._resume if self._resume is not None and self._resume[0]["phase"] == "weights" else None
-        with self._trainer("weights", encoder_of(model), rates, None, facts) as trainer:
-            phase = trainer.run(resume)
-        return model, phase
+        return self._train_pruned("weights", rates, self._pruned(structure) if model is None else model, structure, {})
 
-    @contextmanager
-    def _trainer(
+    def train_quantized(self, model: Any | None, structure: Structure, rounding: Rounding) -> tuple[Any, Phase]:
+        """Train a pruned model whose weights and activations are rounded as those of its int8 file.
+
+        The loss on held-out examples, before and after, is of the rounded model; what it gives back is not rounded.
+
+        Args:
+            model, structure: see ``train_weights``.
+            rounding: of the file.
+
+        Raises:
+            ArtifactError: the checkpoint is of another rounding.
+        """
+        rates = self._recipe.quantization
+        assert rates is not None
+        model = self._pruned(structure) if model is None else model
+        rounded = [rounding.engine.reduce_range, sorted(rounding.linear(model))]
+        if self._resume is not None and self.resumed_phase == "quantization" and self._resume[0]["rounded"] != rounded:
+            raise ArtifactError(
+                "the checkpoint was trained with other layers in int8 than this run's file has; choose another "
+                "--checkpoints, or remove it"
+            )
+        with rounding.on(model):
+            return self._train_pruned("quantization", rates, model, structure, {"rounded": rounded})
+
+    def _pruned(self, structure: Structure) -> Any:
+        model = copy.deepcopy(self._dense.model)
+        remove(model, structure)
+        return model
+
+    def _train_pruned(
+        self, name: str, rates: Rates, model: Any, structure: Structure, facts: dict[str, Any]
+    ) -> tuple[Any, Phase]:
+        model.to(self.accelerator.device)
+        facts = {"kept": [structure.heads, structure.filters], **facts}
+        return model, self._run(name, encoder_of(model), rates, None, facts)
+
+    def _run(
         self,
         name: str,
         encoder: Encoder,
         rates: Rates,
         masking: Mask | None,
         facts: dict[str, Any] | None = None,
-    ) -> Iterator[Trainer]:
+    ) -> Phase:
+        """A phase, from its beginning or from the checkpoint that it left."""
         task, watching = self._dense.task, self._recipe.validation
         read = positions_read(self._dense.encoder, task, self._train) if self._recipe.distillation.hidden else None
         teaching = Teaching(self._recipe.distillation, task, encoder, self._teacher, read)
         try:
-            yield Trainer(
+            trainer = Trainer(
                 self.accelerator,
                 name,
                 encoder,
@@ -181,8 +218,11 @@ class Session:
                 seed=self._seed,
                 masking=masking,
                 checkpoints=self._checkpoints,
-                facts=facts,
+                facts={"done": [[ended, asdict(phase)] for ended, phase in self.phases], **(facts or {})},
                 tell=self._tell,
             )
+            phase = trainer.run(self._resume if self.resumed_phase == name else None)
         finally:
             teaching.close()
+        self.phases.append((name, phase))
+        return phase

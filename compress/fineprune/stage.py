@@ -14,7 +14,7 @@ import numpy as np
 
 from compress.checkpoint import Checkpoint, load_checkpoint
 from compress.config import RunConfig
-from compress.errors import ConfigError, DataError, ModelError, TrainingError
+from compress.errors import ArtifactError, ConfigError, DataError, ModelError, TrainingError
 from compress.fineprune.projection import cost_of, importance_of, masks_of
 from compress.fineprune.recipe import Recipe, load_recipe
 from compress.loading import Loaded, load_training
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from compress.candidates import Finished
     from compress.data import Encoded
     from compress.fineprune.masking import Masking
+    from compress.fineprune.rounding import Rounding
     from compress.fineprune.session import Session
     from compress.fineprune.train import Phase, Row
     from compress.measuring import Device
@@ -250,29 +251,56 @@ def teacher_name(prepared: Prepared, loaded: Loaded) -> str | None:
 def _train(
     config: RunConfig, loaded: Loaded, prepared: Prepared, chosen: Finished, device: Device, stages: Stages
 ) -> tuple[Any, Plan, Profile | None, list[tuple[str, Phase]]]:
-    """Both phases; the trained model, its plan, and the profile that predicts it."""
+    """All phases; the trained model, its plan, and the profile that predicts it."""
     plan, profile = chosen.proposal.plan, chosen.proposal.profile
     pruned = plan.structure.widths != plan.shape.dense
     session = open_session(config, loaded, prepared, stages)
-    phases: list[tuple[str, Phase]] = []
     structure, model = session.resumed_structure(), None
     if structure is not None:
         stages.info("going on from the checkpoint, with its structure")
     elif prepared.recipe.structure is not None and pruned:
         costs = _costs(config, loaded, chosen)
-        dense, masking, phase = session.find_structure(costs, importance_of(chosen.proposal.weighed.rankings))
-        phases.append(("structure", phase))
+        dense, masking, _ = session.find_structure(costs, importance_of(chosen.proposal.weighed.rankings))
         structure, profile = _settle(config, loaded, chosen, masking, costs, device, stages)
         model = session.carry_out(dense, masking, structure)
     else:
         structure, model = plan.structure, copy.deepcopy(chosen.model)
     if structure != plan.structure:
         plan = _plan_of(structure, config, loaded, chosen, profile)
-    if prepared.recipe.weights is not None:
-        model, phase = session.train_weights(model, structure)
-        phases.append(("weights", phase))
+    if prepared.recipe.weights is not None and session.resumed_phase != "quantization":
+        model, _ = session.train_weights(model, structure)
+    rounding = _rounding(config, prepared, chosen, session, stages)
+    if rounding is not None:
+        model, _ = session.train_quantized(model, structure, rounding)
     assert model is not None
-    return model.cpu(), plan, profile, phases
+    return model.cpu(), plan, profile, session.phases
+
+
+def _rounding(
+    config: RunConfig, prepared: Prepared, chosen: Finished, session: Session, stages: Stages
+) -> Rounding | None:
+    """The rounding that the last phase trains with; None where the recipe has none, or the file is not dynamic int8.
+
+    Raises:
+        ArtifactError: the checkpoint is of int8, the file is not.
+    """
+    from compress.fineprune.rounding import Rounding
+
+    if prepared.recipe.quantization is None:
+        return None
+    engine = chosen.exported.engine
+    rounding = Rounding.of(engine, chosen.exported.float_path, config.batch_size)
+    if rounding is None:
+        if session.resumed_phase == "quantization":
+            raise ArtifactError(
+                f"the checkpoint in '{config.checkpoints}' was trained for dynamic int8, this run takes {engine.name}; "
+                "choose another --checkpoints, or ask for --precision int8"
+            )
+        stages.info(
+            f"[quantization] of recipe '{prepared.recipe.name}' is left out: it rounds as dynamic int8 does, and this "
+            f"file is {engine.name}"
+        )
+    return rounding
 
 
 def open_session(config: RunConfig, loaded: Loaded, prepared: Prepared, stages: Stages) -> Session:

@@ -41,7 +41,7 @@ class Row:
     """A line of the log.
 
     Attributes:
-        phase: ``structure`` or ``weights``.
+        phase: ``structure``, ``weights`` or ``quantization``.
         step: of the phase, 1 being the first.
         loss: mean over the steps since the last line; ``labels`` and ``divergence`` are parts of it, unweighted.
         budget, cost: of the structure, in the budget's unit; None where the structure is fixed.
@@ -76,6 +76,11 @@ class Phase:
     after: float
     stopped: str | None
     rows: tuple[Row, ...]
+
+
+def phase_of(facts: dict[str, Any]) -> Phase:
+    """From what ``asdict`` made of a phase."""
+    return Phase(**{**facts, "rows": tuple(Row(**row) for row in facts["rows"])})
 
 
 def steps_of(rates: Rates, examples: int) -> int:
