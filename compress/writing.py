@@ -22,6 +22,7 @@ from compress.plan import Plan
 from compress.profile.target import Target
 from compress.report.files import NAME as REPORT
 from compress.report.files import renew_report, report_text
+from compress.report.reading import TRAINING, read_training
 from compress.sbom import NAME as SBOM
 from compress.sbom import sbom_text
 from compress.sparsity.summary import card as sparse_card
@@ -103,6 +104,7 @@ def write_artifact(
         # The report names the model's hash; its own comes into the manifest once it is written.
         manifest={**facts, "files": {"model.onnx": {"sha256": model_sha256}}},
         trade_off=trade_off,
+        training=read_training(directory / TRAINING) if (directory / TRAINING).is_file() else (),
     )
     (directory / REPORT).write_text(report, encoding="utf-8")
     write_manifest(directory, facts)

@@ -21,7 +21,7 @@ from compress.report.artifact import artifact_page
 from compress.report.files import front_page_of, page_of, renew_report, report_text
 from compress.report.html import policy, render, style_sheet
 from compress.report.page import Cell, Note, Page, Table, section
-from compress.report.reading import Facts, make_sources
+from compress.report.reading import Facts, make_sources, read_training
 from compress.verifying import verify
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
@@ -173,6 +173,54 @@ def test_without_validation_and_profile_there_is_still_a_page() -> None:
     found = check(render(page(validation=None, profile=None, trade_off=None, manifest={})))
     assert "Not measured: this artifact was exported" in found.text
     assert [a["id"] for _, a in found.named("h2")] == ["result-heading", "kept-heading"]
+
+
+LOG = """phase,step,loss,labels,divergence,budget,cost,held_out
+structure,10,0.9,0.9,,8.0,7.5,0.8
+structure,20,0.7,0.7,,5.0,4.9,0.6
+weights,5,0.5,,,,,0.55
+weights,10,0.4,,,,,inf
+"""
+
+
+def test_training_has_curves_of_losses_and_of_the_budget(tmp_path: Path) -> None:
+    out = write_made_up(tmp_path / "out")
+    (out / "training.csv").write_text(LOG)
+    text = render(page_of([out]))
+    found = check(text)
+    assert (
+        "30 steps: structure from step 1; weights from step 21. Loss on examples held out: 0.8 first, 0.55 last" in text
+    )
+    assert "Cost of what was left (milliseconds, predicted): 7.5 first, 4.9 last." in found.text
+    for words in ("training examples", "examples held out", "weights 10 0.4000 – – –"):
+        assert words in found.text
+    pictures = re.findall(r'<svg[^>]*aria-labelledby="training-.*?</svg>', text, re.DOTALL)
+    # Two lines a phase for losses; one for the structure and one for its budget. A loss that is no number is no point.
+    assert [picture.count("<polyline") for picture in pictures] == [4, 2]
+    assert [picture.count("stroke-dasharray") for picture in pictures] == [3, 2]
+    assert len(re.findall(r"<polyline points=\"([^\"]*)\"", pictures[0])[-1].split()) == 1
+    # Written with the artifact, the section is what `compress report` makes of its files.
+    same = page(training=read_training(out / "training.csv"))
+    assert next(part for part in same.sections if part.name == "training").blocks
+    assert not next(part for part in page().sections if part.name == "training").blocks
+
+
+@pytest.mark.parametrize("damage", ["a,b\n1,2\n", "phase,step,loss\nweights,soon,1\n", "phase,step\n,1\n"])
+def test_a_damaged_log_is_named_or_left_out(tmp_path: Path, damage: str) -> None:
+    out = write_made_up(tmp_path / "out")
+    (out / "training.csv").write_text(damage)
+    with pytest.raises(ArtifactError, match=r"training\.csv' is no log of a training"):
+        page_of([out])
+    renew_report(out)
+    assert "training.csv is left out of this report" in check((out / "report.html").read_text()).text
+
+
+def test_phases_named_by_others_are_only_text(tmp_path: Path) -> None:
+    out = write_made_up(tmp_path / "out")
+    (out / "training.csv").write_text(
+        'phase,step,loss,held_out,budget,cost\n"<script>x</script>",1,1e308,-1e308,3,1e29\n'
+    )
+    assert "<script" not in render(page_of([out]))
 
 
 def test_nothing_from_outside_becomes_markup() -> None:

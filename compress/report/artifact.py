@@ -8,6 +8,7 @@ from compress.report.origin import footer, provenance, stages
 from compress.report.page import Block, Card, Cell, Note, Page, Picture, Rows, Section, State, section
 from compress.report.reading import Facts, Sources
 from compress.report.sublayers import sublayers
+from compress.report.training import training
 
 _SAID: dict[str, tuple[State, str]] = {
     "pass": ("pass", "Pass: the budget is met"),
@@ -34,6 +35,7 @@ def artifact_page(sources: Sources) -> Page:
             _kept(sources),
             slices_of(validation),
             _candidates(sources),
+            training(sources),
             _trade_off(sources),
             sublayers(sources),
             stages(sources.manifest),

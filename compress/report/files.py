@@ -15,7 +15,7 @@ from compress.report.comparing import comparison_page
 from compress.report.front import front_page
 from compress.report.html import render
 from compress.report.page import Page
-from compress.report.reading import SWEEP, Facts, Sources, is_sweep, make_sources, read_json, read_sources
+from compress.report.reading import SWEEP, Facts, Logged, Sources, is_sweep, make_sources, read_json, read_sources
 from compress.report.weights import is_of_weights, weights_page
 
 if TYPE_CHECKING:
@@ -58,13 +58,26 @@ def front_page_of(document: Any) -> Page:
 
 
 def report_text(
-    *, plan: Plan, profile: Profile | None, validation: Any, manifest: Mapping[str, Any], trade_off: Any
+    *,
+    plan: Plan,
+    profile: Profile | None,
+    validation: Any,
+    manifest: Mapping[str, Any],
+    trade_off: Any,
+    training: Sequence[Logged] = (),
 ) -> str:
     """The report of an artifact that is being written; arguments as for ``make_sources``.
 
     Law: it is what ``renew_report`` makes of the finished artifact.
     """
-    sources = make_sources(plan=plan, profile=profile, validation=validation, manifest=manifest, trade_off=trade_off)
+    sources = make_sources(
+        plan=plan,
+        profile=profile,
+        validation=validation,
+        manifest=manifest,
+        trade_off=trade_off,
+        training=training,
+    )
     return render(_page(sources))
 
 

@@ -6,6 +6,8 @@ None there and "not known" on the page. A file that is no JSON at all is an erro
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from compress.profile.record import Profile
 from compress.reading import Unreadable, parse_json, read_text
 
 VALIDATION, TRADE_OFF, SWEEP = "validation.json", "tradeoff.json", "sweep.json"
+TRAINING = "training.csv"
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,25 @@ def as_number(value: Any) -> float | None:
 
 
 @dataclass(frozen=True)
+class Logged:
+    """A line of training.csv; None for what it does not say.
+
+    Attributes:
+        phase: its name.
+        step: of the phase.
+        loss, held_out: on training examples since the line before, and on examples held out.
+        budget, cost: of the structure, in the budget's unit.
+    """
+
+    phase: str
+    step: int
+    loss: float | None
+    held_out: float | None
+    budget: float | None
+    cost: float | None
+
+
+@dataclass(frozen=True)
 class Sources:
     """What is known of one artifact.
 
@@ -100,6 +122,7 @@ class Sources:
         manifest: provenance.
         trade_off: (milliseconds, importance kept, MACs kept) at other budgets, ascending.
         model_sha256: of the exported file; None where it is not known.
+        training: what the log of a training says; empty without one.
         name: of the directory.
         left_out: in words, what could not be read.
     """
@@ -110,6 +133,7 @@ class Sources:
     manifest: Facts
     trade_off: tuple[tuple[float, float, float], ...] = ()
     model_sha256: str | None = None
+    training: tuple[Logged, ...] = ()
     name: str = ""
     left_out: tuple[str, ...] = ()
 
@@ -147,6 +171,7 @@ def read_sources(directory: Path, *, forgiving: bool = False) -> Sources:
         validation=read_json(directory / VALIDATION) if (directory / VALIDATION).is_file() else None,
         manifest=manifest,
         trade_off=curve,
+        training=part(TRAINING, read_training) or (),
         name=directory.resolve().name,
         left_out=tuple(left_out),
     )
@@ -159,6 +184,7 @@ def make_sources(
     validation: Any,
     manifest: Any,
     trade_off: Any = None,
+    training: Sequence[Logged] = (),
     name: str = "",
     left_out: tuple[str, ...] = (),
 ) -> Sources:
@@ -168,7 +194,7 @@ def make_sources(
         validation: what validation.json holds; None where nothing was measured.
         manifest: what manifest.json holds; of the files only that of ``model.onnx`` is needed.
         trade_off: what tradeoff.json holds; None without.
-        name, left_out: as in ``Sources``.
+        training, name, left_out: as in ``Sources``.
     """
     known = Facts(manifest)
     points = []
@@ -182,6 +208,7 @@ def make_sources(
         manifest=known,
         trade_off=tuple(sorted((p[0], p[1], p[2]) for p in points if len(p) == 3)),
         model_sha256=known.text("files", "model.onnx", "sha256"),
+        training=tuple(training),
         name=name,
         left_out=left_out,
     )
@@ -197,6 +224,42 @@ def read_json(file: Path) -> Any:
         return parse_json(read_text(file))
     except Unreadable as error:
         raise ArtifactError(f"cannot read '{file}': {error}; make the artifact again") from None
+
+
+def read_training(file: Path) -> tuple[Logged, ...]:
+    """The log of a training; what is no number in it is None.
+
+    Raises:
+        ArtifactError: it cannot be read, or is no such log.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(file), newline="")))
+    except (Unreadable, csv.Error) as error:
+        raise ArtifactError(f"cannot read '{file}': {error}; make the artifact again") from None
+    found = []
+    for row in rows:
+        step, numbers = _parsed(row.get("step")), {name: _parsed(row.get(name)) for name in _LOGGED}
+        if not row.get("phase") or step is None:
+            raise ArtifactError(
+                f"'{file}' is no log of a training: a line has no phase or step; make the artifact again"
+            )
+        found.append(Logged(str(row["phase"]), int(step), **numbers))
+    return tuple(found)
+
+
+_LOGGED = ("loss", "held_out", "budget", "cost")
+
+
+# Losses beyond this are no losses, and would leave no room for others in a picture.
+_MOST = 1e30
+
+
+def _parsed(text: Any) -> float | None:
+    try:
+        number = as_number(float(text))
+    except (TypeError, ValueError):
+        return None
+    return None if number is None or abs(number) > _MOST else number
 
 
 def is_sweep(directory: Path) -> bool:

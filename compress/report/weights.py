@@ -8,6 +8,7 @@ from compress.report.drawing import Line, chart
 from compress.report.origin import footer, provenance, stages
 from compress.report.page import Block, Card, Cell, Note, Page, Picture, Rows, Section, section
 from compress.report.reading import Facts, Sources
+from compress.report.training import training
 from compress.sparsity.summary import BYTES_NOT_TIME
 
 
@@ -34,6 +35,7 @@ def weights_page(sources: Sources) -> Page:
             _result(validation, weights),
             _layers(weights),
             slices_of(validation),
+            training(sources, "fraction of the weights"),
             stages(sources.manifest),
             *provenance(sources),
         ),
