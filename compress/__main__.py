@@ -26,7 +26,18 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminated)
 
     from compress.cli import main as run_command_line
+    from compress.ranks import meant_to_be_several, place
 
+    where = place()
+    if where is not None:
+        from compress.sharing import take_part
+
+        sys.exit(take_part(where, sys.argv[1:], run_command_line))
+    if meant_to_be_several():
+        sys.stderr.write(
+            "warning: accelerate launch --cpu starts one process where it has no MPI (--mpirun_hostfile): this one is "
+            "alone. Several: accelerate launch --multi_gpu, which needs no GPU, or torchrun\n"
+        )
     sys.exit(run_command_line())
 
 

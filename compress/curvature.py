@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from compress.data import Batch, Encoded
 from compress.errors import DataError
 from compress.layerwise import KINDS, Kind, why_not_finite
 from compress.portions import Portions
+from compress.ranks import Group
+from compress.shards import summed
 from compress.tasks import Task
 
 # Tokens per input of the widest matrix that the input factor is estimated from: more change little and cost time.
@@ -87,8 +90,8 @@ def curvature(
     *,
     seed: int = 0,
     batch_size: int = 32,
-    progress: Callable[[float], None] | None = None,
     say: Callable[[str], None] | None = None,
+    group: Group | None = None,
 ) -> dict[tuple[int, Kind], Curvature]:
     """Estimate both factors of every sublayer of a dense model, from one backward pass per example.
 
@@ -101,8 +104,9 @@ def curvature(
         data: calibration examples; labels are not read.
         seed: of the directions and of the tokens left out where there are more than needed.
         batch_size: examples in one backward pass; where memory does not suffice for so many, it is halved.
-        progress: called with the fraction done.
         say: told when that happens.
+        group: processes that call this together; the first has the result, equal whatever their number, the others
+            zeros.
 
     Raises:
         DataError: the curvature is not finite; the message names the layer where that begins.
@@ -111,26 +115,34 @@ def curvature(
     generator = torch.Generator().manual_seed(seed)
     sizes: dict[Kind, int] = {"attention": shape.heads * shape.head_size, "ffn": shape.filters}
     keys: list[tuple[int, Kind]] = [(number, kind) for number in range(shape.layers) for kind in KINDS]
-    sums = _Sums.zeros(keys, sizes, shape.hidden_size)
     share = min(1.0, TOKENS_PER_INPUT * max(sizes.values()) / max(1.0, float(data.lengths.sum())))
     portions = Portions(say)
-    done = 0
     with _watched(encoder) as seen:
-        for batch in data.batches(batch_size):
-            count = len(batch.indices)
+
+        def part(batch: Batch) -> _Pass:
+            return _Pass(encoder, task, batch, seen, share, generator)
+
+        def add(batch: Batch, sums: _Sums) -> None:
             try:
-                portions.each(count, _Pass(encoder, task, batch, seen, sums, share, generator))
+                portions.each(len(batch.indices), part(batch).into(sums))
             except _NotFinite:
                 raise DataError(f"the model's answers are not finite: {why_not_finite(encoder, task, data)}") from None
-            done += count
-            if progress:
-                progress(done / len(data))
+
+        sums = summed(
+            data.batches(batch_size),
+            -(-len(data) // batch_size),
+            lambda: _Sums.zeros(keys, sizes, shape.hidden_size),
+            add,
+            lambda batch: part(batch).skip(),
+            group or Group(),
+        )
     found = {}
     for key in keys:
-        total = max(sums.weights[key], 1e-30)
+        total = max(float(sums.weights[key]), 1e-30)
         mean = sums.means[key] / total
-        spread = sums.inputs[key].double() / total - torch.outer(mean, mean)
-        found[key] = Curvature(spread.float(), sums.outputs[key] / done)
+        # Taken out, so that sums and results are not in memory together.
+        spread = sums.inputs.pop(key).double() / total - torch.outer(mean, mean)
+        found[key] = Curvature(spread.float(), sums.outputs.pop(key) / len(data))
     if not all(np.isfinite(float(c.inputs.sum() + c.outputs.sum())) for c in found.values()):
         raise DataError(f"the curvature of the loss is not finite: {why_not_finite(encoder, task, data)}")
     return found
@@ -143,7 +155,7 @@ class _Sums:
     inputs: dict[tuple[int, Kind], Tensor]
     means: dict[tuple[int, Kind], Tensor]
     outputs: dict[tuple[int, Kind], Tensor]
-    weights: dict[tuple[int, Kind], float]
+    weights: dict[tuple[int, Kind], Tensor]
 
     @classmethod
     def zeros(cls, keys: Sequence[tuple[int, Kind]], sizes: Mapping[Kind, int], hidden_size: int) -> _Sums:
@@ -152,8 +164,11 @@ class _Sums:
             inputs={key: torch.zeros(sizes[key[1]], sizes[key[1]]) for key in keys},
             means={key: torch.zeros(sizes[key[1]], dtype=torch.float64) for key in keys},
             outputs={key: torch.zeros(hidden_size, hidden_size) for key in keys},
-            weights=dict.fromkeys(keys, 0.0),
+            weights={key: torch.zeros((), dtype=torch.float64) for key in keys},
         )
+
+    def tensors(self) -> list[Tensor]:
+        return [part[key] for part in (self.inputs, self.means, self.outputs, self.weights) for key in self.weights]
 
 
 class _NotFinite(Exception):
@@ -161,7 +176,7 @@ class _NotFinite(Exception):
 
 
 class _Pass:
-    """Brings a batch into the sums, part by part; a part that memory ran out on may come again in smaller ones.
+    """A batch's way into sums, part by part; a part that memory ran out on may come again in smaller ones.
 
     What is random is drawn once, for the whole batch.
     """
@@ -172,18 +187,28 @@ class _Pass:
         task: Task,
         batch: Batch,
         seen: dict[tuple[int, Kind], _Seen],
-        sums: _Sums,
         share: float,
         generator: torch.Generator,
     ) -> None:
-        self._model, self._task, self._batch, self._seen, self._sums = encoder.model, task, batch, seen, sums
+        self._model, self._task, self._batch, self._seen = encoder.model, task, batch, seen
         self._share, self._generator, self._state = share, generator, generator.get_state()
         self._mask = batch.mask
         self._drawn: tuple[Tensor, Tensor] | None = None
-        # Examples of this batch that are in the sums of a sublayer.
-        self._summed = dict.fromkeys(sums.weights, 0)
 
-    def __call__(self, part: slice) -> None:
+    def into(self, sums: _Sums) -> Callable[[slice], None]:
+        """What brings a part of the batch into sums."""
+        # Examples of this batch that are in the sums of a sublayer.
+        return partial(self._add, sums, dict.fromkeys(sums.weights, 0))
+
+    def skip(self) -> None:
+        """Draw what the batch would, and leave it out."""
+        # One example tells what answers look like; their number is the batch's.
+        with torch.no_grad():
+            one = self._forward(slice(0, 1))
+        self._seen.clear()
+        self._draw(one.new_zeros(len(self._mask), *one.shape[1:]))
+
+    def _add(self, sums: _Sums, summed: dict[tuple[int, Kind], int], part: slice) -> None:
         count, size = len(self._mask), part.stop - part.start
         if self._drawn is None and size < count:
             with torch.no_grad():
@@ -193,22 +218,22 @@ class _Pass:
         direction, all_chosen = self._drawn or self._draw(answers.detach())
         # The sum: every sample's gradients are its own.
         loss = (answers * direction[part]).sum()
-        keys = list(self._summed)
+        keys = list(summed)
         gradients = torch.autograd.grad(loss, [self._seen[key].y for key in keys])
         mask, chosen = self._mask[part], all_chosen[part]
         for key, gradient in zip(keys, gradients, strict=True):
-            if self._summed[key] >= part.stop:
+            if summed[key] >= part.stop:
                 continue
             at_all = gradient[mask]
             weight = gradient[chosen].square().sum(-1)
             x = self._seen[key].x[chosen] * weight.sqrt()[:, None]
             mean = (x.T @ weight.sqrt()).double()
             # From here on nothing is allocated: a sublayer is summed wholly or not at all.
-            self._sums.outputs[key].addmm_(at_all.T, at_all)
-            self._sums.inputs[key].addmm_(x.T, x)
-            self._sums.means[key] += mean
-            self._sums.weights[key] += float(weight.sum())
-            self._summed[key] = part.stop
+            sums.outputs[key].addmm_(at_all.T, at_all)
+            sums.inputs[key].addmm_(x.T, x)
+            sums.means[key] += mean
+            sums.weights[key] += float(weight.sum())
+            summed[key] = part.stop
         self._seen.clear()
 
     def _forward(self, part: slice) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from compress.errors import DataError
 from compress.gates import Gates, gated
 from compress.layerwise import why_not_finite
 from compress.portions import Portions
+from compress.ranks import Group
+from compress.shards import summed
 from compress.tasks import Task
 
 
@@ -55,8 +58,8 @@ def fisher_information(
     blocks: bool = False,
     gates: Gates | None = None,
     batch_size: int = 32,
-    progress: Callable[[float], None] | None = None,
     say: Callable[[str], None] | None = None,
+    group: Group | None = None,
 ) -> Fisher:
     """Accumulate squared per-sample gradients of the loss with respect to every gate.
 
@@ -72,36 +75,37 @@ def fisher_information(
         gates: where the gradient is taken; None is all ones. Masked units get a value too.
         batch_size: examples in one backward pass; it bounds memory and does not change the result. Where memory does
             not suffice for so many, it is halved.
-        progress: called with the fraction done.
         say: told when that happens.
+        group: processes that call this together; the first has the result, equal whatever their number, the others
+            zeros.
 
     Raises:
         DataError: a gradient is not finite; the message names the layer where that begins.
     """
-    shape, layers = encoder.shape, encoder.shape.layers
     draw = data.labels is None if label_free is None else label_free
     generator = torch.Generator().manual_seed(seed)
-    heads = torch.zeros(layers, shape.heads, dtype=torch.float64)
-    filters = torch.zeros(layers, shape.filters, dtype=torch.float64)
-    head_blocks = torch.zeros(layers, shape.heads, shape.heads) if blocks else None
-    filter_blocks = torch.zeros(layers, shape.filters, shape.filters) if blocks else None
-    sums = _Sums(heads, filters, head_blocks, filter_blocks)
     portions = Portions(say)
-    done = 0
-    for batch in data.batches(batch_size):
-        count = len(batch.indices)
-        portions.each(count, _Pass(encoder, task, batch, gates or Gates.ones(encoder), sums, draw, generator))
-        done += count
-        if progress:
-            progress(done / len(data))
-    if not (torch.isfinite(heads).all() and torch.isfinite(filters).all()):
+
+    def part(batch: Batch) -> _Pass:
+        return _Pass(encoder, task, batch, gates or Gates.ones(encoder), draw, generator)
+
+    sums = summed(
+        data.batches(batch_size),
+        -(-len(data) // batch_size),
+        lambda: _Sums.zeros(encoder, blocks),
+        lambda batch, sums: portions.each(len(batch.indices), part(batch).into(sums)),
+        lambda batch: part(batch).skip(),
+        group or Group(),
+    )
+    if not (torch.isfinite(sums.heads).all() and torch.isfinite(sums.filters).all()):
         raise DataError(f"gradients of the loss are not finite: {why_not_finite(encoder, task, data)}")
+    count = len(data)
     return Fisher(
-        heads=(heads / done).numpy(),
-        filters=(filters / done).numpy(),
-        head_blocks=None if head_blocks is None else (head_blocks / done).numpy(),
-        filter_blocks=None if filter_blocks is None else (filter_blocks / done).numpy(),
-        samples=done,
+        heads=(sums.heads / count).numpy(),
+        filters=(sums.filters / count).numpy(),
+        head_blocks=None if sums.head_blocks is None else (sums.head_blocks / count).numpy(),
+        filter_blocks=None if sums.filter_blocks is None else (sums.filter_blocks / count).numpy(),
+        samples=count,
         label_free=draw,
     )
 
@@ -114,6 +118,21 @@ class _Sums:
     filters: Tensor
     head_blocks: Tensor | None
     filter_blocks: Tensor | None
+
+    @classmethod
+    def zeros(cls, encoder: Encoder, blocks: bool) -> _Sums:
+        """Of no examples."""
+        shape, layers = encoder.shape, encoder.shape.layers
+        return cls(
+            torch.zeros(layers, shape.heads, dtype=torch.float64),
+            torch.zeros(layers, shape.filters, dtype=torch.float64),
+            torch.zeros(layers, shape.heads, shape.heads) if blocks else None,
+            torch.zeros(layers, shape.filters, shape.filters) if blocks else None,
+        )
+
+    def tensors(self) -> list[Tensor]:
+        every = (self.heads, self.filters, self.head_blocks, self.filter_blocks)
+        return [tensor for tensor in every if tensor is not None]
 
     def add(self, gradients: Sequence[Tensor]) -> None:
         """Bring gradients in, [examples, units] each, of the heads of all layers and of the filters of all layers."""
@@ -129,23 +148,28 @@ class _Sums:
 
 
 class _Pass:
-    """Brings a batch into the sums, part by part; labels are drawn once, for the whole batch."""
+    """A batch's way into sums, part by part; labels are drawn once, for the whole batch."""
 
     def __init__(
-        self,
-        encoder: Encoder,
-        task: Task,
-        batch: Batch,
-        base: Gates,
-        sums: _Sums,
-        draw: bool,
-        generator: torch.Generator,
+        self, encoder: Encoder, task: Task, batch: Batch, base: Gates, draw: bool, generator: torch.Generator
     ) -> None:
-        self._encoder, self._task, self._batch, self._base, self._sums = encoder, task, batch, base, sums
+        self._encoder, self._task, self._batch, self._base = encoder, task, batch, base
         self._generator, self._state = generator, generator.get_state()
         self._labels = None if draw else batch.labels
 
-    def __call__(self, part: slice) -> None:
+    def into(self, sums: _Sums) -> Callable[[slice], None]:
+        """What brings a part of the batch into sums."""
+        return partial(self._add, sums)
+
+    def skip(self) -> None:
+        """Draw what the batch would, and leave it out."""
+        if self._labels is None:
+            # One example tells what answers look like; their number is the batch's.
+            with torch.no_grad():
+                one, _ = self._forward(slice(0, 1))
+            self._draw(one.new_zeros(len(self._batch.indices), *one.shape[1:]))
+
+    def _add(self, sums: _Sums, part: slice) -> None:
         count, size = len(self._batch.indices), part.stop - part.start
         if self._labels is None and size < count:
             with torch.no_grad():
@@ -154,7 +178,7 @@ class _Pass:
         logits, own = self._forward(part)
         labels = self._draw(logits.detach()) if self._labels is None else self._labels
         loss = self._task.loss(logits, labels[part]).sum()
-        self._sums.add(torch.autograd.grad(loss, [*own.heads, *own.filters]))
+        sums.add(torch.autograd.grad(loss, [*own.heads, *own.filters]))
 
     def _forward(self, part: slice) -> tuple[Tensor, Gates]:
         """The answers, and the gates they went through."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,13 @@ from compress.planning import Costs, Rankings
 from compress.planning import make_plan as search_plan
 
 if TYPE_CHECKING:
+    from compress.checkpoint import Checkpoint
+    from compress.curvature import Curvature
+    from compress.data import Encoded
     from compress.importance import Fisher
+    from compress.layerwise import Kind
     from compress.profile.latency import Profile
+    from compress.ranks import Group
     from compress.sizing import Room
     from compress.stages import Stages
 
@@ -39,24 +45,47 @@ class Importance:
 def weigh(config: RunConfig, loaded: Loaded, stages: Stages | None = None) -> Importance:
     """``full``: structured OBS on the curvature of the loss. ``kwon``: Fisher information of the gates.
 
+    Other processes that a launcher started do their part of the examples.
+
     Args:
         config: method and seed.
         loaded: model and calibration examples.
         stages: told where memory runs short.
     """
-    say = None if stages is None else stages.info
-    encoder, task = loaded.checkpoint.encoder, loaded.checkpoint.task
+    from compress.sharing import calibrating
+
+    with calibrating(config, loaded) as group:
+        found = observe(config, loaded.checkpoint, loaded.calibration, group, None if stages is None else stages.info)
+    if isinstance(found, dict):
+        return Importance(Rankings.from_curvature(loaded.checkpoint.encoder, found), None)
+    return Importance(Rankings.from_fisher(found), found)
+
+
+def observe(
+    config: RunConfig,
+    checkpoint: Checkpoint,
+    data: Encoded,
+    group: Group | None = None,
+    say: Callable[[str], None] | None = None,
+) -> dict[tuple[int, Kind], Curvature] | Fisher:
+    """The sums over examples that weighing rests on: curvature for ``full``, Fisher information for ``kwon``.
+
+    Args:
+        config: method and seed.
+        checkpoint: dense model and task.
+        data: calibration examples.
+        group: processes that share them.
+        say: told where memory runs short.
+    """
+    encoder, task, seed = checkpoint.encoder, checkpoint.task, config.seed
     if config.method == "full":
         from compress.curvature import curvature
 
-        found = curvature(encoder, task, loaded.calibration, seed=config.seed, say=say)
-        return Importance(Rankings.from_curvature(encoder, found), None)
+        return curvature(encoder, task, data, seed=seed, say=say, group=group)
     from compress.importance import fisher_information
 
-    fisher = fisher_information(
-        encoder, task, loaded.calibration, seed=config.seed, label_free=config.label_free or None, blocks=True, say=say
-    )
-    return Importance(Rankings.from_fisher(fisher), fisher)
+    free = config.label_free or None
+    return fisher_information(encoder, task, data, seed=seed, label_free=free, blocks=True, say=say, group=group)
 
 
 def tries_out(config: RunConfig, loaded: Loaded) -> bool:

@@ -11,12 +11,12 @@ from training import PHASE, dense, examples, recipe
 
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
-from accelerate import Accelerator
 
 from compress.architectures import encoder_of
 from compress.fineprune.distill import Losses
 from compress.fineprune.schedule import Schedule
 from compress.fineprune.session import Session
+from compress.ranks import Group
 from compress.sparsity.choice import allowed
 from compress.sparsity.masking import ElementMasking
 from compress.sparsity.matrices import matrices_of
@@ -56,7 +56,7 @@ def test_one_gradient_gives_that_of_weights_and_of_scores() -> None:
     assert int(mask.sum()) == 6
     masking.begin(1)
     masking.part(lambda: losses_of((x @ weight.T - y).square().mean()), 1.0, 10)
-    assert masking.end(1, Accelerator())
+    assert masking.end(1, Group())
     # The explicit form, masks and weights apart.
     w, m = unmasked.clone().requires_grad_(), mask.clone().requires_grad_()
     (x @ (w * m).T - y).square().mean().backward()
@@ -84,7 +84,7 @@ def test_hidden_states_stay_out_of_the_scores_gradient_and_parts_add_up() -> Non
             0.5,
             5,
         )
-    masking.end(1, Accelerator())
+    masking.end(1, Group())
     w, m = unmasked.clone().requires_grad_(), mask.clone().requires_grad_()
     outputs = (x @ (w * m).T - y).square().mean()
     (wanted,) = torch.autograd.grad(outputs, m, retain_graph=True)
@@ -183,7 +183,7 @@ def test_weights_that_shrink_go_and_weights_that_grow_stay_however_large() -> No
             masking.advance(step)
             masking.begin(step)
             masking.part(lambda weight=weight: losses_of((x @ weight.T - x @ truth.T).square().mean()), 1.0, 64)
-            if masking.end(step, Accelerator()) and scores is not None:
+            if masking.end(step, Group()) and scores is not None:
                 scores.step()
             optimizer.step()
             optimizer.zero_grad()

@@ -8,7 +8,7 @@
     masks.py       what the training loop asks of a mask
     masking.py     scores, schedule and projection together: the gates of every step
     rounding.py    weights and activations rounded as an int8 file has them
-    train.py       the training loop;  state.py  its checkpoints
+    train.py       the training loop;  parallel.py  over several processes;  state.py  its checkpoints
     session.py     the phases of a recipe, one after the other
     stage.py       the stage of a run: from a finished candidate to a fine-pruned one
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +19,7 @@ from compress.fineprune.scores import Scorer, Units
 from compress.gates import Gates, gated
 from compress.plan import Structure
 from compress.planning import Costs
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from compress.ranks import Group
 
 
 class Masking:
@@ -113,19 +111,20 @@ class Masking:
             self._collected.append((gradients, share))
         return losses
 
-    def end(self, step: int, accelerator: Accelerator) -> bool:
+    def end(self, step: int, group: Group) -> bool:
         """See ``Mask``."""
         scorer, collected = self.scorer, self._collected
-        if not collected:
+        if not (self._learns and (scorer.per_sample or scorer.parameters)):
             return False
+        total = [torch.zeros_like(mask) for mask in self.mask]
+        for gradients, share in collected:
+            for whole, gradient in zip(total, gradients, strict=True):
+                # Per sample of the mean loss over a part; a sample's own is that times the part's size.
+                whole += (gradient * gradient.shape[1]).square().sum(1) if scorer.per_sample else share * gradient
+        group.add(total)
         if scorer.per_sample:
-            # Of the mean loss over a part; a sample's own is that times the part's size.
-            squares = [sum((g[kind] * g[kind].shape[1]).square().sum(1) for g, _ in collected) for kind in (0, 1)]
-            scorer.observe(Units(*(accelerator.reduce(s, "sum") for s in squares)))
+            scorer.observe(Units(*total))
             return False
-        if not scorer.parameters:
-            return False
-        total = [accelerator.reduce(sum(share * g[kind] for g, share in collected), "mean") for kind in (0, 1)]
         for scores in scorer.parameters:
             scores.grad = None
         torch.autograd.backward(list(self._gates), total)

@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from compress.fineprune.distill import Losses
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from compress.ranks import Group
 
 
 @dataclass(frozen=True)
@@ -49,12 +47,17 @@ class Mask(Protocol):
 
         Args:
             forward: gives the losses of the part.
-            share: of the step's loss.
+            share: of the step's loss, over all processes.
             size: examples in it.
         """
 
-    def end(self, step: int, accelerator: Accelerator) -> bool:
-        """Leave the gradients of weights and scores as they should be; whether scores have any."""
+    def end(self, step: int, group: Group) -> bool:
+        """Leave the gradients of weights and scores as they should be; whether scores have any.
+
+        Args:
+            step: of the phase.
+            group: processes whose parts make up the step. Gradients of the weights are summed over them already.
+        """
 
     def settled(self) -> AbstractContextManager[None]:
         """The model masked as at test time, for as long as the block runs."""

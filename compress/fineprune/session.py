@@ -1,9 +1,14 @@
-"""Training of one run: the phases of a recipe on the accelerator, with their checkpoints."""
+"""Training of one run: the phases of a recipe on the accelerator, with their checkpoints.
+
+With several processes the first one's calls begin a phase on all: the others are told what it begins with, and
+``follow``.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
+from torch import Tensor
 
 from compress.architectures import Encoder, encoder_of
 from compress.checkpoint import Checkpoint
@@ -29,6 +35,7 @@ from compress.fineprune.train import Phase, Trainer, phase_of, steps_of
 from compress.layerwise import positions_read
 from compress.plan import Structure
 from compress.planning import Costs
+from compress.ranks import Group
 from compress.removal import remove
 
 
@@ -45,6 +52,7 @@ class Session:
         minutes: between checkpoints.
         fingerprint: of what the training depends on.
         tell: given one line now and then.
+        group: processes that train together; None is this one alone.
 
     Raises:
         ArtifactError: the directory of checkpoints is not usable, or of another run.
@@ -63,7 +71,10 @@ class Session:
         minutes: float = 5.0,
         fingerprint: str = "",
         tell: Callable[[str], None] = lambda _: None,
+        group: Group | None = None,
     ) -> None:
+        # Those who are in a phase together; a phase that was not begun on all is the first process's own.
+        self._group, self._together = group or Group(), Group()
         self._dense, self._recipe, self._train, self._held = dense, recipe, train, held
         self._seed, self._tell = seed, tell
         self.accelerator = Accelerator(mixed_precision=recipe.precision)
@@ -113,6 +124,15 @@ class Session:
         Returns:
             The trained model, its masking (with the structure), and what the phase ended with.
         """
+        numbers = {"heads": costs.heads, "filters": costs.filters, "fixed": costs.fixed, "limit": costs.limit}
+        arrays = {"head_cost": costs.head_cost, "filter_cost": costs.filter_cost, "0": start[0], "1": start[1]}
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        with self._begun("structure", {"costs": numbers}, tensors):
+            return self._structure(costs, start)
+
+    def _structure(
+        self, costs: Costs, start: tuple[NDArray[np.float64], NDArray[np.float64]]
+    ) -> tuple[Any, Masking, Phase]:
         rates = self._recipe.structure
         assert rates is not None
         model = copy.deepcopy(self._dense.model).to(self.accelerator.device)
@@ -152,6 +172,11 @@ class Session:
             model: with the structure carried out; None where a checkpoint has its weights.
             structure: what it keeps.
         """
+        tensors = {} if model is None else dict(model.state_dict())
+        with self._begun("weights", {"kept": [structure.heads, structure.filters]}, tensors):
+            return self._weights(model, structure)
+
+    def _weights(self, model: Any | None, structure: Structure) -> tuple[Any, Phase]:
         rates = self._recipe.weights
         assert rates is not None
         return self._train_pruned("weights", rates, self._pruned(structure) if model is None else model, structure, {})
@@ -184,6 +209,48 @@ class Session:
         model = copy.deepcopy(self._dense.model)
         remove(model, structure)
         return model
+
+    @contextmanager
+    def _begun(self, phase: str, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[None]:
+        """A phase on all processes, from its beginning or from the checkpoint that it left."""
+        if self._group.world == 1:
+            yield
+            return
+        state, values = (None, {}) if self._resume is None or self.resumed_phase != phase else self._resume
+        boxes = {"given": tensors, "state": values}
+        everything = {f"{box}.{name}": tensor for box, parts in boxes.items() for name, tensor in parts.items()}
+        with self._group.busy():
+            self._group.share({"task": phase, "state": state, **facts}, everything)
+            self._together = self._group
+            yield
+            self._together = Group()
+
+    def follow(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Take part in a phase that the first process has begun with these."""
+        given, values = (
+            {name.removeprefix(box): tensor for name, tensor in tensors.items() if name.startswith(box)}
+            for box in ("given.", "state.")
+        )
+        self._resume = None if facts["state"] is None else (facts["state"], values)
+        self._together = self._group
+        if facts["task"] == "structure":
+            numbers = facts["costs"]
+            costs = Costs(
+                heads=tuple(numbers["heads"]),
+                head_cost=given["head_cost"].numpy(),
+                filters=tuple(numbers["filters"]),
+                filter_cost=given["filter_cost"].numpy(),
+                fixed=numbers["fixed"],
+                limit=numbers["limit"],
+            )
+            self._structure(costs, (given["0"].numpy(), given["1"].numpy()))
+            return
+        heads, filters = (tuple(map(tuple, units)) for units in facts["kept"])
+        structure = Structure(heads, filters)
+        model = self._pruned(structure)
+        if given:
+            model.load_state_dict(given)
+        self._weights(model, structure)
 
     def _train_pruned(
         self, name: str, rates: Rates, model: Any, structure: Structure, facts: dict[str, Any]
@@ -220,6 +287,7 @@ class Session:
                 checkpoints=self._checkpoints,
                 facts={"done": [[ended, asdict(phase)] for ended, phase in self.phases], **(facts or {})},
                 tell=self._tell,
+                group=self._together,
             )
             phase = trainer.run(self._resume if self.resumed_phase == name else None)
         finally:

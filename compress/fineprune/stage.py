@@ -20,6 +20,7 @@ from compress.fineprune.recipe import Recipe, load_recipe
 from compress.loading import Loaded, load_training
 from compress.plan import Plan, Structure
 from compress.planning import Costs, describe_plan
+from compress.ranks import joined
 from compress.sensitivity import refusal_of
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class FinePruned:
         examples: trained on.
         phases: name, steps, best step, loss on held-out examples before and after, why it stopped early.
         metric_before: of the post-training result, on the evaluation data.
+        processes: that trained together; with others dropout draws otherwise.
     """
 
     recipe: dict[str, Any]
@@ -74,6 +76,7 @@ class FinePruned:
     examples: int
     phases: tuple[dict[str, Any], ...]
     metric_before: float
+    processes: int = 1
 
 
 def prepare(config: RunConfig, loaded: Loaded, stages: Stages) -> Prepared | None:
@@ -118,7 +121,7 @@ def prepare(config: RunConfig, loaded: Loaded, stages: Stages) -> Prepared | Non
             f"recipe '{recipe.name}' learns from labels alone, and the data has none; name their column with "
             "--label-column, or choose a recipe that distils"
         )
-    teacher = None if config.teacher is None else _load_teacher(config.teacher, config, loaded)
+    teacher = None if config.teacher is None else load_teacher(config.teacher, config, loaded.checkpoint)
     order = np.random.default_rng(config.seed).permutation(len(examples))
     watching = recipe.validation
     count = max(1, min(watching.most, round(watching.held_out * len(examples))))
@@ -156,13 +159,12 @@ def _require_accelerate() -> None:
         ) from None
 
 
-def _load_teacher(name: str, config: RunConfig, loaded: Loaded) -> Checkpoint:
-    """Another teacher than the dense model.
+def load_teacher(name: str, config: RunConfig, ours: Checkpoint) -> Checkpoint:
+    """Another teacher than the dense model, ``ours``.
 
     Raises:
         ModelError: its task, labels or tokenizer are not the model's.
     """
-    ours = loaded.checkpoint
     theirs = load_checkpoint(name, ours.task.name, config.seq_len)
     labels = [
         {int(number): str(label) for number, label in (getattr(c.model.config, "id2label", None) or {}).items()}
@@ -223,6 +225,7 @@ def fine_prune(
         examples=len(prepared.train),
         phases=tuple({"name": name, **phase_summary(phase)} for name, phase in phases),
         metric_before=before["compressed"],
+        processes=joined().world,
     )
     validation = {**validation, "fine_pruned": {"recipe": prepared.recipe.name, "before": before}}
     return replace(
@@ -306,6 +309,7 @@ def _rounding(
 def open_session(config: RunConfig, loaded: Loaded, prepared: Prepared, stages: Stages) -> Session:
     """The training of a run, at its beginning or where a checkpoint left it."""
     from compress.fineprune.session import Session
+    from compress.sharing import training
 
     return Session(
         loaded.checkpoint,
@@ -318,6 +322,8 @@ def open_session(config: RunConfig, loaded: Loaded, prepared: Prepared, stages: 
         minutes=config.checkpoint_minutes,
         fingerprint=_fingerprint(config, loaded, prepared),
         tell=stages.info,
+        # Single weights are masked by the first process alone.
+        group=training(config, loaded, prepared) if config.unstructured is None else None,
     )
 
 

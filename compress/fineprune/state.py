@@ -10,11 +10,14 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from compress.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 FILE = "training.safetensors"
 
@@ -88,3 +91,19 @@ class Checkpoints:
                 return json.loads(metadata["facts"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise ArtifactError(f"the checkpoint '{path}' is damaged: {error}; remove it to begin anew") from None
+
+
+def optimizer_tensors(prefix: str, optimizer: Optimizer) -> dict[str, Tensor]:
+    """An optimizer's state, its names beginning with ``prefix``."""
+    state = optimizer.state_dict()["state"]
+    return {f"{prefix}.{i}.{key}": value for i, values in state.items() for key, value in values.items()}
+
+
+def fill_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Take up ``optimizer_tensors``, without their prefix."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        number, _, key = name.partition(".")
+        # The optimizer counts its steps on the processor, wherever the weights are.
+        state.setdefault(int(number), {})[key] = tensor.cpu() if key == "step" else tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -7,24 +7,24 @@ very weights that it would have ended with.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from compress.architectures import Encoder
 from compress.data import Batch, Encoded
 from compress.errors import TrainingError
 from compress.fineprune.distill import Losses, Teaching
 from compress.fineprune.masks import Mask
+from compress.fineprune.parallel import Feeder, combine, on_device
 from compress.fineprune.recipe import Rates, ScoredRates
-from compress.fineprune.state import Checkpoints
-from compress.training import batches_by_length
+from compress.fineprune.state import Checkpoints, fill_optimizer, optimizer_tensors
+from compress.ranks import Group
 from compress.tuning import trained_parameters
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Trainer:
     """One phase.
 
     Args:
-        accelerator: processes, devices and number formats.
+        accelerator: device and number format.
         name: of the phase.
         encoder: the model that is trained, on the accelerator's device.
         teaching: the losses.
@@ -112,6 +112,8 @@ class Trainer:
         checkpoints: None keeps none.
         facts: what a checkpoint is to carry beside its own.
         tell: given one line at each evaluation.
+        group: processes that train together, each with its examples of a step; all of them make the same trainer, but
+            for checkpoints, which one writes. None for this one alone.
     """
 
     def __init__(
@@ -131,13 +133,15 @@ class Trainer:
         checkpoints: Checkpoints | None = None,
         facts: dict[str, Any] | None = None,
         tell: Callable[[str], None] = lambda _: None,
+        group: Group | None = None,
     ) -> None:
         self._accelerator, self._name, self._encoder, self._teaching = accelerator, name, encoder, teaching
-        self._data, self._held, self._rates = data, held, rates
+        self._held, self._rates, self._group = held, rates, group or Group()
         self._patience, self._seed, self._masking = patience, seed, masking
         self._checkpoints, self._facts, self._tell = checkpoints, facts or {}, tell
         self.steps = steps_of(rates, len(data))
         self._marks = {round(self.steps * (i + 1) / times) for i in range(times)}
+        self._feeder = Feeder(data, rates, f"{seed}/{name}", accelerator.device, self._group)
         self._parameters = trained_parameters(encoder.model)
         self._named = {n: p for n, p in encoder.model.named_parameters() if any(p is q for q in self._parameters)}
         self._optimizer = torch.optim.AdamW(
@@ -167,18 +171,17 @@ class Trainer:
         Raises:
             TrainingError: the loss diverges. The weights are then the last good ones, and so is the checkpoint.
         """
-        masking, model = self._masking, self._encoder.model
+        masking = self._masking
         with self.training():
             start, before = (0, math.nan) if resume is None else self._restore(*resume)
             if resume is None:
                 before = self._held_loss()
                 if masking is None:
                     self._keep(0, before)
-            wrapped = self._accelerator.prepare(model) if self._accelerator.num_processes > 1 else model
             stopped = None
             step = start
             while step < self.steps:
-                losses = self.step(step, wrapped)
+                losses = self.step(step)
                 self._watch(float(losses.total), step)
                 self._since.append((float(losses.total), losses.labels, losses.divergence))
                 step += 1
@@ -209,56 +212,30 @@ class Trainer:
                 parameter.requires_grad_(False)
                 parameter.grad = None
 
-    def _indices(self, step: int) -> list[int]:
-        """Examples of a step, over all processes."""
-        per_epoch = math.ceil(len(self._data) / self._rates.batch_size)
-        epoch, number = divmod(step, per_epoch)
-        if getattr(self, "_epoch", None) != epoch:
-            order = random.Random(f"{self._seed}/{self._name}/{epoch}")
-            self._epoch = epoch
-            self._order = list(batches_by_length(self._data.lengths.tolist(), self._rates.batch_size, order))
-        return self._order[number]
-
-    def _parts(self, step: int) -> list[tuple[Batch, float]]:
-        """This process's share of a step in the recipe's number of parts, with their weights."""
-        indices = self._indices(step)
-        rank, world = self._accelerator.process_index, self._accelerator.num_processes
-        # Every process needs an example: the last batch of an epoch may have fewer than there are processes.
-        own = indices[rank::world] or indices[:1]
-        count = min(self._rates.accumulate, len(own))
-        chunks: list[Sequence[int]] = [own[i::count] for i in range(count)]
-        return [(self._batch(chunk), len(chunk) / len(own)) for chunk in chunks]
-
-    def _batch(self, indices: Sequence[int]) -> Batch:
-        return on_device(next(self._data.select(list(indices)).batches(len(indices))), self._accelerator.device)
-
-    def step(self, step: int, model: nn.Module | None = None) -> Losses:
+    def step(self, step: int) -> Losses:
         """One step of the optimizers, inside of ``training``; before it a projection where one is due.
 
         Args:
             step: of the phase, 0 being the first: its examples, budget and rates.
-            model: as it is to be called; None for the encoder's own.
 
         Returns:
             Means over the step's examples.
         """
-        model = self._encoder.model if model is None else model
+        model = self._encoder.model
         if self._masking is not None:
             self._masking.advance(step)
-        torch.manual_seed(seed_of(self._seed, self._name, step, self._accelerator.process_index))
+        torch.manual_seed(seed_of(self._seed, self._name, step, self._group.rank))
         model.train(self._rates.dropout)
         self._optimizer.zero_grad(set_to_none=True)
         masking = self._masking
         if masking is not None:
             masking.begin(step)
-        parts = self._parts(step)
         done: list[tuple[Losses, float]] = []
-        for number, (batch, share) in enumerate(parts):
-            quiet = nullcontext() if number == len(parts) - 1 else self._accelerator.no_sync(model)
-            with quiet, self._accelerator.autocast():
-                losses = self._backward(model, batch, share)
-            done.append((losses, share))
-        learned = masking is not None and masking.end(step, self._accelerator)
+        for batch, share in self._feeder.parts(step):
+            with self._accelerator.autocast():
+                done.append((self._backward(batch, share), share))
+        losses = combine(self._parameters, done, self._group)
+        learned = masking is not None and masking.end(step, self._group)
         torch.nn.utils.clip_grad_norm_(self._parameters, self._rates.clip)
         factor = rate_at(step, self.steps, self._rates.warm_up)
         _set_rate(self._optimizer, factor * self._rates.learning_rate)
@@ -268,10 +245,11 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(masking.parameters, self._rates.score_clip)
             _set_rate(self._score_optimizer, factor * self._rates.score_learning_rate)
             self._score_optimizer.step()
-        return _mean(done)
+        return losses
 
-    def _backward(self, model: nn.Module, batch: Batch, share: float) -> Losses:
+    def _backward(self, batch: Batch, share: float) -> Losses:
         """Forward and backward pass of a part of a step."""
+        model = self._encoder.model
         if self._masking is not None:
             return self._masking.part(lambda: self._teaching(model, batch), share, len(batch.indices))
         losses = self._teaching(model, batch)
@@ -342,21 +320,23 @@ class Trainer:
         """Mean loss on the examples held out, hidden states left out of it; with gates as at test time."""
         model = self._encoder.model
         model.eval()
-        total = 0.0
+        batches = list(self._held.batches(_EVALUATION_BATCH))
+        # Each batch by one process, added up in their order: the same number whoever asks.
+        found = torch.zeros(len(batches))
         with nullcontext() if self._masking is None else self._masking.settled():
-            for batch in self._held.batches(_EVALUATION_BATCH):
-                losses = self._teaching(model, on_device(batch, self._accelerator.device))
-                total += float(losses.outputs) * len(batch.indices)
-        return total / max(1, len(self._held))
+            for number in range(self._group.rank, len(batches), self._group.world):
+                losses = self._teaching(model, on_device(batches[number], self._accelerator.device))
+                found[number] = losses.outputs
+        self._group.add([found])
+        counts = [len(batch.indices) for batch in batches]
+        return sum(loss * count for loss, count in zip(found.tolist(), counts, strict=True)) / max(1, len(self._held))
 
     def save(self, step: int, before: float) -> None:
         """Write a checkpoint of the state after ``step`` steps."""
         assert self._checkpoints is not None
-        if not self._accelerator.is_main_process:
-            return
         tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in self._named.items()}
         tensors |= {f"best.{name}": p for name, p in self._best.items()}
-        tensors |= _optimizer_tensors("optimizer", self._optimizer)
+        tensors |= optimizer_tensors("optimizer", self._optimizer)
         facts = {
             **self._facts,
             "phase": self._name,
@@ -371,7 +351,7 @@ class Trainer:
             facts["mask"], scores = self._masking.state()
             tensors |= {f"scores.{name}": t for name, t in scores.items()}
             if self._score_optimizer is not None:
-                tensors |= _optimizer_tensors("score-optimizer", self._score_optimizer)
+                tensors |= optimizer_tensors("score-optimizer", self._score_optimizer)
         self._checkpoints.save(facts, tensors)
 
     def _restore(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[int, float]:
@@ -386,24 +366,12 @@ class Trainer:
         self._first_losses = facts["first_losses"]
         self._since = [tuple(losses) for losses in facts["since"]]
         self._rows = [Row(**row) for row in facts["rows"]]
-        _fill_optimizer(self._optimizer, groups["optimizer"])
+        fill_optimizer(self._optimizer, groups["optimizer"])
         if self._masking is not None:
             self._masking.restore(facts["mask"], groups.get("scores", {}), facts["step"])
             if self._score_optimizer is not None:
-                _fill_optimizer(self._score_optimizer, groups.get("score-optimizer", {}))
+                fill_optimizer(self._score_optimizer, groups.get("score-optimizer", {}))
         return facts["step"], facts["before"]
-
-
-def on_device(batch: Batch, device: torch.device) -> Batch:
-    """A batch with its tensors on a device."""
-    if device.type == "cpu":
-        return batch
-    return replace(
-        batch,
-        inputs={name: t.to(device) for name, t in batch.inputs.items()},
-        mask=batch.mask.to(device),
-        labels=None if batch.labels is None else batch.labels.to(device),
-    )
 
 
 def seed_of(*parts: object) -> int:
@@ -416,33 +384,6 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def _mean(parts: list[tuple[Losses, float]]) -> Losses:
-    """Weighted mean of losses, without their graphs."""
-
-    def of(name: str) -> Any:
-        values = [(getattr(losses, name), share) for losses, share in parts]
-        return None if values[0][0] is None else sum(share * value for value, share in values)
-
-    outputs = sum(share * losses.outputs.detach() for losses, share in parts)
-    hidden = [share * losses.hidden.detach() for losses, share in parts if losses.hidden is not None]
-    assert isinstance(outputs, Tensor)
-    return Losses(outputs, torch.stack(hidden).sum() if hidden else None, of("labels"), of("divergence"))
-
-
 def _mean_of(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{prefix}.{i}.{key}": value for i, values in state.items() for key, value in values.items()}
-
-
-def _fill_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        number, _, key = name.partition(".")
-        # The optimizer counts its steps on the processor, wherever the weights are.
-        state.setdefault(int(number), {})[key] = tensor.cpu() if key == "step" else tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

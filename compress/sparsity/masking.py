@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,10 @@ from compress.fineprune.distill import Losses
 from compress.fineprune.masks import Projected
 from compress.fineprune.schedule import Schedule
 from compress.fineprune.train import seed_of
+from compress.ranks import Group
 from compress.sparsity.choice import Selection, choose
 from compress.sparsity.matrices import count_of
 from compress.sparsity.scores import ElementScorer
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 
 class ElementMasking:
@@ -103,15 +101,16 @@ class ElementMasking:
         (share * losses.total).backward()
         return losses
 
-    def end(self, step: int, accelerator: Accelerator) -> bool:
+    def end(self, step: int, group: Group) -> bool:
         """See ``Mask``."""
         self._take_off()
+        group.add(self._apart)
         pulls = []
         for number, (matrix, multiplier) in enumerate(zip(self._matrices, self._multipliers, strict=True)):
             if matrix.grad is None:
                 matrix.grad = torch.zeros_like(matrix)
             if self._learns:
-                gradient = accelerator.reduce(self._apart[number], "mean") if self._apart else matrix.grad
+                gradient = self._apart[number] if self._apart else matrix.grad
                 pulls.append(gradient * matrix.detach())
             matrix.grad.mul_(multiplier)
         self._multipliers, self._apart = (), []
