@@ -214,3 +214,24 @@ def test_bad_input_is_one_clear_message_exit_3_and_nothing_written(
     message = capsys.readouterr().err
     assert all(word in message for word in words), message
     assert "Traceback" not in message and not out.exists()
+
+
+def test_a_training_that_diverges_and_a_budget_out_of_reach_end_with_a_message(
+    tiny_bert: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("accelerate", reason="the extra `train` is not installed")
+    own, kept, out = tmp_path / "own.toml", tmp_path / "kept", tmp_path / "out"
+    rates = "epochs = 2.0\nbatch_size = 16\nlearning_rate = 1e18\nclip = 1e30\n"
+    own.write_text(f"[weights]\n{rates}", encoding="utf-8")
+    data = ["--data", str(rows_file), "--eval-data", str(rows_file), "--seq-len", "24", "--effort", "fast"]
+    command = ["run", str(tiny_bert), *data, "--output", str(out), "--samples", "32", "--fine-prune", str(own)]
+    checkpoints = ["--checkpoints", str(kept), "--checkpoint-minutes", "0.000001"]
+    assert cli.main([*command, *checkpoints, "--macs", "0.5"]) == 3
+    message = capsys.readouterr().err
+    assert "training diverged: the loss is" in message and str(kept) in message and "Traceback" not in message
+    assert (kept / "training.safetensors").is_file()
+    # What cannot be reached at all is no matter of training.
+    assert cli.main([*command, "--latency-ms", "0.000001"]) == 1
+    message = capsys.readouterr().err
+    assert "cannot be reached" in message and "Traceback" not in message
+    assert not out.exists()

@@ -13,6 +13,7 @@ from training import PHASE, dense, examples, recipe
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
 from compress.errors import ArtifactError, TrainingError
+from compress.fineprune.projection import cost_of
 from compress.fineprune.recipe import Recipe
 from compress.fineprune.session import Session
 from compress.fineprune.train import rate_at
@@ -153,6 +154,23 @@ def test_a_diverging_loss_stops_training_and_the_last_good_checkpoint_is_named(t
         session.train_weights(None, KEPT)
     assert (tmp_path / "kept" / "training.safetensors").is_file()
     assert TrainingError.exit_code == 3
+
+
+@pytest.mark.parametrize(("epochs", "last"), [(0.05, 0.3), (1.0, 0.0)], ids=["one step", "nothing held back"])
+def test_a_budget_that_no_step_had_is_met_in_the_end(epochs: float, last: float) -> None:
+    checkpoint = dense()
+    tables = recipe(structure={**PHASE, "epochs": epochs, "last": last, "project_every": 50, "scorer": "magnitude"})
+    costs = Costs.macs(checkpoint.encoder.shape, 0.4, 8.0)
+    start = np.ones((3, 4)), np.ones((3, 20))
+    _, masking, _ = Session(checkpoint, None, tables, TRAIN, HELD).find_structure(costs, start)
+    assert masking.history[-1].budget == costs.limit and masking.history[-1].cost <= costs.limit * (1 + 1e-9)
+    assert cost_of(costs, masking.structure.widths) == masking.history[-1].cost
+
+
+def test_losses_that_grow_without_an_end_are_divergence_from_the_first_steps_on() -> None:
+    tables = recipe(weights={**PHASE, "epochs": 8.0, "learning_rate": 0.3, "warm_up": 0.0, "clip": 1e30})
+    with pytest.raises(TrainingError, match="training diverged"):
+        Session(dense(), None, tables, TRAIN, HELD).train_weights(None, KEPT)
 
 
 def test_checkpoints_of_another_run_and_other_files_are_refused(tmp_path: Path) -> None:

@@ -73,6 +73,13 @@ class Masking:
         self.history.append(Projected(step, self._schedule.at(step), cost_of(self._costs, self.structure.widths)))
         return self.structure != before
 
+    def conclude(self, steps: int) -> None:
+        """Project on the final budget where no step had it: in phases of few steps, or where ``last`` is none."""
+        if not self._frozen:
+            self._frozen, end = True, self._schedule.end
+            self._set(self.project(end))
+            self.history.append(Projected(steps, end, cost_of(self._costs, self.structure.widths)))
+
     def project(self, limit: float, *, costs: Costs | None = None, exact: bool = True) -> Structure:
         """The structure that the scores choose within a limit; ``costs`` in another unit or corrected, if given."""
         return project(*self.scorer.importance(), costs or self._costs, limit, exact=exact)

@@ -141,7 +141,9 @@ class Session:
         schedule = masking_schedule(costs, encoder.shape.layers, steps, rates.first, rates.last)
         scorer = scorer_of(rates, encoder, start, unit_costs(costs), self._seed)
         masking = Masking(encoder, scorer, costs, schedule, rates.project_every)
-        return model, masking, self.train_masked("structure", model, rates, masking)
+        phase = self.train_masked("structure", model, rates, masking)
+        masking.conclude(steps)
+        return model, masking, phase
 
     def train_masked(self, name: str, model: Any, rates: ScoredRates, masking: Mask) -> Phase:
         """Train a model under a mask; it goes on from a checkpoint of a phase of this name.

@@ -258,11 +258,13 @@ class Trainer:
 
     def _watch(self, value: float, step: int) -> None:
         """Stop where a loss is no number any more, or far above where it began."""
-        if len(self._first_losses) < _SETTLED:
-            self._first_losses.append(value)
-        usual = sum(self._first_losses) / len(self._first_losses)
+        # Without the value itself: it would raise the bound that it is held against.
+        first = self._first_losses or [value]
+        usual = sum(first) / len(first)
         bound = DIVERGED * max(usual, 1e-3)
         if math.isfinite(value) and not (self._masking is None and value > bound):
+            if len(self._first_losses) < _SETTLED:
+                self._first_losses.append(value)
             return
         if self._best:
             self._take(self._best)
