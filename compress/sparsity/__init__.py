@@ -6,8 +6,9 @@
     masking.py     scores, schedule and choice together: what the training loop asks of a mask
     coding.py      what is left of a matrix as bytes: a bitmap, or distances between columns
     compact.py     the compact file: int8 values, where they lie, and all else of a model; written and read
+    train.py       from a dense model to a thinned-out one: training, or one choice at once
     stage.py       the job of a run: recipe, training, compact file, accuracy
-    writing.py     its artifact
+    summary.py     what came of it, for files, the terminal and the report
 
 Source: Sanh, Wolf and Rush, *Movement Pruning: Adaptive Sparsity by Fine-Tuning*, NeurIPS 2020.
 """
