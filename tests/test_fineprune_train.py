@@ -55,24 +55,30 @@ def both_phases(tables: Recipe, directory: Path | None = None, stop_at: str | No
         assert all(one.cost <= one.budget * (1 + 1e-9) for one in masking.history)
         structure = masking.structure
         model = session.carry_out(dense_model, masking, structure)
-    model, phase = session.train_weights(model, structure)
-    return model, structure, phase
+    model, _ = session.train_weights(model, structure)
+    return model, structure, session.phases
 
 
 @pytest.mark.parametrize(
     ("scorer", "stop_at"),
-    [("movement", "weights: step 9"), ("l0", "structure: step 12"), ("fisher", "structure: step 24")],
+    [
+        ("movement", "weights: step 9"),
+        ("l0", "structure: step 12"),
+        ("l0", "structure: step 24"),
+        ("fisher", "structure: step 24"),
+    ],
 )
 def test_an_interruption_changes_nothing(tmp_path: Path, scorer: str, stop_at: str) -> None:
     structure = BOTH.structure
     assert structure is not None
     tables = BOTH.model_copy(update={"structure": structure.model_copy(update={"scorer": scorer, "penalty": 0.1})})
-    model, kept, phase = both_phases(tables)
+    model, kept, phases = both_phases(tables)
     with pytest.raises(Stop):
         both_phases(tables, tmp_path, stop_at)
-    again, kept_again, phase_again = both_phases(tables, tmp_path)
+    again, kept_again, phases_again = both_phases(tables, tmp_path)
     assert kept_again == kept
-    assert phase_again == phase
+    # The logs are the same too: with the structure frozen, its budget and cost are still in them.
+    assert phases_again == phases and all(row.budget is not None for row in phases[0][1].rows)
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
     # Nothing but safetensors is written.
@@ -147,13 +153,40 @@ def test_without_labels_the_teacher_is_all_there_is_to_learn_from() -> None:
     assert all(row.labels is None and row.divergence is not None for row in phase.rows)
 
 
-def test_a_diverging_loss_stops_training_and_the_last_good_checkpoint_is_named(tmp_path: Path) -> None:
-    tables = recipe(weights={**PHASE, "epochs": 8.0, "learning_rate": 1e18, "warm_up": 0.0, "clip": 1e30})
-    session = Session(dense(), None, tables, TRAIN, HELD, checkpoints=tmp_path / "kept", minutes=1e-9)
-    with pytest.raises(TrainingError, match=r"diverged: the loss is .* at step .*last good checkpoint.*learning_rate"):
-        session.train_weights(None, KEPT)
-    assert (tmp_path / "kept" / "training.safetensors").is_file()
+def test_a_diverging_loss_stops_training(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+
+    def session(rate: float, tell: Any = None) -> Session:
+        tables = recipe(weights={**PHASE, "epochs": 8.0, "learning_rate": rate, "warm_up": 0.0, "clip": 1e30})
+        return Session(
+            dense(), None, tables, TRAIN, HELD, checkpoints=kept, minutes=1e-9, tell=tell or (lambda _: None)
+        )
+
+    def stop(_: str) -> None:
+        raise Stop
+
+    # From the first step on: there is nothing good to keep, and nothing is said of it.
+    with pytest.raises(TrainingError, match=r"diverged: the loss is .* at step 2 .*learning_rate") as raised:
+        session(1e18).train_weights(None, KEPT)
+    assert "checkpoint in" not in str(raised.value) and not list(kept.iterdir())
     assert TrainingError.exit_code == 3
+    # Later: what the diverging step left behind does not take the place of what was before.
+    with pytest.raises(Stop):
+        session(1e-4, stop).train_weights(None, KEPT)
+    good = (kept / "training.safetensors").read_bytes()
+    with pytest.raises(TrainingError, match=r"diverged: .*last good checkpoint is in .*learning_rate.*of its own"):
+        session(1e18).train_weights(None, KEPT)
+    assert (kept / "training.safetensors").read_bytes() == good
+    assert [path.name for path in kept.iterdir()] == ["training.safetensors"]
+
+
+def test_part_of_a_first_checkpoint_is_no_reason_to_refuse_its_directory(tmp_path: Path) -> None:
+    (tmp_path / "training.partial").write_bytes(b"cut off")
+    tables = recipe(weights={**PHASE, "epochs": 0.5})
+    session = Session(dense(), None, tables, TRAIN, HELD, checkpoints=tmp_path, minutes=1e-9)
+    assert not session.resuming
+    session.train_weights(None, KEPT)
+    assert [path.name for path in tmp_path.iterdir()] == ["training.safetensors"]
 
 
 @pytest.mark.parametrize(("epochs", "last"), [(0.05, 0.3), (1.0, 0.0)], ids=["one step", "nothing held back"])

@@ -148,12 +148,14 @@ class Masking:
 
     def state(self) -> tuple[Any, dict[str, Tensor]]:
         """See ``Mask``."""
-        return [self.structure.heads, self.structure.filters], self.scorer.state()
+        history = [[one.step, one.budget, one.cost] for one in self.history[-1:]]
+        return [self.structure.heads, self.structure.filters, history], self.scorer.state()
 
     def restore(self, facts: Any, tensors: dict[str, Tensor], step: int) -> None:
         """See ``Mask``."""
-        heads, filters = (tuple(map(tuple, units)) for units in facts)
+        heads, filters = (tuple(map(tuple, units)) for units in facts[:2])
         self._set(Structure(heads, filters))
+        self.history = [Projected(*one) for one in facts[2]]
         self._frozen = self._schedule.frozen(step - 1) if step else False
         self.scorer.restore(tensors)
 

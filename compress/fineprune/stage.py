@@ -112,9 +112,10 @@ def prepare(config: RunConfig, loaded: Loaded, stages: Stages) -> Prepared | Non
     _require_accelerate()
     examples = load_training(config, loaded, recipe.examples, recipe.seq_len)
     if len(examples) < LEAST_EXAMPLES:
+        untrained = "leave out --fine-prune" if config.unstructured is None else "take --fine-prune one-shot"
         raise DataError(
-            f"{len(examples)} examples are too few to train on; give at least {LEAST_EXAMPLES} with --data, or leave "
-            "out --fine-prune"
+            f"{len(examples)} examples are too few to train on; give at least {LEAST_EXAMPLES} with --data, or "
+            f"{untrained}"
         )
     if examples.labels is None and recipe.distillation.weight == 0:
         raise DataError(

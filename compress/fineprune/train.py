@@ -169,7 +169,8 @@ class Trainer:
             resume: what ``Checkpoints.load`` gave, of this phase.
 
         Raises:
-            TrainingError: the loss diverges. The weights are then the last good ones, and so is the checkpoint.
+            TrainingError: the loss diverges. A checkpoint, if there is one, is of before that; so are the weights of
+                a fixed structure: those that were best on the examples held out.
         """
         masking = self._masking
         with self.training():
@@ -183,6 +184,9 @@ class Trainer:
             while step < self.steps:
                 losses = self.step(step)
                 self._watch(float(losses.total), step)
+                if self._checkpoints is not None:
+                    # What was saved before this step is where a finite loss came from.
+                    self._checkpoints.confirm()
                 self._since.append((float(losses.total), losses.labels, losses.divergence))
                 step += 1
                 if step in self._marks or step == self.steps:
@@ -191,6 +195,9 @@ class Trainer:
                     break
                 if self._checkpoints is not None and self._checkpoints.due:
                     self.save(step, before)
+            if self._checkpoints is not None:
+                # Saved after the last step, whose weights have just been evaluated.
+                self._checkpoints.confirm()
             if masking is None:
                 self._take(self._best)
             after = self._best_loss if masking is None else self._rows[-1].held_out
@@ -268,11 +275,16 @@ class Trainer:
             return
         if self._best:
             self._take(self._best)
-        kept = "" if self._checkpoints is None else f"; the last good checkpoint is in '{self._checkpoints.directory}'"
+        kept = advice = ""
+        if self._checkpoints is not None:
+            self._checkpoints.discard()
+            if self._checkpoints.exists:
+                kept = f"; the last good checkpoint is in '{self._checkpoints.directory}'"
+                advice = ", and give it a --checkpoints of its own"
         raise TrainingError(
             f"training diverged: the loss is {value:.3g} at step {step + 1} of phase '{self._name}' (it began at "
             f"{usual:.3g}){kept}. Lower learning_rate in a recipe of your own (compress/configs/recipes has some to "
-            "start from)"
+            f"start from){advice}"
         )
 
     def _evaluate(self, step: int) -> str | None:
@@ -334,7 +346,7 @@ class Trainer:
         return sum(loss * count for loss, count in zip(found.tolist(), counts, strict=True)) / max(1, len(self._held))
 
     def save(self, step: int, before: float) -> None:
-        """Write a checkpoint of the state after ``step`` steps."""
+        """Save the state after ``step`` steps."""
         assert self._checkpoints is not None
         tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in self._named.items()}
         tensors |= {f"best.{name}": p for name, p in self._best.items()}
