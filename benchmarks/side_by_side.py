@@ -76,6 +76,8 @@ def run(
     command += ["--speedup", f"{speedup:g}", "--seed", str(seed), "--resume", "--json", "--output"]
     with tempfile.TemporaryDirectory(dir=scratch) as directory:
         ended = subprocess.run([*command, f"{directory}/out"], stdout=subprocess.PIPE, text=True)
+    if not ended.stdout:
+        raise SystemExit(f"{variant.name} at {speedup:g}x ended without a result, exit code {ended.returncode}")
     document = json.loads(ended.stdout)
     if ended.returncode not in MEASURED or "error" in document:
         raise SystemExit(f"{variant.name} at {speedup:g}x: {document['error']}")

@@ -249,9 +249,8 @@ class Group:
             yield
         except RuntimeError as error:
             who = "another process of this run" if self.first else "the first process of this run"
-            raise LostProcess(
-                f"{who} has ended or cannot be reached; what it said is above ({str(error).splitlines()[0][:120]})"
-            ) from None
+            said = (str(error) or type(error).__name__).splitlines()[0][:120]
+            raise LostProcess(f"{who} has ended or cannot be reached; what it said is above ({said})") from None
 
 
 _joined = Group()

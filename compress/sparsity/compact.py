@@ -185,7 +185,8 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         if not isinstance(config, dict) or not isinstance(entries, dict):
             raise ValueError("its metadata hold no tables")
         state = {name: taken_back(_entry(name, entry, arrays)) for name, entry in entries.items()}
-    except (KeyError, TypeError, ValueError, Unreadable) as error:
+    # MemoryError: sizes that nobody wrote.
+    except (KeyError, TypeError, ValueError, MemoryError, Unreadable) as error:
         raise ArtifactError(f"'{path}' is damaged: {error}; make it again with `compress run`") from None
     if arrays:
         raise ArtifactError(f"'{path}' is damaged: nothing says what '{sorted(arrays)[0]}' is")
