@@ -69,7 +69,7 @@ def test_nobody_waits_for_the_dead() -> None:
 
     script = "from compress.sharing import serve\n" + MET
     first, second = together("-c", script + "os.kill(os.getpid(), signal.SIGKILL) if g.first else exit(serve(g))")
-    # With the first gone, gloo's own threads may abort the process while it ends. It ends all the same, and says nothing
+    # With the first gone, gloo's own threads may abort the process while it ends. It ends all the same and says nothing
     # that would be taken for an error of the command.
     assert first[0] == -9 and second[0] in (EXIT_ERROR, -signal.SIGABRT) and "Traceback" not in second[2]
     # And the first, in the middle of something.
