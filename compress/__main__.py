@@ -32,7 +32,12 @@ def main() -> None:
     if where is not None:
         from compress.sharing import take_part
 
-        sys.exit(take_part(where, sys.argv[1:], run_command_line))
+        code = take_part(where, sys.argv[1:], run_command_line)
+        # At once: where a connection broke, threads of gloo may abort an interpreter that is being taken down, and the
+        # launcher would see that instead of the code.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     if meant_to_be_several():
         sys.stderr.write(
             "warning: accelerate launch --cpu starts one process where it has no MPI (--mpirun_hostfile): this one is "

@@ -291,6 +291,10 @@ def meet(where: Place) -> Group:
         threads = max(own, min(own * where.local, cores)), own
         torch.set_num_threads(threads[0])
     _joined = Group(where.rank, where.world, channel, threads)
+    # gloo aborts a process whose connections are half made when another one ends, and then nothing can be said. So the
+    # first one, which is the likeliest to end early, over a user's mistake, begins when all have come this far.
+    with _joined.agreeing():
+        pass
     return _joined
 
 
