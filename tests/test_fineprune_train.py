@@ -13,6 +13,7 @@ from training import PHASE, dense, examples, recipe
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
 from compress.errors import ArtifactError, TrainingError
+from compress.fineprune.masking import Choose
 from compress.fineprune.projection import cost_of
 from compress.fineprune.recipe import Recipe
 from compress.fineprune.session import Session
@@ -54,7 +55,7 @@ def both_phases(tables: Recipe, directory: Path | None = None, stop_at: str | No
         dense_model, masking, _ = session.find_structure(costs, start)
         assert all(one.cost <= one.budget * (1 + 1e-9) for one in masking.history)
         structure = masking.structure
-        model = session.carry_out(dense_model, masking, structure)
+        model = session.carry_out(dense_model, masking)
     model, _ = session.train_weights(model, structure)
     return model, structure, session.phases
 
@@ -198,6 +199,24 @@ def test_a_budget_that_no_step_had_is_met_in_the_end(epochs: float, last: float)
     _, masking, _ = Session(checkpoint, None, tables, TRAIN, HELD).find_structure(costs, start)
     assert masking.history[-1].budget == costs.limit and masking.history[-1].cost <= costs.limit * (1 + 1e-9)
     assert cost_of(costs, masking.structure.widths) == masking.history[-1].cost
+
+
+def test_the_structure_is_settled_once_when_the_mask_freezes_and_then_trained() -> None:
+    checkpoint, asked = dense(), []
+    tables = recipe(structure={**PHASE, "epochs": 2.0, "last": 0.25, "project_every": 4, "scorer": "magnitude"})
+    costs = Costs.macs(checkpoint.encoder.shape, 0.3, 8.0)
+
+    def settle(choose: Choose) -> tuple[Structure, float]:
+        asked.append(choose(costs.limit))
+        return choose(1.5 * costs.limit), 1.5 * costs.limit
+
+    start = np.ones((3, 4)), np.ones((3, 20))
+    _, masking, phase = Session(checkpoint, None, tables, TRAIN, HELD).find_structure(costs, start, settle)
+    (offered,) = asked
+    assert cost_of(costs, offered.widths) <= costs.limit < cost_of(costs, masking.structure.widths)
+    assert masking.history[-1].step == phase.steps - round(0.25 * phase.steps)
+    assert (phase.rows[-1].budget, phase.rows[-1].cost) == (1.5 * costs.limit, masking.history[-1].cost)
+    assert int(masking.mask.filters.sum()) == sum(map(len, masking.structure.filters))
 
 
 def test_losses_that_grow_without_an_end_are_divergence_from_the_first_steps_on() -> None:

@@ -21,6 +21,11 @@ from compress.plan import Structure
 from compress.planning import Costs
 from compress.ranks import Group
 
+# Gives the structure that the scores choose within a limit.
+Choose = Callable[[float], Structure]
+# Gives the structure that is to stay, and the limit that it was chosen for.
+Settle = Callable[[Choose], tuple[Structure, float]]
+
 
 class Masking:
     """Chooses the mask as the budget falls.
@@ -31,6 +36,7 @@ class Masking:
         costs: of widths, with the final budget as their limit.
         schedule: of the budget.
         every: steps between projections.
+        settle: has the last word as the mask freezes; None takes what the scores choose within the final budget.
 
     Attributes:
         structure: chosen last.
@@ -38,9 +44,17 @@ class Masking:
         history: all projections.
     """
 
-    def __init__(self, encoder: Encoder, scorer: Scorer, costs: Costs, schedule: Schedule, every: int) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        scorer: Scorer,
+        costs: Costs,
+        schedule: Schedule,
+        every: int,
+        settle: Settle | None = None,
+    ) -> None:
         self._encoder, self.scorer, self._costs, self._schedule, self._every = encoder, scorer, costs, schedule, every
-        self._frozen = False
+        self._settle, self._frozen = settle, False
         self.history: list[Projected] = []
         self._device = next(encoder.model.parameters()).device
         self._set(Structure.dense(encoder.shape))
@@ -67,22 +81,32 @@ class Masking:
         if self._frozen or (step % self._every and not self._schedule.frozen(step)):
             return False
         before = self.structure
-        # The last one is exact: the end is to use the budget, and not to be off by what projecting in a hurry costs.
-        self._frozen = self._schedule.frozen(step)
-        self._set(self.project(self._schedule.at(step), exact=self._frozen))
-        self.history.append(Projected(step, self._schedule.at(step), cost_of(self._costs, self.structure.widths)))
+        if self._schedule.frozen(step):
+            self._freeze(step)
+        else:
+            limit = self._schedule.at(step)
+            self._choose(step, self.project(limit, exact=False), limit)
         return self.structure != before
 
     def conclude(self, steps: int) -> None:
-        """Project on the final budget where no step had it: in phases of few steps, or where ``last`` is none."""
+        """Freeze the mask where no step did: in phases of few steps, or where ``last`` is none."""
         if not self._frozen:
-            self._frozen, end = True, self._schedule.end
-            self._set(self.project(end))
-            self.history.append(Projected(steps, end, cost_of(self._costs, self.structure.widths)))
+            self._freeze(steps)
 
-    def project(self, limit: float, *, costs: Costs | None = None, exact: bool = True) -> Structure:
-        """The structure that the scores choose within a limit; ``costs`` in another unit or corrected, if given."""
-        return project(*self.scorer.importance(), costs or self._costs, limit, exact=exact)
+    def _freeze(self, step: int) -> None:
+        # Exact: the end is to use the budget, and not to be off by what projecting in a hurry costs. Settled now and
+        # not at the end of the phase, so that the steps that are left train what will be carried out.
+        self._frozen, end = True, self._schedule.end
+        with torch.no_grad():
+            self._choose(step, *((self.project(end), end) if self._settle is None else self._settle(self.project)))
+
+    def _choose(self, step: int, structure: Structure, limit: float) -> None:
+        self._set(structure)
+        self.history.append(Projected(step, limit, cost_of(self._costs, structure.widths)))
+
+    def project(self, limit: float, *, exact: bool = True) -> Structure:
+        """The structure that the scores choose within a limit."""
+        return project(*self.scorer.importance(), self._costs, limit, exact=exact)
 
     def gates(self, training: bool) -> Units:
         """Multipliers of all units; differentiable in the scores where those are trained."""

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from compress.checkpoint import Checkpoint
 from compress.data import Encoded
 from compress.errors import ArtifactError
 from compress.fineprune.distill import Teaching
-from compress.fineprune.masking import Masking, fold, masking_schedule
+from compress.fineprune.masking import Choose, Masking, Settle, fold, masking_schedule
 from compress.fineprune.masks import Mask
 from compress.fineprune.projection import masks_of, unit_costs
 from compress.fineprune.recipe import Rates, Recipe, ScoredRates
@@ -113,13 +114,15 @@ class Session:
         return Structure(tuple(map(tuple, heads)), tuple(map(tuple, filters)))
 
     def find_structure(
-        self, costs: Costs, start: tuple[NDArray[np.float64], NDArray[np.float64]]
+        self, costs: Costs, start: tuple[NDArray[np.float64], NDArray[np.float64]], settle: Settle | None = None
     ) -> tuple[Any, Masking, Phase]:
         """Train the dense model under gates while the budget falls to the costs' limit.
 
         Args:
             costs: of widths.
             start: what the search knows of every unit, [layers, units] each.
+            settle: has the last word on the structure as the mask freezes, on the first process; None takes what the
+                scores choose within the costs' limit.
 
         Returns:
             The trained model, its masking (with the structure), and what the phase ended with.
@@ -128,10 +131,10 @@ class Session:
         arrays = {"head_cost": costs.head_cost, "filter_cost": costs.filter_cost, "0": start[0], "1": start[1]}
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         with self._begun("structure", {"costs": numbers}, tensors):
-            return self._structure(costs, start)
+            return self._structure(costs, start, settle)
 
     def _structure(
-        self, costs: Costs, start: tuple[NDArray[np.float64], NDArray[np.float64]]
+        self, costs: Costs, start: tuple[NDArray[np.float64], NDArray[np.float64]], settle: Settle | None
     ) -> tuple[Any, Masking, Phase]:
         rates = self._recipe.structure
         assert rates is not None
@@ -140,7 +143,8 @@ class Session:
         steps = steps_of(rates, len(self._train))
         schedule = masking_schedule(costs, encoder.shape.layers, steps, rates.first, rates.last)
         scorer = scorer_of(rates, encoder, start, unit_costs(costs), self._seed)
-        masking = Masking(encoder, scorer, costs, schedule, rates.project_every)
+        agreed = partial(_agreed, settle or partial(_as_chosen, limit=schedule.end), self._together)
+        masking = Masking(encoder, scorer, costs, schedule, rates.project_every, agreed)
         phase = self.train_masked("structure", model, rates, masking)
         masking.conclude(steps)
         return model, masking, phase
@@ -156,9 +160,9 @@ class Session:
         """
         return self._run(name, encoder_of(model), rates, masking)
 
-    def carry_out(self, model: Any, masking: Masking, structure: Structure) -> Any:
+    def carry_out(self, model: Any, masking: Masking) -> Any:
         """Take the gates off a trained model and remove what the structure does not keep."""
-        encoder = encoder_of(model)
+        encoder, structure = encoder_of(model), masking.structure
         masks = masks_of(structure, encoder.shape)
         device = self.accelerator.device
         kept = Units(*(torch.from_numpy(mask).float().to(device) for mask in masks))
@@ -245,7 +249,7 @@ class Session:
                 fixed=numbers["fixed"],
                 limit=numbers["limit"],
             )
-            self._structure(costs, (given["0"].numpy(), given["1"].numpy()))
+            self._structure(costs, (given["0"].numpy(), given["1"].numpy()), None)
             return
         heads, filters = (tuple(map(tuple, units)) for units in facts["kept"])
         structure = Structure(heads, filters)
@@ -296,3 +300,18 @@ class Session:
             teaching.close()
         self.phases.append((name, phase))
         return phase
+
+
+def _as_chosen(choose: Choose, *, limit: float) -> tuple[Structure, float]:
+    return choose(limit), limit
+
+
+def _agreed(settle: Settle, group: Group, choose: Choose) -> tuple[Structure, float]:
+    """What the first process settles on, on all of them."""
+    facts: dict[str, Any] = {}
+    if group.first:
+        structure, limit = settle(choose)
+        facts = {"kept": [structure.heads, structure.filters], "limit": limit}
+    facts, _ = group.share(facts)
+    heads, filters = (tuple(map(tuple, units)) for units in facts["kept"])
+    return Structure(heads, filters), facts["limit"]

@@ -17,6 +17,7 @@ from compress.config import RunConfig
 from compress.errors import ArtifactError, ConfigError, DataError, ModelError, TrainingError
 from compress.fineprune.projection import cost_of, importance_of, masks_of
 from compress.fineprune.recipe import Recipe, load_recipe
+from compress.fineprune.settling import Settling
 from compress.loading import Loaded, load_training
 from compress.plan import Plan, Structure
 from compress.planning import Costs, describe_plan
@@ -26,7 +27,6 @@ from compress.sensitivity import refusal_of
 if TYPE_CHECKING:
     from compress.candidates import Finished
     from compress.data import Encoded
-    from compress.fineprune.masking import Masking
     from compress.fineprune.rounding import Rounding
     from compress.fineprune.session import Session
     from compress.fineprune.train import Phase, Row
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 # Fewer examples cannot be divided into some to train and some to watch with.
 LEAST_EXAMPLES = 64
 LOG = "training.csv"
-# Times that a structure that the scores chose is made narrower where it measures above the budget; what of the budget a
-# structure may use, and what the next one then aims at.
-ROUNDS, MOST_USED, AIM = 3, 0.985, 0.97
 
 
 @dataclass(frozen=True)
@@ -264,9 +261,11 @@ def _train(
         stages.info("going on from the checkpoint, with its structure")
     elif prepared.recipe.structure is not None and pruned:
         costs = _costs(config, loaded, chosen)
-        dense, masking, _ = session.find_structure(costs, importance_of(chosen.proposal.weighed.rankings))
-        structure, profile = _settle(config, loaded, chosen, masking, costs, device, stages)
-        model = session.carry_out(dense, masking, structure)
+        settling = Settling.of(config, loaded, chosen.proposal, costs, device, stages)
+        start = importance_of(chosen.proposal.weighed.rankings)
+        dense, masking, _ = session.find_structure(costs, start, settling)
+        structure, profile = masking.structure, profile if settling is None else settling.profile
+        model = session.carry_out(dense, masking)
     else:
         structure, model = plan.structure, copy.deepcopy(chosen.model)
     if structure != plan.structure:
@@ -348,34 +347,6 @@ def _plan_of(
     masks, importance = masks_of(structure, loaded.shape), importance_of(rankings)
     kept = sum(float(part[mask].sum()) for part, mask in zip(importance, masks, strict=True))
     return replace(plan, importance_kept=round(kept / max(sum(float(p.sum()) for p in importance), 1e-30), 6))
-
-
-def _settle(
-    config: RunConfig,
-    loaded: Loaded,
-    chosen: Finished,
-    masking: Masking,
-    costs: Costs,
-    device: Device,
-    stages: Stages,
-) -> tuple[Structure, Profile | None]:
-    """What the scores chose, timed, and chosen narrower where it takes longer than predicted."""
-    from compress.measuring import corrected, used_budget
-
-    structure, profile = masking.structure, chosen.proposal.profile
-    if config.budget.kind == "macs" or profile is None or config.profile is not None or profile.source == "estimated":
-        return structure, profile
-    limit = costs.limit
-    for _ in range(ROUNDS):
-        timed = device.compare(loaded, structure.widths, chosen.proposal.engine)
-        used = used_budget(config.budget, timed)
-        stages.info(f"the structure that the scores chose measures at {used:.1%} of the budget")
-        profile = corrected(profile, _plan_of(structure, config, loaded, chosen, profile), timed)
-        if used <= MOST_USED:
-            break
-        limit *= AIM / used
-        structure = masking.project(limit)
-    return structure, profile
 
 
 def _fingerprint(config: RunConfig, loaded: Loaded, prepared: Prepared) -> str:
