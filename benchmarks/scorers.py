@@ -23,20 +23,20 @@ SCORE_RATES = {"l0": 1e-1}
 PENALTIES = {"soft-movement": 1.0, "l0": 10.0}
 
 
-def recipe(scorer: str | None, examples: int, epochs: float, rate: float, distillation: float) -> str:
+def recipe(scorer: str | None, examples: int, epochs: float, rates: tuple[float, float], distillation: float) -> str:
     """A recipe as TOML.
 
     Args:
         scorer: None trains the weights alone.
         examples: to train on.
         epochs: of each phase.
-        rate: of the weights.
+        rates: of the weights, while the structure is found and afterwards.
         distillation: weight of the teacher's outputs; the rest is the labels'.
     """
-    phase = [f"epochs = {epochs!r}", f"learning_rate = {rate!r}", "dropout = false"]
-    lines = [f"examples = {examples}", "", "[weights]", *phase]
+    structure, weights = ([f"epochs = {epochs!r}", f"learning_rate = {rate!r}", "dropout = false"] for rate in rates)
+    lines = [f"examples = {examples}", "", "[weights]", *weights]
     if scorer is not None:
-        lines += ["", "[structure]", f"scorer = {json.dumps(scorer)}", *phase, "project_every = 10"]
+        lines += ["", "[structure]", f"scorer = {json.dumps(scorer)}", *structure, "project_every = 10"]
         lines += [
             f"score_learning_rate = {SCORE_RATES.get(scorer, 1e-2)!r}",
             f"penalty = {PENALTIES.get(scorer, 0.0)!r}",
@@ -50,18 +50,20 @@ def main() -> None:
     parser.add_argument("--scorers", default=",".join(SCORERS))
     parser.add_argument("--examples", type=int, default=8192)
     parser.add_argument("--epochs", type=float, default=1.0)
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--learning-rate", type=float, default=1e-4, help="while the structure is found")
+    parser.add_argument("--weights-learning-rate", type=float, default=3e-5, help="afterwards, and without that")
     parser.add_argument("--without-distillation", action="store_true", help="learn from labels alone")
     given = parse(parser)
     weight, suffix = (0.0, ", labels alone") if given.without_distillation else (0.5, "")
+    rates = given.learning_rate, given.weights_learning_rate
     with tempfile.TemporaryDirectory() as directory:
         variants = [Variant("post-training", ())]
         for scorer in (None, *given.scorers.split(",")):
             name = scorer or "weights alone"
             path = Path(directory, f"{name.replace(' ', '-')}.toml")
-            path.write_text(recipe(scorer, given.examples, given.epochs, given.learning_rate, weight), encoding="utf-8")
+            path.write_text(recipe(scorer, given.examples, given.epochs, rates, weight), encoding="utf-8")
             variants.append(Variant(name + suffix, ("--fine-prune", str(path))))
-        note = f"; {given.examples} examples, {given.epochs:g} epochs a phase at {given.learning_rate:g}"
+        note = f"; {given.examples} examples, {given.epochs:g} epochs a phase at {rates[0]:g} and {rates[1]:g}"
         print(compared(given, variants, note))
 
 

@@ -55,6 +55,7 @@ class Row:
         metric: name, dense, compressed, interval.
         macs: fraction of the dense sublayers' multiply-accumulates that is left.
         seconds: of the run, without what was found in the store.
+        held_out: mean loss on held-out training examples that fine-pruning ended with; None without fine-pruning.
     """
 
     settings: str
@@ -66,6 +67,7 @@ class Row:
     metric: dict[str, Any]
     macs: float
     seconds: float
+    held_out: float | None = None
 
 
 def run(
@@ -76,6 +78,8 @@ def run(
     command += ["--speedup", f"{speedup:g}", "--seed", str(seed), "--resume", "--json", "--output"]
     with tempfile.TemporaryDirectory(dir=scratch) as directory:
         ended = subprocess.run([*command, f"{directory}/out"], stdout=subprocess.PIPE, text=True)
+        manifest = Path(directory, "out", "manifest.json")
+        done = json.loads(manifest.read_text(encoding="utf-8"))["reconstruction"] if manifest.exists() else {}
     if not ended.stdout:
         raise SystemExit(f"{variant.name} at {speedup:g}x ended without a result, exit code {ended.returncode}")
     document = json.loads(ended.stdout)
@@ -93,6 +97,7 @@ def run(
         metric,
         validation["macs"]["fraction"],
         sum(document["seconds"].values()),
+        done["fine_pruned"]["phases"][-1]["after"] if done.get("fine_pruned") else None,
     )
 
 
@@ -107,8 +112,8 @@ def table(rows: Sequence[Row], variants: Iterable[str]) -> str:
     first = rows[0]
     lines = [
         f"| variant | asked for | measured | MACs kept | {first.metric['name']} (dense {first.metric['dense']:.4f}) "
-        "| verdict | s |",
-        "|---|---|---|---|---|---|---|",
+        "| held-out loss | verdict | s |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for speedup in sorted({row.speedup for row in rows}):
         for name in variants:
@@ -130,9 +135,10 @@ def _line(found: Sequence[Row]) -> str:
         measured = _spread([row.measured["value"] for row in found], ".2f", "x")
         metric = f"{_spread([row.metric['compressed'] for row in found], '.4f')}, {len(found)} seeds"
     verdicts = ", ".join(sorted({row.verdict for row in found}))
-    return " | ".join(
-        [measured, f"{mean(row.macs for row in found):.1%}", metric, verdicts, f"{mean(r.seconds for r in found):.0f}"]
-    )
+    losses = [row.held_out for row in found if row.held_out is not None]
+    held_out = f"{mean(losses):.4f}" if losses else "–"
+    macs, seconds = mean(row.macs for row in found), mean(row.seconds for row in found)
+    return " | ".join([measured, f"{macs:.1%}", metric, held_out, verdicts, f"{seconds:.0f}"])
 
 
 def _spread(values: Sequence[float], form: str, unit: str = "") -> str:

@@ -43,7 +43,7 @@ def finish(config: RunConfig, loaded: Loaded, proposal: Proposal, device: Device
     for attempt in range(1, ATTEMPTS + 1):
         # Take out what the plan does not keep, and fit what is left to the dense model.
         with stages.stage("reconstruct"):
-            model, repairs = _pruned(config, loaded, plan, stages)
+            model, repairs = pruned(config, loaded, plan, stages)
         # Write the file and measure it.
         with stages.stage("export"):
             exported = stages.result(
@@ -68,7 +68,7 @@ def finish(config: RunConfig, loaded: Loaded, proposal: Proposal, device: Device
     return Finished(replace(proposal, profile=profile, plan=plan), model, repairs, exported, validation, refused)
 
 
-def _pruned(config: RunConfig, loaded: Loaded, plan: Plan, stages: Stages) -> tuple[Any, Repairs]:
+def pruned(config: RunConfig, loaded: Loaded, plan: Plan, stages: Stages) -> tuple[Any, Repairs]:
     """The pruned model, repaired. A copy of the dense one is sooner made than stored."""
     if plan.structure.widths == plan.shape.dense:
         return prune(config, loaded, plan, stages)

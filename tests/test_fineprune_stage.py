@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from compress.artifact import load
 from compress.config import RunConfig
 from compress.effort import EFFORT
 from compress.errors import ConfigError
+from compress.fineprune import stage
 from compress.fineprune.recipe import load_recipe, shipped
 from compress.plan import Plan
 
@@ -118,6 +121,8 @@ def test_a_run_with_both_phases_from_checkpoint_to_artifact(
     done = manifest["reconstruction"]["fine_pruned"]
     # The file is float32: nothing is trained under rounding.
     assert [phase["name"] for phase in done["phases"]] == ["structure", "weights"]
+    # Training goes on from the weights of the first phase, or from reconstructed ones where those do better.
+    assert done["phases"][1]["before"] <= done["phases"][0]["after"] + 1e-6
     assert done["teacher"] == "tiny-bert" and done["recipe"]["structure"]["scorer"] == "movement"
     assert result.validation["fine_pruned"]["before"]["compressed"] == done["metric_before"]
     assert "Fine-pruned by the recipe `own`" in (out / "README.md").read_text()
@@ -133,6 +138,27 @@ def test_a_run_with_both_phases_from_checkpoint_to_artifact(
     pipeline.run(configured(tiny_bert, rows_file, again, **options))
     one, other = load(out).state_dict(), load(again).state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("trained", "rebuilt", "goes_on"),
+    [(0.2, 0.1, "rebuilt"), (0.1, 0.2, "trained"), (0.1, 0.1, "trained"), (0.1, math.nan, "trained")],
+)
+def test_the_weights_that_do_better_go_on(
+    trained: float, rebuilt: float, goes_on: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Session:
+        @staticmethod
+        def held_loss(model: str) -> float:
+            return {"trained": trained, "rebuilt": rebuilt}[model]
+
+    said: list[str] = []
+    stages: Any = SimpleNamespace(info=said.append)
+    monkeypatch.setattr(stage, "pruned", lambda *_: ("rebuilt", "repairs of rebuilt"))
+    nothing: Any = None
+    model, repairs = stage._better(nothing, nothing, nothing, "trained", Session(), "repairs of trained", stages)  # type: ignore[arg-type]
+    assert (model, repairs) == (goes_on, f"repairs of {goes_on}")
+    assert f"the {goes_on.replace('rebuilt', 'reconstructed')} weights go on" in said[0]
 
 
 def test_a_speedup_is_checked_on_the_device(

@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from compress.data import Batch, Encoded
-from compress.fineprune.distill import Losses
+from compress.fineprune.distill import Losses, Teaching
 from compress.fineprune.recipe import Rates
 from compress.ranks import Group
 from compress.training import batches_by_length
+
+_EVALUATION_BATCH = 64
 
 
 class Feeder:
@@ -125,3 +127,25 @@ def _mean(parts: list[tuple[Losses, float]]) -> Losses:
     hidden = [share * losses.hidden.detach() for losses, share in parts if losses.hidden is not None]
     assert isinstance(outputs, Tensor)
     return Losses(outputs, torch.stack(hidden).sum() if hidden else None, of("labels"), of("divergence"))
+
+
+@torch.no_grad()
+def mean_loss(teaching: Teaching, model: nn.Module, data: Encoded, device: torch.device, group: Group) -> float:
+    """Mean loss on examples, hidden states left out of it; what gates are on the model count.
+
+    Args:
+        teaching: the losses.
+        model: on the device; is in evaluation mode afterwards.
+        data: the examples.
+        device: of model and teacher.
+        group: processes that each take some of the batches; all of them get the same number.
+    """
+    model.eval()
+    batches = list(data.batches(_EVALUATION_BATCH))
+    # Each batch by one process, added up in their order: the same number whoever asks.
+    found = torch.zeros(len(batches))
+    for number in range(group.rank, len(batches), group.world):
+        found[number] = teaching(model, on_device(batches[number], device)).outputs
+    group.add([found])
+    counts = [len(batch.indices) for batch in batches]
+    return sum(loss * count for loss, count in zip(found.tolist(), counts, strict=True)) / max(1, len(data))

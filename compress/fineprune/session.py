@@ -27,6 +27,7 @@ from compress.errors import ArtifactError
 from compress.fineprune.distill import Teaching
 from compress.fineprune.masking import Choose, Masking, Settle, fold, masking_schedule
 from compress.fineprune.masks import Mask
+from compress.fineprune.parallel import mean_loss
 from compress.fineprune.projection import masks_of, unit_costs
 from compress.fineprune.recipe import Rates, Recipe, ScoredRates
 from compress.fineprune.rounding import Rounding
@@ -170,6 +171,17 @@ class Session:
         model.cpu()
         remove(model, structure)
         return model
+
+    def held_loss(self, model: Any) -> float:
+        """Mean loss of a model without gates on the examples held out, as in the log; by this process alone."""
+        device = self.accelerator.device
+        outputs_alone = self._recipe.distillation.model_copy(update={"hidden": 0.0})
+        encoder = encoder_of(model.to(device))
+        loss = mean_loss(
+            Teaching(outputs_alone, self._dense.task, encoder, self._teacher), model, self._held, device, Group()
+        )
+        model.cpu()
+        return loss
 
     def train_weights(self, model: Any | None, structure: Structure) -> tuple[Any, Phase]:
         """Train a pruned model with nothing more removed.

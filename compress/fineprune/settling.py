@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from compress.errors import BudgetUnreachable
+from compress.fineprune.projection import cost_of
 from compress.measuring import corrected, used_budget
+from compress.planning import Costs
 
 if TYPE_CHECKING:
     from compress.candidates import Proposal
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from compress.loading import Loaded
     from compress.measuring import Device
     from compress.plan import Structure
-    from compress.planning import Costs
     from compress.profile.latency import Profile
     from compress.stages import Stages
 
@@ -82,3 +83,11 @@ class Settling:
         if within:
             _, structure, limit, self.profile = max(within, key=lambda found: found[0])
         return structure, limit
+
+
+def costs_of(config: RunConfig, loaded: Loaded, proposal: Proposal) -> Costs:
+    """The budget's costs; the limit of a latency budget is what the measured structure is predicted to take."""
+    costs = Costs.of(config.budget, loaded.shape, proposal.profile, loaded.length, 1.0)
+    if config.budget.kind == "macs":
+        return costs
+    return replace(costs, limit=min(costs.limit, cost_of(costs, proposal.plan.structure.widths)))

@@ -15,12 +15,13 @@ import numpy as np
 from compress.checkpoint import Checkpoint, load_checkpoint
 from compress.config import RunConfig
 from compress.errors import ArtifactError, ConfigError, DataError, ModelError, TrainingError
-from compress.fineprune.projection import cost_of, importance_of, masks_of
+from compress.fineprune.projection import importance_of, masks_of
 from compress.fineprune.recipe import Recipe, load_recipe
-from compress.fineprune.settling import Settling
+from compress.fineprune.settling import Settling, costs_of
+from compress.finishing import pruned
 from compress.loading import Loaded, load_training
 from compress.plan import Plan, Structure
-from compress.planning import Costs, describe_plan
+from compress.planning import describe_plan
 from compress.ranks import joined
 from compress.sensitivity import refusal_of
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from compress.fineprune.train import Phase, Row
     from compress.measuring import Device
     from compress.profile.latency import Profile
+    from compress.pruning import Repairs
     from compress.stages import Stages
 
 # Fewer examples cannot be divided into some to train and some to watch with.
@@ -202,17 +204,18 @@ def fine_prune(
     """
     before = {key: value for key, value in chosen.measured["metric"].items() if key != "outcomes"}
     with stages.stage("fine-prune"):
-        model, plan, profile, phases = _train(config, loaded, prepared, chosen, device, stages)
+        trained = _train(config, loaded, prepared, chosen, device, stages)
+        plan, phases = trained.plan, trained.phases
         write_log(log / LOG, [row for _, phase in phases for row in phase.rows])
     engine = chosen.proposal.engine
     with stages.stage("export"):
-        exported = device.export(model, loaded, engine, config.int8_drop, stages)
+        exported = device.export(trained.model, loaded, engine, config.int8_drop, stages)
     stages.info(exported.summary())
     with stages.stage("validate"):
-        _, validation = device.validate(plan, exported, loaded, profile)
+        _, validation = device.validate(plan, exported, loaded, trained.profile)
         if validation["verdict"] != "pass" and chosen.measured["verdict"] == "pass":
             # The weights of a structure that was within the budget make it no slower: the device was, for a while.
-            _, validation = device.validate(plan, exported, loaded, profile)
+            _, validation = device.validate(plan, exported, loaded, trained.profile)
     stages.info(validation["reason"])
     after = validation["metric"]["compressed"]
     stages.info(f"{before['name']} {before['compressed']:.4f} before fine-pruning, {after:.4f} after it")
@@ -228,9 +231,9 @@ def fine_prune(
     validation = {**validation, "fine_pruned": {"recipe": prepared.recipe.name, "before": before}}
     return replace(
         chosen,
-        proposal=replace(chosen.proposal, plan=plan, profile=profile),
-        model=model,
-        repairs=replace(chosen.repairs, fine_pruned=done),
+        proposal=replace(chosen.proposal, plan=plan, profile=trained.profile),
+        model=trained.model,
+        repairs=replace(trained.repairs, fine_pruned=done),
         exported=exported,
         validation=validation,
         refused=refused,
@@ -249,34 +252,70 @@ def teacher_name(prepared: Prepared, loaded: Loaded) -> str | None:
     return (prepared.teacher or loaded.checkpoint).name
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """What all phases come to.
+
+    Attributes:
+        model: on the processor.
+        plan, profile: of its structure, and what predicts it.
+        repairs: what the weights had been through before they were trained.
+        phases: what each ended with, by name.
+    """
+
+    model: Any
+    plan: Plan
+    profile: Profile | None
+    repairs: Repairs
+    phases: list[tuple[str, Phase]]
+
+
 def _train(
     config: RunConfig, loaded: Loaded, prepared: Prepared, chosen: Finished, device: Device, stages: Stages
-) -> tuple[Any, Plan, Profile | None, list[tuple[str, Phase]]]:
-    """All phases; the trained model, its plan, and the profile that predicts it."""
-    plan, profile = chosen.proposal.plan, chosen.proposal.profile
-    pruned = plan.structure.widths != plan.shape.dense
+) -> _Trained:
+    """All phases."""
+    plan, profile, repairs = chosen.proposal.plan, chosen.proposal.profile, chosen.repairs
+    found = plan.structure.widths != plan.shape.dense and prepared.recipe.structure is not None
     session = open_session(config, loaded, prepared, stages)
     structure, model = session.resumed_structure(), None
     if structure is not None:
         stages.info("going on from the checkpoint, with its structure")
-    elif prepared.recipe.structure is not None and pruned:
-        costs = _costs(config, loaded, chosen)
+        if structure != plan.structure:
+            plan = _plan_of(structure, config, loaded, chosen, profile)
+    elif found:
+        costs = costs_of(config, loaded, chosen.proposal)
         settling = Settling.of(config, loaded, chosen.proposal, costs, device, stages)
         start = importance_of(chosen.proposal.weighed.rankings)
         dense, masking, _ = session.find_structure(costs, start, settling)
         structure, profile = masking.structure, profile if settling is None else settling.profile
-        model = session.carry_out(dense, masking)
+        plan = _plan_of(structure, config, loaded, chosen, profile)
+        model, repairs = _better(config, loaded, plan, session.carry_out(dense, masking), session, repairs, stages)
     else:
         structure, model = plan.structure, copy.deepcopy(chosen.model)
-    if structure != plan.structure:
-        plan = _plan_of(structure, config, loaded, chosen, profile)
     if prepared.recipe.weights is not None and session.resumed_phase != "quantization":
         model, _ = session.train_weights(model, structure)
     rounding = _rounding(config, prepared, chosen, session, stages)
     if rounding is not None:
         model, _ = session.train_quantized(model, structure, rounding)
     assert model is not None
-    return model.cpu(), plan, profile, session.phases
+    return _Trained(model.cpu(), plan, profile, repairs, session.phases)
+
+
+def _better(
+    config: RunConfig, loaded: Loaded, plan: Plan, trained: Any, session: Session, repairs: Repairs, stages: Stages
+) -> tuple[Any, Repairs]:
+    """The weights that a structure's scores were found with, or those that reconstruction gives it, if they do better.
+
+    Some hundred steps under a falling budget do not make up for what the closed form gives at once; thousands do.
+    """
+    rebuilt, done = pruned(config, loaded, plan, stages)
+    losses = session.held_loss(trained), session.held_loss(rebuilt)
+    taken = losses[1] < losses[0]
+    stages.info(
+        f"loss on held-out examples {losses[0]:.4f} as trained, {losses[1]:.4f} reconstructed from the dense model: "
+        f"{'the reconstructed' if taken else 'the trained'} weights go on"
+    )
+    return (rebuilt, done) if taken else (trained, repairs)
 
 
 def _rounding(
@@ -325,15 +364,6 @@ def open_session(config: RunConfig, loaded: Loaded, prepared: Prepared, stages: 
         # Single weights are masked by the first process alone.
         group=training(config, loaded, prepared) if config.unstructured is None else None,
     )
-
-
-def _costs(config: RunConfig, loaded: Loaded, chosen: Finished) -> Costs:
-    """The budget's costs; the limit of a latency budget is what the measured structure is predicted to take."""
-    plan = chosen.proposal.plan
-    costs = Costs.of(config.budget, loaded.shape, chosen.proposal.profile, loaded.length, 1.0)
-    if config.budget.kind == "macs":
-        return costs
-    return replace(costs, limit=min(costs.limit, cost_of(costs, plan.structure.widths)))
 
 
 def _plan_of(

@@ -21,7 +21,7 @@ from compress.data import Batch, Encoded
 from compress.errors import TrainingError
 from compress.fineprune.distill import Losses, Teaching
 from compress.fineprune.masks import Mask
-from compress.fineprune.parallel import Feeder, combine, on_device
+from compress.fineprune.parallel import Feeder, combine, mean_loss
 from compress.fineprune.recipe import Rates, ScoredRates
 from compress.fineprune.state import Checkpoints, fill_optimizer, optimizer_tensors
 from compress.ranks import Group
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 # A loss this many times the first hundred steps' mean, or no number at all, is divergence.
 DIVERGED = 10.0
 _SETTLED = 100
-_EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -177,6 +176,7 @@ class Trainer:
             start, before = (0, math.nan) if resume is None else self._restore(*resume)
             if resume is None:
                 before = self._held_loss()
+                self._tell(f"{self._name}: {self.steps} steps, held out {before:.4f} before the first")
                 if masking is None:
                     self._keep(0, before)
             stopped = None
@@ -200,6 +200,8 @@ class Trainer:
                 self._checkpoints.confirm()
             if masking is None:
                 self._take(self._best)
+                if not self._best_at:
+                    self._tell(f"{self._name}: nothing was better than the weights that it began with; they stay")
             after = self._best_loss if masking is None else self._rows[-1].held_out
         return Phase(step, self._best_at if masking is None else step, before, after, stopped, tuple(self._rows))
 
@@ -329,21 +331,10 @@ class Trainer:
             for name, parameter in self._named.items():
                 parameter.copy_(weights[name])
 
-    @torch.no_grad()
     def _held_loss(self) -> float:
-        """Mean loss on the examples held out, hidden states left out of it; with gates as at test time."""
-        model = self._encoder.model
-        model.eval()
-        batches = list(self._held.batches(_EVALUATION_BATCH))
-        # Each batch by one process, added up in their order: the same number whoever asks.
-        found = torch.zeros(len(batches))
+        """Mean loss on the examples held out; with gates as at test time."""
         with nullcontext() if self._masking is None else self._masking.settled():
-            for number in range(self._group.rank, len(batches), self._group.world):
-                losses = self._teaching(model, on_device(batches[number], self._accelerator.device))
-                found[number] = losses.outputs
-        self._group.add([found])
-        counts = [len(batch.indices) for batch in batches]
-        return sum(loss * count for loss, count in zip(found.tolist(), counts, strict=True)) / max(1, len(self._held))
+            return mean_loss(self._teaching, self._encoder.model, self._held, self._accelerator.device, self._group)
 
     def save(self, step: int, before: float) -> None:
         """Save the state after ``step`` steps."""
