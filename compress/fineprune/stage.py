@@ -306,7 +306,7 @@ def _better(
 ) -> tuple[Any, Repairs]:
     """The weights that a structure's scores were found with, or those that reconstruction gives it, if they do better.
 
-    Some hundred steps under a falling budget do not make up for what the closed form gives at once; thousands do.
+    Some hundred steps under a falling budget do not make up for what the closed form gives at once.
     """
     rebuilt, done = pruned(config, loaded, plan, stages)
     losses = session.held_loss(trained), session.held_loss(rebuilt)
