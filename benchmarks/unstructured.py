@@ -40,7 +40,6 @@ from compress.tasks import outputs_of
 SCORERS = ("one-shot", "magnitude", "movement", "soft-movement", "l0")
 # λ of soft movement, and the rate of L0's multipliers, as in the recipes of the paper's hyperparameters.
 PENALTIES = {"soft-movement": 400.0, "l0": 1.0}
-SCORE_RATES = {"l0": 1e-1}
 
 
 @dataclass(frozen=True)
@@ -96,6 +95,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--score-learning-rate", type=float)
     parser.add_argument("--start", choices=("zero", "magnitude", "fisher"))
     parser.add_argument("--recipe", default="unstructured")
     parser.add_argument("--log", type=Path, help="keep every figure here, and compute none twice (JSON lines)")
@@ -104,7 +104,7 @@ def main() -> None:
     wrong = [name for name in given.scorers if name not in SCORERS]
     if wrong:
         raise SystemExit(f"error: there is no scorer '{wrong[0]}'; there are {', '.join(SCORERS)}")
-    changed = {name: getattr(given, name) for name in ("batch_size", "learning_rate", "start")}
+    changed = {name: getattr(given, name) for name in ("batch_size", "learning_rate", "score_learning_rate", "start")}
     changed = {name: value for name, value in changed.items() if value is not None}
     said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in changed.items())
     log = Log(
@@ -164,8 +164,6 @@ def recipe_of(recipe: Recipe, scorer: str, epochs: float, changed: dict[str, Any
     update: dict[str, Any] = {"scorer": scorer, "epochs": epochs, **changed}
     if scorer in PENALTIES:
         update["penalty"] = PENALTIES[scorer]
-    if scorer in SCORE_RATES:
-        update["score_learning_rate"] = SCORE_RATES[scorer]
     watching = recipe.validation.model_copy(update={"times": 2})
     return recipe.model_copy(
         update={"unstructured": recipe.unstructured.model_copy(update=update), "validation": watching}
