@@ -97,15 +97,18 @@ def test_the_best_weights_on_examples_held_out_are_taken() -> None:
     _, (_, phase) = weights_only(recipe(weights={**PHASE, "epochs": 4.0}, validation={"times": 6}), lines.append)
     held = [row.held_out for row in phase.rows]
     assert phase.after == min([phase.before, *held])
-    assert len(lines) == len(held) == 6 and phase.steps == 48
+    assert lines[0] == f"weights: 48 steps, held out {phase.before:.4f} before the first"
+    assert len(lines) == 1 + len(held) == 7 and phase.steps == 48
     assert all(torch.isfinite(torch.tensor(row.loss)) for row in phase.rows)
 
 
 def test_training_ends_early_where_nothing_gets_better() -> None:
     # No step changes anything: no evaluation is better than the first.
     tables = recipe(weights={**PHASE, "epochs": 4.0, "learning_rate": 1e-30}, validation={"times": 8, "patience": 2})
-    _, (_, phase) = weights_only(tables)
+    lines: list[str] = []
+    _, (_, phase) = weights_only(tables, lines.append)
     assert phase.stopped == "no better in 2 evaluations" and phase.steps == 12 and phase.best_step == 0
+    assert lines[-1] == "weights: nothing was better than the weights that it began with; they stay"
 
 
 def test_embeddings_and_teacher_stay_as_they_are() -> None:
@@ -163,8 +166,9 @@ def test_a_diverging_loss_stops_training(tmp_path: Path) -> None:
             dense(), None, tables, TRAIN, HELD, checkpoints=kept, minutes=1e-9, tell=tell or (lambda _: None)
         )
 
-    def stop(_: str) -> None:
-        raise Stop
+    def stop(line: str) -> None:
+        if line.startswith("weights: step"):
+            raise Stop
 
     # From the first step on: there is nothing good to keep, and nothing is said of it.
     with pytest.raises(TrainingError, match=r"diverged: the loss is .* at step 2 .*learning_rate") as raised:
