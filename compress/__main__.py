@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 
 
@@ -35,8 +36,9 @@ def main() -> None:
         code = take_part(where, sys.argv[1:], run_command_line)
         # At once: where a connection broke, threads of gloo may abort an interpreter that is being taken down, and the
         # launcher would see that instead of the code.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
     if meant_to_be_several():
         sys.stderr.write(
