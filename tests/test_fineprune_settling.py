@@ -16,9 +16,10 @@ from compress.config import RunConfig
 from compress.export.engine import Engine
 from compress.export.validate import LatencyComparison
 from compress.fineprune.projection import project
-from compress.fineprune.settling import AIM, LEAST_USED, MOST_USED, ROUNDS, Settling
+from compress.fineprune.settling import AIM, Settling
 from compress.plan import Budget, Plan, Structure, Widths
 from compress.planning import Costs
+from compress.proposing import LEAST_USED, MOST_USED, ROUNDS
 from compress.stages import Stages
 from compress.statistics import Interval
 

@@ -9,6 +9,7 @@ from compress.errors import BudgetUnreachable
 from compress.fineprune.projection import cost_of
 from compress.measuring import corrected, used_budget
 from compress.planning import Costs
+from compress.proposing import LEAST_USED, MOST_USED, ROUNDS
 
 if TYPE_CHECKING:
     from compress.candidates import Proposal
@@ -20,10 +21,8 @@ if TYPE_CHECKING:
     from compress.profile.latency import Profile
     from compress.stages import Stages
 
-# Structures that are timed at most. One that uses so much of the budget is good, as in the search without training;
-# where it does not, the next one aims at so much.
-ROUNDS = 3
-LEAST_USED, MOST_USED, AIM = 0.95, 0.985, 0.97
+# Where a structure does not use the budget as the search without training asks for, the next one aims at so much of it.
+AIM = 0.97
 
 
 @dataclass
