@@ -37,16 +37,17 @@ from compress.config import RunConfig, make_config
 from compress.data import Encoded, load_data, sample_rows
 from compress.effort import EFFORT
 from compress.errors import CompressError
+from compress.importance import Importance, Rankings
 from compress.loading import Loaded, load
 from compress.plan import Budget, Plan, Widths
-from compress.planning import Rankings, make_plan
+from compress.planning import make_plan
 from compress.profile.latency import Profile
 from compress.progress import Silent
 from compress.pruning import prune
 from compress.removal import remove
 from compress.stages import Stages
 from compress.tasks import Task, outputs_of
-from compress.weighing import Importance, refine, weigh
+from compress.weighing import refine, weigh
 
 Method = Literal["full", "kwon"]
 P = ParamSpec("P")

@@ -35,14 +35,16 @@ from compress.errors import CompressError
 from compress.export import graph
 from compress.export.engine import lower, variants
 from compress.export.onnx import export_onnx
-from compress.export.runtime import Session, open_session
+from compress.export.runtime import open_session
+from compress.export.session import Session
 from compress.export.validate import choose
+from compress.exporting import samples_of
 from compress.loading import Loaded, load
 from compress.plan import Plan, Widths
 from compress.profile.measure import sample
 from compress.profile.target import Target, load_target, usable_cores
 from compress.progress import Silent
-from compress.sensitivity import answers_of, samples_of
+from compress.sensitivity import answers_of
 from compress.statistics import ratio_interval
 
 Feed = Mapping[str, NDArray[Any]]

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from compress.config import make_config
 from compress.errors import CompressError
-from compress.importance import fisher_information
+from compress.fisher import fisher_information
+from compress.importance import Rankings
 from compress.loading import load
-from compress.planning import Rankings
 from compress.progress import Silent
 from compress.rearrange import rearranged
 

@@ -31,7 +31,7 @@ def main() -> None:
 
     where = place()
     if where is not None:
-        from compress.sharing import take_part
+        from compress.helper import take_part
 
         code = take_part(where, sys.argv[1:], run_command_line)
         # At once: where a connection broke, threads of gloo may abort an interpreter that is being taken down, and the

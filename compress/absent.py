@@ -18,7 +18,6 @@ from compress.export import graph, standard
 from compress.export.cuda import absence
 from compress.export.engine import Engine, variants
 from compress.export.runtime import open_session
-from compress.exporting import Exported
 from compress.loading import Loaded
 from compress.measuring import Device, deployment_feed, deployment_section, write_dense
 from compress.plan import Plan, Widths
@@ -26,6 +25,7 @@ from compress.profile.latency import Profile
 from compress.profile.roofline import Roofline, estimate_profile
 from compress.profile.target import GPU_RUNTIMES, Precision, Target, load_target
 from compress.progress import Silent
+from compress.results import Exported
 from compress.sensitivity import answers_of
 from compress.stages import Stages
 from compress.validation import document, metric_section, slices_section, verdict_of, with_size

@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.importance import Rankings
 from compress.plan import Structure, Widths
-from compress.planning import Costs, Rankings, search_full
+from compress.planning import Costs, search_full
 
 Floats = NDArray[np.float64]
 

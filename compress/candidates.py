@@ -3,94 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import PrecisionRefused
+from compress.results import Finished, Proposal
 
 if TYPE_CHECKING:
-    from compress.export.engine import Engine
-    from compress.exporting import Exported
-    from compress.plan import Plan
-    from compress.profile.latency import Profile
-    from compress.pruning import Repairs
-    from compress.weighing import Importance
+    from compress.results import Exported
 
 # A candidate is finished unless the search expects it to lose more than so many times what an accepted one is expected
 # to lose, and so much of the importance on top: quantization costs something that the search does not see.
 HOPELESS_FACTOR, HOPELESS_LOSS = 4.0, 0.002
 _ORDER = {"pass": 0, "inconclusive": 1, "fail": 2}
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A plan in a precision.
-
-    Attributes:
-        engine: how it runs.
-        profile: what it was planned with; None for a plan that was given.
-        plan: what it keeps.
-        importance: what it was searched with; None for a plan that was given.
-    """
-
-    engine: Engine
-    profile: Profile | None
-    plan: Plan
-    importance: Importance | None = None
-
-    @property
-    def measured_with(self) -> Profile:
-        """``profile``, where it is there."""
-        assert self.profile is not None
-        return self.profile
-
-    @property
-    def weighed(self) -> Importance:
-        """``importance``, where it is there."""
-        assert self.importance is not None
-        return self.importance
-
-    @property
-    def loss(self) -> float:
-        """What the search expects to lose, as a fraction of the importance."""
-        return 1.0 - self.plan.importance_kept
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A proposal carried out and measured.
-
-    Attributes:
-        proposal: with the plan and the profile as they were at the end.
-        model, repairs: the pruned model, and what was done about its loss.
-        exported: its file.
-        validation: what was measured; None where nothing was.
-        refused: why it must not be used; None where it may.
-    """
-
-    proposal: Proposal
-    model: Any
-    repairs: Repairs
-    exported: Exported
-    validation: dict[str, Any] | None
-    refused: str | None = None
-
-    @property
-    def accepted(self) -> bool:
-        """Within the budget, and not refused."""
-        return self.refused is None and self.measured["verdict"] == "pass"
-
-    @property
-    def measured(self) -> dict[str, Any]:
-        """``validation``, where it is there."""
-        assert self.validation is not None
-        return self.validation
-
-    @property
-    def metric(self) -> float:
-        """On the evaluation data."""
-        return float(self.measured["metric"]["compressed"])
 
 
 def in_order(proposals: Sequence[Proposal]) -> list[Proposal]:

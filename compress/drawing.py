@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from compress.errors import ConfigError
 
 if TYPE_CHECKING:
-    from compress.sweep import Swept
+    from compress.sweep_result import Swept
 
 _INK, _FRONT = "#1f2933", "#9aa5b1"
 _COLORS = {"fp32": "#2563a8", "int8": "#c2410c", "fp16": "#15803d"}

@@ -3,53 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from compress.data import Encoded
 from compress.export import graph, half, openvino
 from compress.export.engine import Engine, lower
 from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
-from compress.export.onnx import ExportReport, check_parity, export_onnx, report_of
+from compress.export.onnx import check_parity, export_onnx, report_of
 from compress.export.runtime import open_session
 from compress.loading import Loaded
-from compress.sensitivity import samples_of
+from compress.results import Exported
 
 if TYPE_CHECKING:
     from compress.progress import Progress
     from compress.stages import Stages
 
 PARITY_EXAMPLES = 64
+# Examples that static int8 takes the ranges of activations from.
+STATIC_EXAMPLES = 128
 # As exported, in float32.
 DENSE_ENGINE = Engine()
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A written model file.
-
-    Attributes:
-        path: what the target's runtime loads.
-        engine: what was done to the graph on the way.
-        report: operators and size.
-        parity: largest absolute difference from PyTorch on real examples, padding included.
-        float_path: the same weights in float32; ``path`` itself where nothing was quantized.
-    """
-
-    path: Path
-    engine: Engine
-    report: ExportReport
-    parity: float
-    float_path: Path
-
-    def summary(self) -> str:
-        """One line for people: size, opset, fused operators, parity."""
-        fused = ", ".join(f"{count} {name}" for name, count in sorted(self.report.fusions.items())) or "none"
-        return (
-            f"{self.engine.name}, {self.report.size_bytes / 1e6:.1f} MB, opset {self.report.opset}, "
-            f"fused operators: {fused}; differs from PyTorch by at most {self.parity:.1e}"
-        )
 
 
 def export_checked(
@@ -161,3 +138,9 @@ def made_up(loaded: Loaded, length: int, count: int) -> Encoded:
     """Examples that mean nothing, for a model without data."""
     checkpoint = loaded.checkpoint
     return checkpoint.task.made_up(checkpoint.model.config, loaded.input_names, length, count)
+
+
+def samples_of(loaded: Loaded) -> list[dict[str, NDArray[Any]]]:
+    """Batches to calibrate int8 on."""
+    examples = loaded.calibration.select(range(min(STATIC_EXAMPLES, len(loaded.calibration))))
+    return [{name: tensor.numpy() for name, tensor in batch.inputs.items()} for batch in examples.batches(8)]

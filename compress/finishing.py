@@ -8,13 +8,14 @@ from functools import partial
 from typing import Any
 
 from compress import steps
-from compress.candidates import Finished, Proposal, hopeless
+from compress.candidates import hopeless
 from compress.config import RunConfig
 from compress.loading import Loaded
 from compress.measuring import Device, corrected
 from compress.plan import Plan
 from compress.proposing import search_on_device
-from compress.pruning import Repairs, prune
+from compress.pruning import prune
+from compress.results import Finished, Proposal, Repairs
 from compress.sensitivity import refusal_of
 from compress.stages import Stages
 

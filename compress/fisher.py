@@ -11,41 +11,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from compress.architectures import Encoder
 from compress.data import Batch, Encoded
 from compress.errors import DataError
 from compress.gates import Gates, gated
+from compress.importance import Fisher
 from compress.layerwise import why_not_finite
 from compress.portions import Portions
 from compress.ranks import Group
 from compress.shards import summed
 from compress.tasks import Task
-
-
-@dataclass(frozen=True)
-class Fisher:
-    """Fisher information of the gates.
-
-    Attributes:
-        heads: diagonal, [layers, heads].
-        filters: diagonal, [layers, filters].
-        head_blocks: within a layer, [layers, heads, heads]; None if not asked for.
-        filter_blocks: within a layer, [layers, filters, filters]; None if not asked for.
-        samples: number of examples behind the means.
-        label_free: whether labels were drawn from the model's own predictions.
-    """
-
-    heads: NDArray[np.float64]
-    filters: NDArray[np.float64]
-    head_blocks: NDArray[np.float32] | None
-    filter_blocks: NDArray[np.float32] | None
-    samples: int
-    label_free: bool
 
 
 def fisher_information(

@@ -9,15 +9,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from compress.broadcast import unpacked
 from compress.errors import EXIT_ERROR, EXIT_PASS, CompressError, ModelError, TrainingError
-from compress.ranks import Group, LostProcess, Place, Told, joined, meet
+from compress.ranks import Group, LostProcess, Place, Told, meet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from compress.config import RunConfig
     from compress.data import Encoded
     from compress.fineprune.session import Session
-    from compress.fineprune.stage import Prepared
-    from compress.loading import Loaded
 
 # Commands with something to share; of the others the first process is enough.
 COMMANDS = ("run", "plan", "sweep")
@@ -90,44 +87,6 @@ def _failed(error: Exception, group: Group | None = None) -> int:
     return EXIT_ERROR
 
 
-@contextmanager
-def calibrating(config: RunConfig, loaded: Loaded) -> Iterator[Group]:
-    """While the block runs, the other processes are in ``weighing.observe`` with the same examples."""
-    group = joined()
-    if group.world == 1:
-        yield group
-        return
-    described, tensors = packed(loaded.calibration)
-    facts = {**_model(config, loaded), "examples": described}
-    with group.busy():
-        group.share({"task": "calibrate", **facts}, tensors)
-        with group.agreeing():
-            pass
-        yield group
-
-
-def training(config: RunConfig, loaded: Loaded, prepared: Prepared) -> Group:
-    """The processes that train together; those that wait have a session like the first one's when this returns."""
-    group = joined()
-    if group.world == 1:
-        return group
-    parts = {"calibration": loaded.calibration, "train": prepared.train, "held": prepared.held}
-    boxes = {name: packed(data) for name, data in parts.items()}
-    teacher = None if prepared.teacher is None else prepared.teacher.fingerprint
-    facts = {
-        **_model(config, loaded),
-        "recipe": prepared.recipe.model_dump_json(),
-        "teacher": teacher,
-        "examples": {name: described for name, (described, _) in boxes.items()},
-    }
-    tensors = {f"{name}.{key}": tensor for name, (_, box) in boxes.items() for key, tensor in box.items()}
-    with group.busy():
-        group.share({"task": "train", **facts}, tensors)
-        with group.agreeing():
-            pass
-    return group
-
-
 class _Helper:
     """A process that is not the first, between tasks."""
 
@@ -178,10 +137,6 @@ class _Helper:
             self._session = Session(checkpoint, teacher, recipe, train, held, seed=config.seed, group=self._group)
 
 
-def _model(config: RunConfig, loaded: Loaded) -> dict[str, Any]:
-    return {"config": config.model_dump(mode="json"), "weights": loaded.checkpoint.fingerprint}
-
-
 def _same_model(facts: dict[str, Any], calibration: Encoded) -> tuple[RunConfig, Checkpoint]:
     """The first process's options and model.
 
@@ -203,32 +158,3 @@ def _refuse_other(name: str, checkpoint: Checkpoint, fingerprint: str) -> None:
             f"'{name}' has other weights here than on the machine of the first process; every machine needs the same "
             "model under the same name"
         )
-
-
-def packed(data: Encoded) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Examples as facts and tensors, without what only their metric needs; ``unpacked`` makes them again."""
-    import torch
-
-    facts = {"features": list(data.features), "padding": data.padding, "positions": data.positions}
-    join = np.concatenate if data.positions is None else np.stack
-    tensors = {f"feature.{name}": torch.from_numpy(join(rows)) for name, rows in data.features.items() if rows}
-    tensors["lengths"] = torch.from_numpy(data.lengths)
-    if data.labels is not None:
-        tensors["labels"] = torch.from_numpy(np.ascontiguousarray(data.labels))
-    return facts, tensors
-
-
-def unpacked(facts: dict[str, Any], tensors: dict[str, Tensor]) -> Encoded:
-    """The examples of ``packed``."""
-    from compress.data import Encoded
-
-    ends = np.cumsum(tensors["lengths"].numpy())[:-1]
-    features: dict[str, list[Any]] = {}
-    for name in facts["features"]:
-        if f"feature.{name}" not in tensors:
-            features[name] = []
-            continue
-        rows = tensors[f"feature.{name}"].numpy()
-        features[name] = np.split(rows, ends) if facts["positions"] is None else list(rows)
-    labels = tensors["labels"].numpy() if "labels" in tensors else None
-    return Encoded(features, labels, facts["padding"], positions=facts["positions"])

@@ -19,18 +19,16 @@ from numpy.typing import NDArray
 from compress.export.engine import Engine
 from compress.export.onnx import ExportReport
 from compress.export.validate import LatencyComparison
-from compress.exporting import Exported
-from compress.importance import Fisher
+from compress.importance import Fisher, Importance, Ranking, Rankings
 from compress.memory import Codec
-from compress.planning import Ranking, Rankings
 from compress.profile.record import Profile
+from compress.results import Exported
 from compress.statistics import Interval
-from compress.weighing import Importance
 
 if TYPE_CHECKING:
     from compress.loading import Loaded
     from compress.plan import Plan
-    from compress.pruning import Repairs
+    from compress.results import Repairs
 
 _DOCUMENT, _TENSORS, _FILES = "result.json", "result.safetensors", "files"
 
@@ -180,7 +178,7 @@ def _read_exported(folder: Path) -> Exported:
 
 def pruned(loaded: Loaded, plan: Plan) -> Codec[tuple[Any, Repairs]]:
     """A pruned model, read back into a copy of the dense one."""
-    from compress.pruning import Repairs
+    from compress.results import Repairs
 
     def write(result: tuple[Any, Repairs], folder: Path) -> None:
         from safetensors.torch import save_file

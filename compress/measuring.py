@@ -18,23 +18,16 @@ from compress.effort import EFFORT
 from compress.export import graph, openvino
 from compress.export.engine import IN_GRAPH, Engine, lower, variants
 from compress.export.onnx import report_of
-from compress.export.runtime import Session, open_session, refuse_absent, require_runtime
+from compress.export.runtime import open_session, refuse_absent, require_runtime
+from compress.export.session import Session
 from compress.export.validate import LatencyComparison, choose, compare_latency, compare_without_copies
-from compress.exporting import (
-    DENSE_ENGINE,
-    Exported,
-    export_checked,
-    export_half,
-    made_up,
-    parity_of,
-    write_lowered,
-    write_onnx,
-)
+from compress.exporting import DENSE_ENGINE, export_checked, export_half, made_up, parity_of, write_lowered, write_onnx
 from compress.loading import Loaded
 from compress.plan import Budget, Plan, Widths
 from compress.profile.latency import Profile, recalibrate, take_profile
 from compress.profile.target import Precision, Target, describe_device
 from compress.progress import Silent
+from compress.results import Exported
 from compress.sensitivity import answers_of, hold_accuracy
 from compress.stages import Stages
 from compress.validation import document, measured_verdict, metric_section, slices_section, with_size

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.absent import here, open_device
 from compress.artifact import scratch_beside, staged
-from compress.candidates import Finished, Proposal, account, best, place
+from compress.candidates import account, best, place
 from compress.config import RunConfig, make_config
 from compress.errors import ArtifactError
 from compress.export.runtime import refuse_absent
@@ -43,6 +43,7 @@ from compress.proposing import (
     weighed,
 )
 from compress.pruning import prune
+from compress.results import Finished, Proposal
 from compress.sparsity.summary import artifact_is_sparse
 from compress.stages import Stages
 from compress.store import Store
@@ -250,7 +251,8 @@ def validate_artifact(
     from compress.export.engine import Engine
     from compress.export.onnx import report_of
     from compress.export.openvino import IR
-    from compress.exporting import Exported, parity_of
+    from compress.exporting import parity_of
+    from compress.results import Exported
     from compress.writing import renew_validation
 
     stages = Stages(progress or Silent())

@@ -5,7 +5,7 @@ The searches themselves (``search.py``) know neither layers nor milliseconds; th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,104 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import BudgetUnreachable
-from compress.importance import Fisher
+from compress.importance import Fisher, Rankings
 from compress.plan import Budget, EncoderShape, Plan, Structure, Widths
 from compress.rearrange import rearranged
-from compress.search import (
-    Allocation,
-    PiecewiseCost,
-    Sublayer,
-    allocate,
-    rank_losses,
-    search_latency_kwon,
-    search_macs_kwon,
-)
+from compress.search import Allocation, PiecewiseCost, Sublayer, allocate, search_latency_kwon, search_macs_kwon
 from compress.sizing import Room, allocate_within
 
 if TYPE_CHECKING:
-    from compress.architectures import Encoder
-    from compress.curvature import Curvature
-    from compress.layerwise import Kind
     from compress.profile.latency import LatencyTable, PiecewiseLinear, Profile
 
 # Under a MACs budget any width is allowed; multiples of this lose nothing measurable and suit vector units.
 FILTER_STEP = 8
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """A sublayer's units in the order in which they should stay, and what is lost by keeping only the first n.
-
-    Attributes:
-        order: units, most important first, [units].
-        loss: for n = 0..units, [units + 1]; 0 at the end.
-    """
-
-    order: NDArray[np.int64]
-    loss: NDArray[np.float64]
-
-    def first(self, count: int) -> tuple[int, ...]:
-        """The units that stay when ``count`` do, ascending."""
-        return tuple(np.sort(self.order[:count]).tolist())
-
-
-@dataclass(frozen=True)
-class Rankings:
-    """Rankings of all sublayers, by layer.
-
-    Attributes:
-        heads, filters: of each layer.
-        coefficients: what the search multiplies the losses of attention and FFN of each layer with, [layers, 2]; None
-            for ones. What is said about a plan stays in the losses' own unit, so that plans can be compared.
-    """
-
-    heads: tuple[Ranking, ...]
-    filters: tuple[Ranking, ...]
-    coefficients: NDArray[np.float64] | None = None
-
-    @classmethod
-    def from_fisher(cls, fisher: Fisher) -> Rankings:
-        """By the diagonal: losses of units add up."""
-        return cls(
-            heads=tuple(Ranking(*rank_losses(row)) for row in fisher.heads),
-            filters=tuple(Ranking(*rank_losses(row)) for row in fisher.filters),
-        )
-
-    @classmethod
-    def from_curvature(cls, encoder: Encoder, found: Mapping[tuple[int, Kind], Curvature]) -> Rankings:
-        """By structured OBS: the units that stay make up for those that go, and losses are in units of the loss."""
-        from compress.surgeon import removal_order
-
-        sizes: dict[Kind, int] = {"attention": encoder.shape.head_size, "ffn": 1}
-        rankings: dict[Kind, list[Ranking]] = {"attention": [], "ffn": []}
-        for number, layer in enumerate(encoder):
-            for kind, size in sizes.items():
-                weight = layer.get(f"{kind}_output").weight
-                rankings[kind].append(Ranking(*removal_order(weight, found[number, kind], size)))
-        return cls(heads=tuple(rankings["attention"]), filters=tuple(rankings["ffn"]))
-
-    @classmethod
-    def none(cls) -> Rankings:
-        """No rankings: for a plan that keeps everything."""
-        return cls((), ())
-
-    def total(self) -> float:
-        """What is lost when nothing stays: the scale of every loss."""
-        return float(sum(r.loss[0] for r in (*self.heads, *self.filters)))
-
-    def lost(self, widths: Widths) -> float:
-        """What these widths lose."""
-        if not self.heads:
-            return 0.0
-        heads = sum(float(r.loss[n]) for r, n in zip(self.heads, widths.heads, strict=True))
-        return heads + sum(float(r.loss[n]) for r, n in zip(self.filters, widths.filters, strict=True))
-
-    def structure(self, widths: Widths) -> Structure:
-        """The best units for these widths."""
-        return Structure(
-            heads=tuple(r.first(n) for r, n in zip(self.heads, widths.heads, strict=True)),
-            filters=tuple(r.first(n) for r, n in zip(self.filters, widths.filters, strict=True)),
-        )
 
 
 @dataclass(frozen=True)

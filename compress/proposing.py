@@ -11,17 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress import steps
-from compress.candidates import Proposal, in_order
+from compress.candidates import in_order
 from compress.config import RunConfig
 from compress.errors import BudgetUnreachable
+from compress.importance import Importance, Rankings
 from compress.loading import Loaded
 from compress.measuring import Device, corrected, used_budget
 from compress.plan import Budget, Plan, Structure
-from compress.planning import Rankings, describe_plan, limit_of, make_plan
+from compress.planning import describe_plan, limit_of, make_plan
 from compress.profile.target import Precision, of_its_device, offered
+from compress.results import Proposal
 from compress.sizing import Room
 from compress.stages import Stages
-from compress.weighing import Importance, refine, tries_out, weigh
+from compress.weighing import refine, tries_out, weigh
 
 if TYPE_CHECKING:
     from compress.export.engine import Engine

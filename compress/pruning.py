@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compress.config import RunConfig
 from compress.effort import EFFORT
 from compress.loading import Loaded
 from compress.plan import Plan
+from compress.results import Repairs
 from compress.stages import Stages
 
 if TYPE_CHECKING:
     from compress.data import Encoded
-    from compress.fineprune.stage import FinePruned
     from compress.reconstruct import Reconstructed
-    from compress.tuning import Tuned
-
-
-@dataclass(frozen=True)
-class Repairs:
-    """What was done about the loss that removal leaves.
-
-    Attributes:
-        sublayers: what became of every sublayer; empty where nothing was reconstructed.
-        joint: what joint reconstruction did; None where there was none.
-        fine_pruned: what fine-pruning did; None where there was none.
-    """
-
-    sublayers: tuple[Reconstructed, ...] = ()
-    joint: Tuned | None = None
-    fine_pruned: FinePruned | None = None
 
 
 def prune(config: RunConfig, loaded: Loaded, plan: Plan, stages: Stages) -> tuple[Any, Repairs]:

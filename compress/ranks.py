@@ -1,7 +1,7 @@
 """Several processes of one run (torchrun, accelerate): who is the first, and how they talk.
 
 The first process is the command: it reads, exports, profiles, searches, writes and prints. The others wait until it has
-something to share (``sharing.py``), and end when it does. What goes between them is JSON and the bytes of tensors, no
+something to share (``helper.py``), and end when it does. What goes between them is JSON and the bytes of tensors, no
 pickle. Where a process is lost its neighbours' connections break, and so everyone ends: nobody waits for the dead.
 """
 

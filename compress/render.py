@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from compress.plan import EncoderShape, Plan, Widths
     from compress.profile.target import Target
     from compress.store import Store
-    from compress.sweep import Swept
+    from compress.sweep_result import Swept
     from compress.verifying import Verified
 
 BAR_WIDTH = 24

@@ -190,17 +190,6 @@ def _spend_rest(sublayers: Sequence[Sublayer], levels: list[int], available: flo
         levels[number] = candidate
 
 
-def rank_losses(importance: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """Rank a sublayer's units by importance, [units].
-
-    Returns:
-        The units, most important first (ties by index), and the importance lost when the first 0..n of them are kept.
-    """
-    order = np.argsort(-importance, kind="stable")
-    kept = np.concatenate([[0.0], np.cumsum(importance[order])])
-    return order, np.maximum(kept[-1] - kept, 0.0)
-
-
 @dataclass(frozen=True)
 class PiecewiseCost:
     """The paper's latency of a sublayer: ``base`` up to ``knee`` units, ``slope`` for each further unit; 0 at 0."""

@@ -11,25 +11,18 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from compress.data import Encoded
+from compress.exporting import samples_of
 from compress.statistics import Interval, drop_interval
 
 if TYPE_CHECKING:
     from compress.export.engine import Engine
-    from compress.export.runtime import Session
-    from compress.exporting import Exported
+    from compress.export.session import Session
     from compress.loading import Loaded
+    from compress.results import Exported
     from compress.stages import Stages
 
 # Calibration examples that int8 is judged on: enough to tell 1 % from 3 %, few enough for every layer in turn.
 JUDGED_EXAMPLES = 256
-# Examples that static int8 takes the ranges of activations from.
-STATIC_EXAMPLES = 128
-
-
-def samples_of(loaded: Loaded) -> list[dict[str, NDArray[Any]]]:
-    """Batches to calibrate int8 on."""
-    examples = loaded.calibration.select(range(min(STATIC_EXAMPLES, len(loaded.calibration))))
-    return [{name: tensor.numpy() for name, tensor in batch.inputs.items()} for batch in examples.batches(8)]
 
 
 @dataclass(frozen=True)

@@ -23,18 +23,17 @@ from compress.config import RunConfig
 from compress.effort import EFFORT
 from compress.entry import canonical
 from compress.export.engine import Engine
+from compress.importance import Importance
 from compress.loading import Loaded
 from compress.manifest import versions
 from compress.memory import Step
 from compress.plan import Plan, Widths
 from compress.profile.target import Precision, Target, describe_device
-from compress.weighing import Importance
 
 if TYPE_CHECKING:
     from compress.export.validate import LatencyComparison
-    from compress.exporting import Exported
     from compress.profile.latency import Profile
-    from compress.pruning import Repairs
+    from compress.results import Exported, Repairs
     from compress.sizing import Room
 
 Inputs = dict[str, Any]

@@ -11,12 +11,17 @@ One run from full width to nothing gives an order of units, and the error at eve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from compress.architectures import Encoder
 from compress.curvature import Curvature
+from compress.importance import Ranking, Rankings
+from compress.layerwise import Kind
 
 # Relative to the mean diagonal of H: keeps dead and duplicate units from making it singular.
 DAMPING = 1e-3
@@ -91,3 +96,22 @@ def _scores(matrix: Tensor, inverse: Tensor, unit_size: int) -> Tensor:
     own = blocks[torch.arange(units), :, torch.arange(units), :]
     grouped = matrix.reshape(units, unit_size, -1)
     return (torch.linalg.solve(own, grouped) * grouped).sum((1, 2))
+
+
+def rank_by_curvature(encoder: Encoder, found: Mapping[tuple[int, Kind], Curvature]) -> Rankings:
+    """Rank all units by structured OBS.
+
+    Args:
+        encoder: dense.
+        found: curvature of every sublayer, by layer and kind.
+
+    Returns:
+        Rankings whose losses are in units of the loss: the units that stay make up for those that go.
+    """
+    sizes: dict[Kind, int] = {"attention": encoder.shape.head_size, "ffn": 1}
+    rankings: dict[Kind, list[Ranking]] = {"attention": [], "ffn": []}
+    for number, layer in enumerate(encoder):
+        for kind, size in sizes.items():
+            weight = layer.get(f"{kind}_output").weight
+            rankings[kind].append(Ranking(*removal_order(weight, found[number, kind], size)))
+    return Rankings(heads=tuple(rankings["attention"]), filters=tuple(rankings["ffn"]))

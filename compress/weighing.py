@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from compress.broadcast import calibrating
 from compress.config import RunConfig
 from compress.effort import EFFORT
 from compress.errors import BudgetUnreachable
+from compress.importance import Importance, Rankings
 from compress.loading import Loaded
 from compress.plan import Budget
-from compress.planning import Costs, Rankings
+from compress.planning import Costs
 from compress.planning import make_plan as search_plan
+from compress.surgeon import rank_by_curvature
 
 if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint
@@ -29,19 +32,6 @@ if TYPE_CHECKING:
 LEAST_EXAMPLES = 40
 
 
-@dataclass(frozen=True)
-class Importance:
-    """What the search goes by.
-
-    Attributes:
-        rankings: order of every sublayer's units, and their loss.
-        fisher: the paper's importance, for ``kwon``; None for ``full``.
-    """
-
-    rankings: Rankings
-    fisher: Fisher | None
-
-
 def weigh(config: RunConfig, loaded: Loaded, stages: Stages | None = None) -> Importance:
     """``full``: structured OBS on the curvature of the loss. ``kwon``: Fisher information of the gates.
 
@@ -52,12 +42,10 @@ def weigh(config: RunConfig, loaded: Loaded, stages: Stages | None = None) -> Im
         loaded: model and calibration examples.
         stages: told where memory runs short.
     """
-    from compress.sharing import calibrating
-
-    with calibrating(config, loaded) as group:
+    with calibrating(config, loaded.checkpoint.fingerprint, loaded.calibration) as group:
         found = observe(config, loaded.checkpoint, loaded.calibration, group, None if stages is None else stages.info)
     if isinstance(found, dict):
-        return Importance(Rankings.from_curvature(loaded.checkpoint.encoder, found), None)
+        return Importance(rank_by_curvature(loaded.checkpoint.encoder, found), None)
     return Importance(Rankings.from_fisher(found), found)
 
 
@@ -82,7 +70,7 @@ def observe(
         from compress.curvature import curvature
 
         return curvature(encoder, task, data, seed=seed, say=say, group=group)
-    from compress.importance import fisher_information
+    from compress.fisher import fisher_information
 
     free = config.label_free or None
     return fisher_information(encoder, task, data, seed=seed, label_free=free, blocks=True, say=say, group=group)

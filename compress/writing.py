@@ -31,7 +31,7 @@ from compress.stages import Stages
 from compress.validation import apart
 
 if TYPE_CHECKING:
-    from compress.candidates import Finished
+    from compress.results import Finished
 
 TRADE_OFF = "tradeoff.json"
 OUTCOMES = "outcomes.json"

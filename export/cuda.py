@@ -21,7 +21,7 @@ from compress.export.feed import inputs_of
 from compress.profile.gpu import gpus, here
 
 if TYPE_CHECKING:
-    from compress.export.runtime import Session
+    from compress.export.session import Session
     from compress.profile.target import Target
 
 PROVIDER = "CUDAExecutionProvider"
@@ -112,7 +112,7 @@ class BoundSession:
 
 @contextmanager
 def _as_export_error(known: Mapping[str, NDArray[Any]]) -> Iterator[None]:
-    from compress.export.runtime import runtime_errors
+    from compress.export.session import runtime_errors
 
     # A bound call has its own, plain kind of error.
     expected: tuple[type[Exception], ...] = (*runtime_errors(), RuntimeError)
@@ -154,7 +154,7 @@ def open_cuda(model: Path | bytes, target: Target) -> Session:
     number = require_cuda(target)
     import onnxruntime
 
-    from compress.export.runtime import load_inference
+    from compress.export.session import load_inference
 
     stream = events.new_stream(number)
     options = onnxruntime.SessionOptions()

@@ -25,7 +25,7 @@ from compress.export.feed import MASK, traced
 from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
 
 if TYPE_CHECKING:
-    from compress.export.runtime import Session
+    from compress.export.session import Session
 
 OPSET = 20
 Outputs = Callable[[nn.Module, dict[str, Tensor]], tuple[Tensor, ...]]

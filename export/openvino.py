@@ -19,7 +19,7 @@ from compress.profile.target import usable_cores
 
 if TYPE_CHECKING:
     from compress.export.quantize import Feed
-    from compress.export.runtime import Session
+    from compress.export.session import Session
     from compress.profile.target import Target
 
 # An intermediate representation in one piece: this, the length of its graph, the graph, the weights.

@@ -6,76 +6,18 @@ Everything above (profiling, validation, accuracy) sees only ``Session``; a new 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from compress.errors import ExportError, TargetError, did_you_mean
+from compress.errors import TargetError, did_you_mean
 from compress.export import openvino, tensorrt
 from compress.export.cuda import absence, open_cuda, require_cuda
-from compress.export.feed import inputs_of
+from compress.export.session import OnnxRuntimeSession, Session, load_inference
 from compress.profile.target import GPU_RUNTIMES, usable_cores
 
 if TYPE_CHECKING:
     from compress.profile.target import Target
-
-
-class Session(Protocol):
-    """A loaded model, ready to be called.
-
-    Attributes:
-        input_names: inputs the graph has, in its order.
-    """
-
-    input_names: tuple[str, ...]
-
-    def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """Output of the model for one batch; several outputs of one shape are stacked along a last axis.
-
-        Args:
-            feed: arrays by input name, integers [batch, sequence] or images; names the graph lacks are ignored, so one
-                feed serves a dense model and a pruned one.
-
-        Raises:
-            ExportError: an input of the graph is missing from the feed, or the runtime failed.
-        """
-        ...
-
-    def close(self) -> None:
-        """Free the model's memory; the session cannot be used afterwards."""
-        ...
-
-
-class OnnxRuntimeSession:
-    """``Session`` on ONNX Runtime's CPU provider."""
-
-    def __init__(self, inference: Any) -> None:
-        self._inference = inference
-        self.input_names: tuple[str, ...] = tuple(value.name for value in inference.get_inputs())
-
-    def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        if self._inference is None:
-            raise ExportError("this session is closed; open another with open_session")
-        known = inputs_of(feed, self.input_names)
-        try:
-            answers = [np.asarray(answer) for answer in self._inference.run(None, known)]
-            return answers[0] if len(answers) == 1 else np.stack(answers, axis=-1)
-        except runtime_errors() as error:
-            shapes = {name: tuple(value.shape) for name, value in known.items()}
-            raise ExportError(f"ONNX Runtime could not run the model on inputs {shapes}: {error}") from error
-
-    def close(self) -> None:
-        self._inference = None
-
-
-def runtime_errors() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises: a dozen classes whose only common base is ``Exception``."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
 
 
 def _onnxruntime(target: Target) -> Any:
@@ -116,25 +58,6 @@ def _open_onnxruntime_cpu(model: Path | bytes, target: Target) -> Session:
     # Without it a session's workers spin on after a call and take the cores from the session it is compared with.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return OnnxRuntimeSession(load_inference(model, options, ["CPUExecutionProvider"]))
-
-
-def load_inference(model: Path | bytes, options: Any, providers: Sequence[Any]) -> Any:
-    """An ``onnxruntime.InferenceSession``.
-
-    Raises:
-        ExportError: there is no such file, or the runtime refuses it.
-    """
-    import onnxruntime
-
-    if isinstance(model, Path) and not model.is_file():
-        raise ExportError(f"there is no model file '{model}'; export it with `compress export`")
-    try:
-        return onnxruntime.InferenceSession(
-            str(model) if isinstance(model, Path) else model, options, providers=providers
-        )
-    except runtime_errors() as error:
-        what = f"'{model}'" if isinstance(model, Path) else "the graph"
-        raise ExportError(f"ONNX Runtime {onnxruntime.__version__} cannot load {what}: {error}") from error
 
 
 _OPENERS: dict[str, Callable[[Path | bytes, Target], Session]] = {

@@ -30,7 +30,7 @@ from compress.export.feed import inputs_of
 from compress.profile.gpu import Gpu, gpus
 
 if TYPE_CHECKING:
-    from compress.export.runtime import Session
+    from compress.export.session import Session
     from compress.profile.target import Calls, Target
 
 INSTALL = "pip install -c constraints.txt 'compress[gpu]'; see docs/gpu.md"

@@ -19,7 +19,7 @@ from compress.statistics import Interval, median_interval, ratio_interval
 
 if TYPE_CHECKING:
     from compress.data import Encoded
-    from compress.export.runtime import Session
+    from compress.export.session import Session
 
 # Below this a bootstrap interval of a median says little.
 LEAST_ROUNDS = 15

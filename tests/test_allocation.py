@@ -7,8 +7,9 @@ import pytest
 
 from compress.allocation import improve
 from compress.errors import BudgetUnreachable
+from compress.importance import Ranking, Rankings
 from compress.plan import EncoderShape, Structure
-from compress.planning import Costs, Ranking, Rankings, search_full
+from compress.planning import Costs, search_full
 
 SHAPE = EncoderShape(model_type="bert", layers=3, heads=4, head_size=8, filters=48, hidden_size=32)
 COSTS = Costs.macs(SHAPE, 0.4, 12.0)

@@ -17,7 +17,8 @@ from compress.architectures import encoder_of, family_of, shape_of
 from compress.errors import ExportError
 from compress.export import onnx as export
 from compress.export.onnx import ExportReport, check_parity, export_onnx, report_of
-from compress.export.runtime import Session, open_session
+from compress.export.runtime import open_session
+from compress.export.session import Session
 from compress.plan import Widths
 from compress.profile.target import Target
 from compress.removal import BiasOnly, NoAttention, remove

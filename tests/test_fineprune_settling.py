@@ -11,7 +11,6 @@ import pytest
 from simulated_machine import SHAPE
 from test_profile_record import PROFILE
 
-from compress.candidates import Proposal
 from compress.config import RunConfig
 from compress.export.engine import Engine
 from compress.export.validate import LatencyComparison
@@ -20,6 +19,7 @@ from compress.fineprune.settling import AIM, Settling
 from compress.plan import Budget, Plan, Structure, Widths
 from compress.planning import Costs
 from compress.proposing import LEAST_USED, MOST_USED, ROUNDS
+from compress.results import Proposal
 from compress.stages import Stages
 from compress.statistics import Interval
 

@@ -10,8 +10,8 @@ from conftest import random_model
 from compress.architectures import encoder_of
 from compress.data import Encoded
 from compress.errors import DataError
+from compress.fisher import fisher_information
 from compress.gates import Gates, gated
-from compress.importance import fisher_information
 from compress.tasks import TASKS
 
 TASK = TASKS["text-classification"]

@@ -19,19 +19,16 @@ from compress.checkpoint import load_checkpoint
 from compress.export.engine import Engine
 from compress.export.onnx import ExportReport
 from compress.export.validate import LatencyComparison
-from compress.exporting import Exported
-from compress.importance import Fisher
+from compress.importance import Fisher, Importance, Ranking, Rankings
 from compress.memory import Codec
 from compress.plan import Budget, Plan, Structure
-from compress.planning import Ranking, Rankings
 from compress.profile.roofline import estimate_profile
 from compress.profile.target import load_target
-from compress.pruning import Repairs
 from compress.reconstruct import Reconstructed
 from compress.removal import remove
+from compress.results import Exported, Repairs
 from compress.statistics import Interval
 from compress.tuning import Tuned
-from compress.weighing import Importance
 
 
 def there_and_back(codec: Codec[Any], value: Any, folder: Path) -> Any:

@@ -16,7 +16,7 @@ from compress.checkpoint import Checkpoint, load_checkpoint
 from compress.curvature import curvature
 from compress.data import Encoded
 from compress.errors import DataError
-from compress.importance import fisher_information
+from compress.fisher import fisher_information
 from compress.portions import Portions, out_of_memory
 
 

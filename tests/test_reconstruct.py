@@ -15,10 +15,10 @@ from compress.curvature import curvature
 from compress.errors import DataError
 from compress.layerwise import KINDS, Teacher, divergence, first_inputs, look, positions_read
 from compress.plan import Structure
-from compress.planning import Rankings
 from compress.reconstruct import reconstruct
 from compress.regression import Gram, ridge_solution, scale_solution, solve_spd
 from compress.removal import remove
+from compress.surgeon import rank_by_curvature
 from compress.tasks import TASKS
 
 TASK = TASKS["text-classification"]
@@ -178,7 +178,7 @@ def test_dead_and_constant_filters_are_the_first_to_go_and_cost_nothing() -> Non
             encoder.layers[0].get("ffn_input").weight[unit] = 0.0
             encoder.layers[0].get("ffn_input").bias[unit] = bias
     data = examples(count=120)
-    ranking = Rankings.from_curvature(encoder, curvature(encoder, TASK, data)).filters[0]
+    ranking = rank_by_curvature(encoder, curvature(encoder, TASK, data)).filters[0]
     assert set(ranking.order[-2:].tolist()) == {2, 5}
     assert ranking.loss[-3] < 1e-4 * ranking.loss[0]
     pruned = copy.deepcopy(dense)

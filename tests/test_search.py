@@ -10,14 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.errors import BudgetUnreachable
-from compress.search import (
-    PiecewiseCost,
-    Sublayer,
-    allocate,
-    rank_losses,
-    search_latency_kwon,
-    search_macs_kwon,
-)
+from compress.importance import rank_losses
+from compress.search import PiecewiseCost, Sublayer, allocate, search_latency_kwon, search_macs_kwon
 
 # Hundredths: differences of costs are either nothing or large against rounding.
 costs = st.integers(0, 1000).map(lambda n: n / 100)

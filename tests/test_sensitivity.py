@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from structures import undecided, with_outliers
 
-from compress import sensitivity
+from compress import exporting, sensitivity
 from compress.config import RunConfig
 from compress.export.engine import Engine
 from compress.export.onnx import export_onnx
@@ -98,8 +98,8 @@ def test_a_refusal_says_what_to_do_and_names_layers() -> None:
 
 def test_calibration_batches_have_every_input(sound: tuple[Loaded, Path]) -> None:
     loaded, _ = sound
-    samples = sensitivity.samples_of(loaded)
+    samples = exporting.samples_of(loaded)
     assert sum(len(sample["input_ids"]) for sample in samples) == min(
-        sensitivity.STATIC_EXAMPLES, len(loaded.calibration)
+        exporting.STATIC_EXAMPLES, len(loaded.calibration)
     )
     assert all(set(sample) == set(loaded.input_names) for sample in samples)

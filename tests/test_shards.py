@@ -17,7 +17,7 @@ from torch import Tensor
 from compress.architectures import encoder_of
 from compress.curvature import curvature
 from compress.errors import DataError
-from compress.importance import fisher_information
+from compress.fisher import fisher_information
 from compress.ranks import Group, Told
 from compress.shards import SHARDS
 from compress.tasks import TASKS

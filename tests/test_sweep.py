@@ -15,7 +15,8 @@ from compress.errors import ConfigError
 from compress.plan import Budget
 from compress.report.files import page_of
 from compress.report.html import render
-from compress.sweep import Point, parse_budgets, with_front
+from compress.sweep import parse_budgets
+from compress.sweep_result import Point, with_front
 
 
 def point(ms: float, metric: float, refused: str | None = None) -> Point:

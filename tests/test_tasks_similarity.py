@@ -20,7 +20,8 @@ from compress.columns import Columns
 from compress.data import Encoded
 from compress.errors import ConfigError, DataError, ModelError
 from compress.export.onnx import check_parity, export_onnx
-from compress.export.runtime import Session, open_session
+from compress.export.runtime import open_session
+from compress.export.session import Session
 from compress.export.validate import predict
 from compress.layerwise import positions_read
 from compress.profile.target import Target

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.importance import Ranking, Rankings, rank_losses
 from compress.plan import EncoderShape, Structure, Widths
-from compress.planning import Costs, Ranking, Rankings, search_full
-from compress.search import rank_losses
+from compress.planning import Costs, search_full
 
 # Quanta of the budget and FFN widths of a projection during training: about ten milliseconds at BERT-base's size.
 BUCKETS = 600

@@ -12,13 +12,13 @@ from compress.planning import Costs
 from compress.proposing import LEAST_USED, MOST_USED, ROUNDS
 
 if TYPE_CHECKING:
-    from compress.candidates import Proposal
     from compress.config import RunConfig
     from compress.fineprune.masking import Choose
     from compress.loading import Loaded
     from compress.measuring import Device
     from compress.plan import Structure
     from compress.profile.latency import Profile
+    from compress.results import Proposal
     from compress.stages import Stages
 
 # Where a structure does not use the budget as the search without training asks for, the next one aims at so much of it.

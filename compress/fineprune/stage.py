@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from compress.broadcast import training
 from compress.checkpoint import Checkpoint, load_checkpoint
 from compress.config import RunConfig
 from compress.errors import ArtifactError, ConfigError, DataError, ModelError, TrainingError
@@ -22,18 +23,18 @@ from compress.finishing import pruned
 from compress.loading import Loaded, load_training
 from compress.plan import Plan, Structure
 from compress.planning import describe_plan
-from compress.ranks import joined
+from compress.ranks import Group, joined
+from compress.results import FinePruned
 from compress.sensitivity import refusal_of
 
 if TYPE_CHECKING:
-    from compress.candidates import Finished
     from compress.data import Encoded
     from compress.fineprune.rounding import Rounding
     from compress.fineprune.session import Session
     from compress.fineprune.train import Phase, Row
     from compress.measuring import Device
     from compress.profile.latency import Profile
-    from compress.pruning import Repairs
+    from compress.results import Finished, Repairs
     from compress.stages import Stages
 
 # Fewer examples cannot be divided into some to train and some to watch with.
@@ -55,27 +56,6 @@ class Prepared:
     teacher: Checkpoint | None
     train: Encoded
     held: Encoded
-
-
-@dataclass(frozen=True)
-class FinePruned:
-    """What fine-pruning did, for the manifest.
-
-    Attributes:
-        recipe: with all its numbers.
-        teacher: its name; None without one.
-        examples: trained on.
-        phases: name, steps, best step, loss on held-out examples before and after, why it stopped early.
-        metric_before: of the post-training result, on the evaluation data.
-        processes: that trained together; with others dropout draws otherwise.
-    """
-
-    recipe: dict[str, Any]
-    teacher: str | None
-    examples: int
-    phases: tuple[dict[str, Any], ...]
-    metric_before: float
-    processes: int = 1
 
 
 def prepare(config: RunConfig, loaded: Loaded, stages: Stages) -> Prepared | None:
@@ -348,7 +328,6 @@ def _rounding(
 def open_session(config: RunConfig, loaded: Loaded, prepared: Prepared, stages: Stages) -> Session:
     """The training of a run, at its beginning or where a checkpoint left it."""
     from compress.fineprune.session import Session
-    from compress.sharing import training
 
     return Session(
         loaded.checkpoint,
@@ -362,7 +341,17 @@ def open_session(config: RunConfig, loaded: Loaded, prepared: Prepared, stages: 
         fingerprint=_fingerprint(config, loaded, prepared),
         tell=stages.info,
         # Single weights are masked by the first process alone.
-        group=training(config, loaded, prepared) if config.unstructured is None else None,
+        group=_group(config, loaded, prepared) if config.unstructured is None else None,
+    )
+
+
+def _group(config: RunConfig, loaded: Loaded, prepared: Prepared) -> Group:
+    return training(
+        config,
+        loaded.checkpoint.fingerprint,
+        prepared.recipe.model_dump_json(),
+        None if prepared.teacher is None else prepared.teacher.fingerprint,
+        {"calibration": loaded.calibration, "train": prepared.train, "held": prepared.held},
     )
 
 

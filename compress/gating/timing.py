@@ -17,7 +17,7 @@ from compress.profile.measure import Clock, relative, sample
 from compress.statistics import Interval
 
 if TYPE_CHECKING:
-    from compress.export.runtime import Session
+    from compress.export.session import Session
     from compress.profile.target import Target
     from compress.progress import Progress
 

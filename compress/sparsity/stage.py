@@ -10,24 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import save_model, staged
-from compress.candidates import Finished, Proposal
 from compress.config import RunConfig
 from compress.errors import ConfigError
-from compress.fineprune.stage import (
-    LOG,
-    FinePruned,
-    Prepared,
-    open_session,
-    phase_summary,
-    prepare,
-    teacher_name,
-    write_log,
-)
+from compress.fineprune.stage import LOG, Prepared, open_session, phase_summary, prepare, teacher_name, write_log
 from compress.loading import Loaded, deployed, load
 from compress.options import DEFAULTS, flag
 from compress.plan import Plan
 from compress.proposing import dense_plan
-from compress.pruning import Repairs
+from compress.results import FinePruned, Finished, Proposal, Repairs
 from compress.stages import Stages
 
 if TYPE_CHECKING:
