@@ -33,21 +33,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.config import RunConfig, make_config
-from compress.data import Encoded, load_data, sample_rows
-from compress.effort import EFFORT
-from compress.errors import CompressError
-from compress.importance import Importance, Rankings
-from compress.loading import Loaded, load
-from compress.plan import Budget, Plan, Widths
-from compress.planning import make_plan
-from compress.profile.latency import Profile
-from compress.progress import Silent
-from compress.pruning import prune
-from compress.removal import remove
-from compress.stages import Stages
+from compress.core.errors import CompressError
+from compress.core.importance import Importance, Rankings
+from compress.core.plan import Budget, Plan, Widths
+from compress.core.progress import Silent
+from compress.data.batches import Encoded
+from compress.data.load import load_data, sample_rows
+from compress.inputs.load import Loaded, load
+from compress.options.effort import EFFORT
+from compress.options.run_config import RunConfig, make_config
+from compress.profile.take import Profile
+from compress.pruning.removal import remove
+from compress.search.planner import make_plan
+from compress.stages.calibrate import weigh
+from compress.stages.context import Stages
+from compress.stages.prune import prune
+from compress.stages.try_out import refine
 from compress.tasks import Task, outputs_of
-from compress.weighing import refine, weigh
 
 Method = Literal["full", "kwon"]
 P = ParamSpec("P")

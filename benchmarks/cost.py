@@ -72,18 +72,19 @@ def measure(layers: int, samples: int, size: str, length: int, macs: float, effo
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    from compress.architectures import encoder_of
-    from compress.config import make_config
-    from compress.data import Encoded
-    from compress.loading import Loaded
-    from compress.plan import Budget
-    from compress.planning import make_plan
+    from compress.core.plan import Budget
+    from compress.core.progress import Silent
+    from compress.data.batches import Encoded
+    from compress.inputs.load import Loaded
+    from compress.models.encoder import encoder_of
+    from compress.options.run_config import make_config
     from compress.profile.target import load_target
-    from compress.progress import Silent
-    from compress.pruning import prune
-    from compress.stages import Stages
+    from compress.search.planner import make_plan
+    from compress.stages.calibrate import weigh
+    from compress.stages.context import Stages
+    from compress.stages.prune import prune
+    from compress.stages.try_out import refine
     from compress.tasks import TASKS
-    from compress.weighing import refine, weigh
 
     torch.manual_seed(0)
     generator = np.random.default_rng(0)

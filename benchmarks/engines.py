@@ -29,23 +29,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.config import make_config
-from compress.data import fixed_batch
-from compress.errors import CompressError
+from compress.core.errors import CompressError
+from compress.core.plan import Plan, Widths
+from compress.core.progress import Silent
+from compress.core.statistics import ratio_interval
+from compress.data.batches import fixed_batch
 from compress.export import graph
-from compress.export.engine import lower, variants
+from compress.export.lowering import lower, variants
+from compress.export.measure import choose
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
 from compress.export.session import Session
-from compress.export.validate import choose
-from compress.exporting import samples_of
-from compress.loading import Loaded, load
-from compress.plan import Plan, Widths
-from compress.profile.measure import sample
+from compress.inputs.load import Loaded, load
+from compress.options.run_config import make_config
 from compress.profile.target import Target, load_target, usable_cores
-from compress.progress import Silent
-from compress.sensitivity import answers_of
-from compress.statistics import ratio_interval
+from compress.profile.timing import sample
+from compress.stages.export import samples_of
+from compress.stages.int8_accuracy import answers_of
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -128,7 +128,7 @@ def _bert_base(folder: Path) -> tuple[list[Contestant], Any, dict[str, str]]:
     """Dense variants of a random BERT-base, and half of it in int8."""
     from transformers import BertConfig, BertForSequenceClassification
 
-    from compress.architectures import encoder_of
+    from compress.models.encoder import encoder_of
 
     model = BertForSequenceClassification(BertConfig()).eval()
     names = ("input_ids", "attention_mask", "token_type_ids")

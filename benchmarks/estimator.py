@@ -21,12 +21,12 @@ import onnxruntime
 from onnx import TensorProto, helper
 from scipy.stats import spearmanr
 
+from compress.core.plan import Widths
 from compress.export.runtime import open_session
-from compress.plan import Widths
-from compress.profile.measure import measure
-from compress.profile.record import Profile
+from compress.profile.latency_profile import Profile
 from compress.profile.roofline import estimate_profile
 from compress.profile.target import Target, describe_device, load_target
+from compress.profile.timing import measure
 
 _EDGE, _CHAIN, _MEGABYTES = 1024, 200, 64
 

@@ -15,13 +15,13 @@ import sys
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.config import make_config
-from compress.errors import CompressError
-from compress.fisher import fisher_information
-from compress.importance import Rankings
-from compress.loading import load
-from compress.progress import Silent
-from compress.rearrange import rearranged
+from compress.calibration.fisher import fisher_information
+from compress.core.errors import CompressError
+from compress.core.importance import Rankings
+from compress.core.progress import Silent
+from compress.inputs.load import load
+from compress.options.run_config import make_config
+from compress.search.rearrange import rearranged
 
 
 def main() -> None:

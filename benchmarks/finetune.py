@@ -31,21 +31,21 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from compress.architectures import encoder_of
-from compress.checkpoint import load_checkpoint
-from compress.data import Encoded
+from compress.core.plan import EncoderShape
+from compress.data.batches import Encoded
 from compress.fineprune.distill import Teaching
 from compress.fineprune.masking import Masking, masking_schedule
 from compress.fineprune.projection import dense_cost, project, unit_costs
 from compress.fineprune.recipe import Distilling, Rates, StructureRecipe
 from compress.fineprune.scores import SCORERS, scorer_of
 from compress.fineprune.train import Trainer, on_device, steps_of
-from compress.layerwise import positions_read
-from compress.plan import EncoderShape
-from compress.planning import Costs
-from compress.removal import remove
+from compress.inputs.checkpoint import load_checkpoint
+from compress.models.encoder import encoder_of
+from compress.pruning.removal import remove
+from compress.reconstruction.joint import trained_parameters
+from compress.reconstruction.layerwise import positions_read
+from compress.search.costs import Costs
 from compress.tasks import Task, task_of
-from compress.tuning import trained_parameters
 
 SIZES = {
     "minilm": {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536},

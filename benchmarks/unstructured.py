@@ -26,13 +26,13 @@ from typing import Any
 
 import numpy as np
 
-from compress.config import make_config
-from compress.errors import CompressError
+from compress.core.errors import CompressError
+from compress.core.progress import Silent
 from compress.fineprune.recipe import Recipe, load_recipe
 from compress.fineprune.session import Session
-from compress.loading import Loaded, load, load_training
-from compress.progress import Silent
-from compress.sparsity.compact import NAME, load_compact, write_compact
+from compress.inputs.load import Loaded, load, load_training
+from compress.options.run_config import make_config
+from compress.sparsity.compact_file import NAME, load_compact, write_compact
 from compress.sparsity.matrices import matrices_of
 from compress.sparsity.train import thin_out
 from compress.tasks import outputs_of

@@ -21,9 +21,9 @@ from compress._version import __version__
 
 if TYPE_CHECKING:
     from compress.api import run
-    from compress.artifact import load
-    from compress.plan import Plan
-    from compress.sparsity.compact import load_compact
+    from compress.artifact.model import load
+    from compress.core.plan import Plan
+    from compress.sparsity.compact_file import load_compact
 
 __all__ = ["Plan", "__version__", "load", "load_compact", "run"]
 
@@ -33,9 +33,9 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # Looked up when first used (PEP 562): importing the package must not wait for torch.
 _LAZY = {
     "run": "compress.api",
-    "load": "compress.artifact",
-    "load_compact": "compress.sparsity.compact",
-    "Plan": "compress.plan",
+    "load": "compress.artifact.model",
+    "load_compact": "compress.sparsity.compact_file",
+    "Plan": "compress.core.plan",
 }
 
 

@@ -26,12 +26,12 @@ def main() -> None:
         os.environ.setdefault(name, value)
     signal.signal(signal.SIGTERM, _terminated)
 
-    from compress.cli import main as run_command_line
-    from compress.ranks import meant_to_be_several, place
+    from compress.cli.main import main as run_command_line
+    from compress.distributed.group import meant_to_be_several, place
 
     where = place()
     if where is not None:
-        from compress.helper import take_part
+        from compress.pipeline.helper import take_part
 
         code = take_part(where, sys.argv[1:], run_command_line)
         # At once: where a connection broke, threads of gloo may abort an interpreter that is being taken down, and the

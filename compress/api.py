@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.config import find_config_file, resolve
-from compress.errors import ConfigError, did_you_mean
-from compress.options import HELP
-from compress.progress import Progress, Silent
+from compress.core.errors import ConfigError, did_you_mean
+from compress.core.progress import Progress, Silent
+from compress.options.help import HELP
+from compress.options.run_config import find_config_file, resolve
 
 if TYPE_CHECKING:
-    from compress.pipeline import RunResult
+    from compress.pipeline.compression import RunResult
 
 
 def run(

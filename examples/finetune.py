@@ -14,12 +14,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from compress.demo import encoder_directory
-from compress.errors import CompressError
-from compress.loading import train_and_validation
-from compress.progress import Progress, progress_for
+from compress.cli.progress import progress_for
+from compress.core.errors import CompressError
+from compress.core.progress import Progress
+from compress.demo.demo import encoder_directory
+from compress.demo.fine_tune import Recipe, fine_tune
+from compress.inputs.load import train_and_validation
 from compress.tasks import TASKS, outputs_of
-from compress.training import Recipe, fine_tune
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import compress
-from compress.families import Architecture, register
+from compress.models.families import Architecture, register
 
 
 class OwnConfig(BertConfig):

@@ -4,7 +4,7 @@ The exporter would write attention out as a dozen operators per layer, which ONN
 together again (on transformers 5 graphs it fuses none). So the attention modules are exchanged, for the time of the
 export, for one that calls ``com.microsoft.MultiHeadAttention`` on the output of the query, key and value projections.
 That takes any number of heads and reads the padding mask as the caller gives it. The exchange goes by the family's
-entry in ``architectures.py`` and not by the attention interface of transformers, which BERT and DistilBERT of
+entry in ``models/encoder.py`` and not by the attention interface of transformers, which BERT and DistilBERT of
 transformers 4.57 do not call.
 
 Beside ``num_heads`` nothing in what a stand-in writes depends on the number of heads: ``graph.narrow`` relies on it.
@@ -20,9 +20,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from compress.architectures import EncoderLayer, encoder_of
-from compress.families import AttentionKind
-from compress.removal import KEPT_HEADS, NoAttention, argument_among, attention_input, projection_in_attention
+from compress.models.encoder import EncoderLayer, encoder_of
+from compress.models.families import AttentionKind
+from compress.pruning.removal import KEPT_HEADS, NoAttention, argument_among, attention_input, projection_in_attention
 
 
 class PaddingMask:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.errors import ExportError, TargetError
-from compress.export import events
-from compress.export.feed import inputs_of
+from compress.core.errors import ExportError, TargetError
+from compress.export import cuda_events
+from compress.export.inputs import inputs_of
 from compress.profile.gpu import gpus, here
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class BoundSession:
         self._inference, self._binding = None, None
         self._bound.clear()
         if self._stream is not None:
-            events.free_stream(self._stream)
+            cuda_events.free_stream(self._stream)
             self._stream = None
 
     def _bind(self, feed: Mapping[str, NDArray[Any]]) -> tuple[Any, dict[str, NDArray[Any]]]:
@@ -156,7 +156,7 @@ def open_cuda(model: Path | bytes, target: Target) -> Session:
 
     from compress.export.session import load_inference
 
-    stream = events.new_stream(number)
+    stream = cuda_events.new_stream(number)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3

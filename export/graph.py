@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper, save_model
 
-from compress.architectures import Encoder, EncoderLayer
-from compress.errors import ExportError
-from compress.plan import Structure, Widths
+from compress.core.errors import ExportError
+from compress.core.plan import Structure, Widths
+from compress.models.encoder import Encoder, EncoderLayer
 
 FUSED_DOMAIN = "com.microsoft"
 # A protobuf message ends at 2 GiB; some room is left for the graph itself.

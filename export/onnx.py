@@ -1,7 +1,7 @@
 """From a PyTorch encoder to an ONNX file with fused attention and dynamic batch and length.
 
 Attention modules are exchanged for fused ones while the exporter runs (``attention.py``). ``check_parity`` catches a
-model whose entry in ``architectures.py`` is wrong.
+model whose entry in ``models/encoder.py`` is wrong.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.errors import ExportError
+from compress.core.errors import ExportError
 from compress.export.attention import PaddingMask, fused_attention
-from compress.export.feed import MASK, traced
 from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
+from compress.export.inputs import traced
+from compress.models.encoder import MASK
 
 if TYPE_CHECKING:
     from compress.export.session import Session

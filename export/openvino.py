@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.errors import ExportError, TargetError
-from compress.export.feed import inputs_of
+from compress.core.errors import ExportError, TargetError
+from compress.export.inputs import inputs_of
 from compress.profile.target import usable_cores
 
 if TYPE_CHECKING:
-    from compress.export.quantize import Feed
+    from compress.export.int8 import Feed
     from compress.export.session import Session
     from compress.profile.target import Target
 

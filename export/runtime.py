@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.errors import TargetError, did_you_mean
+from compress.core.errors import TargetError, did_you_mean
 from compress.export import openvino, tensorrt
 from compress.export.cuda import absence, open_cuda, require_cuda
 from compress.export.session import OnnxRuntimeSession, Session, load_inference

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.errors import ExportError
-from compress.export.feed import inputs_of
+from compress.core.errors import ExportError
+from compress.export.inputs import inputs_of
 
 
 class Session(Protocol):

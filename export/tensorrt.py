@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.errors import ExportError, TargetError
-from compress.export import standard
+from compress.core.errors import ExportError, TargetError
+from compress.export import standard_ops
 from compress.export.cuda import absence, device_number
-from compress.export.enginefile import EngineRecord, digest_of, engine_of, read_engine, record_file, write_engine
-from compress.export.feed import inputs_of
+from compress.export.inputs import inputs_of
+from compress.export.tensorrt_file import EngineRecord, digest_of, engine_of, read_engine, record_file, write_engine
 from compress.profile.gpu import Gpu, gpus
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def record_of(model: Path | bytes, target: Target, gpu: Gpu) -> EngineRecord:
     import onnx
 
     proto = onnx.load(str(model), load_external_data=False) if isinstance(model, Path) else onnx.load_from_string(model)
-    standard.require(proto, target)
+    standard_ops.require(proto, target)
     calls = _calls(target)
     return EngineRecord(
         gpu=gpu.name,

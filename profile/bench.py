@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.plan import Widths
-from compress.profile.measure import Clock, Samples, relative, sample, weighted_medians
+from compress.core.plan import Widths
+from compress.profile.timing import Clock, Samples, relative, sample, weighted_medians
 
 LEAST_ROUNDS = 6
 # Timed calls in a row at each turn, after the one that warms the caches.
@@ -87,7 +87,7 @@ class Bench:
 
     Attributes:
         reference: session of the first structure.
-        feed, build, open: see ``compress.profile.latency.take_profile``.
+        feed, build, open: see ``compress.profile.take.take_profile``.
         at_once: sessions open beside the reference.
         passes: how often each structure is visited.
         prime: untimed calls before each timed one.

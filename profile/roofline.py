@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from compress.errors import TargetError
-from compress.plan import EncoderShape
-from compress.profile.record import Profile
-from compress.profile.table import LatencyTable, filter_levels, fit_piecewise
+from compress.core.errors import TargetError
+from compress.core.plan import EncoderShape
+from compress.profile.latency_profile import Profile
+from compress.profile.latency_table import LatencyTable, filter_levels, fit_piecewise
 from compress.profile.target import Target
 
 # Bytes of a number; int8 products are accumulated and handed on in more, but what they read dominates.

@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from compress.errors import ProfileError, TargetError, did_you_mean
+from compress.core.errors import ProfileError, TargetError, did_you_mean
+from compress.core.parsing import MOST_TOML_BYTES, Missing, Unreadable, parse_toml, read_text
 from compress.profile.gpu import at_work, here
-from compress.reading import MOST_TOML_BYTES, Missing, Unreadable, parse_toml, read_text
 
 RuntimeName = Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "openvino"]
 Precision = Literal["fp32", "fp16", "int8"]

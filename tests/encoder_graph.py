@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.plan import EncoderShape, Widths
+from compress.core.plan import EncoderShape, Widths
 
 
 def encoder_graph(shape: EncoderShape, widths: Widths) -> bytes:

@@ -24,8 +24,9 @@ import compress.removal
 import compress.tuning
 import compress.validation
 import compress.writing
-from compress import cli, measuring
-from compress.effort import EFFORT
+from compress.cli import main as cli
+from compress.options.effort import EFFORT
+from compress.stages import device
 
 
 def run(command: dict[str, Any], said: int) -> int:
@@ -38,9 +39,9 @@ def run(command: dict[str, Any], said: int) -> int:
     os.environ["COMPRESS_CACHE"] = command["cache"]
     os.environ.update(command.get("environment", {}))
     # What is timed here is never asserted on, so it is timed briefly.
-    measuring.EFFORT = {name: replace(effort, profile_seconds=0.5) for name, effort in EFFORT.items()}  # type: ignore
-    measuring.CHECK_SECONDS = 0.05
-    measuring.FORM_SECONDS = 0.02
+    device.EFFORT = {name: replace(effort, profile_seconds=0.5) for name, effort in EFFORT.items()}  # type: ignore
+    device.CHECK_SECONDS = 0.05
+    device.FORM_SECONDS = 0.02
     compress.validation.MEASURE_SECONDS = (0.05,)  # type: ignore[assignment]
     return cli.main(command["arguments"])
 

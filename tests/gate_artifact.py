@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from compress.manifest import write_manifest
-from compress.writing import compact, dump
+from compress.artifact.files import compact, dump
+from compress.artifact.manifest import write_manifest
 
 VALIDATION: dict[str, Any] = {
     "latency_ms": {"dense": 10.0, "compressed": 5.0, "budget": 5.2, "ci95": [4.9, 5.1], "rounds": 100},

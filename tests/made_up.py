@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from compress.manifest import write_manifest
-from compress.plan import Budget, EncoderShape, Plan, Structure
-from compress.profile.record import Check, Point, Profile
-from compress.profile.table import LatencyTable, fit_piecewise
+from compress.artifact.manifest import write_manifest
+from compress.core.plan import Budget, EncoderShape, Plan, Structure
+from compress.profile.latency_profile import Check, Point, Profile
+from compress.profile.latency_table import LatencyTable, fit_piecewise
 
 SHAPE = EncoderShape("bert", 3, 24, 4, 6, 20)
 STRUCTURE = Structure(heads=((0, 2), (), (0, 1, 2, 3)), filters=(tuple(range(20)), (1, 5, 7), ()))

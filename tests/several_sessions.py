@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from training import PHASE, dense, examples, recipe
 
+from compress.distributed.group import Group, meet, place
 from compress.fineprune.session import Session
-from compress.planning import Costs
-from compress.ranks import Group, meet, place
+from compress.search.costs import Costs
 
 # The last batch of an epoch has one example: nothing for a second process.
 DATA = examples(105)

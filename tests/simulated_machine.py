@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from compress.plan import EncoderShape, Widths
-from compress.profile.measure import Clock
-from compress.profile.table import LatencyTable, filter_levels
+from compress.core.plan import EncoderShape, Widths
+from compress.profile.latency_table import LatencyTable, filter_levels
+from compress.profile.timing import Clock
 
 SHAPE = EncoderShape(model_type="bert", layers=4, hidden_size=64, heads=4, head_size=16, filters=256)
 

@@ -11,8 +11,8 @@ import torch
 from conftest import OF_IMAGES
 from hypothesis import strategies as st
 
-from compress.architectures import Encoder
-from compress.plan import EncoderShape, Structure, Widths
+from compress.core.plan import EncoderShape, Structure, Widths
+from compress.models.encoder import Encoder
 
 
 def _kept(units: int) -> st.SearchStrategy[tuple[int, ...]]:

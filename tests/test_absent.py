@@ -13,16 +13,17 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from compress import cli, pipeline
-from compress.config import RunConfig
-from compress.errors import ProfileError, TargetError
+from compress import pipeline
+from compress.cli import main
+from compress.core.errors import ProfileError, TargetError
+from compress.core.plan import Plan
 from compress.export import cuda
-from compress.export.standard import unsupported
-from compress.plan import Plan
+from compress.export.standard_ops import unsupported
+from compress.options.run_config import RunConfig
 from compress.profile import gpu
-from compress.profile.latency import Profile
+from compress.profile.profiles import Profiles
 from compress.profile.roofline import estimate_profile
-from compress.profile.shapes import Profiles
+from compress.profile.take import Profile
 from compress.profile.target import load_target, of_its_device
 
 LENGTH = 24
@@ -71,7 +72,7 @@ def test_a_run_plans_exports_and_stays_inconclusive(
     out = tmp_path / "out"
     arguments = ["run", str(tiny_bert), "--data", str(data_csv), "--eval-data", str(data_csv), "--speedup", "4"]
     arguments += ["--target", str(slow), "--seq-len", str(LENGTH), "--samples", "32", "--effort", "fast"]
-    assert cli.main([*arguments, "--output", str(out)]) == 2
+    assert main.main([*arguments, "--output", str(out)]) == 2
     printed = said()
     assert "not on this machine" in printed.err and "compress profile MODEL --target slow" in printed.err
     assert "estimated" in printed.out and "inconclusive" in printed.out
@@ -96,7 +97,7 @@ def test_a_run_plans_exports_and_stays_inconclusive(
     assert {t.data_type for t in weights if np.prod(t.dims) > 100} == {TensorProto.FLOAT16}
     assert validation["deployment"]["engine"]["precision"] == "fp16"
 
-    assert cli.main(["validate", str(out), "--target", str(slow)]) == 3
+    assert main.main(["validate", str(out), "--target", str(slow)]) == 3
     assert "Run the same command on the device" in said().err
 
 
@@ -152,7 +153,7 @@ def test_neither_gpu_nor_profile_nor_data_sheet_is_exit_3_and_nothing_written(
     bare.write_text('device = "a box"\nruntime = "onnxruntime-cuda"\n')
     arguments = [command, str(tiny_bert), "--data", str(data_csv), "--target", str(bare), "--seq-len", str(LENGTH)]
     arguments += ["--speedup", "2"] if command == "run" else []
-    assert cli.main([*arguments, "--output", str(tmp_path / "out")]) == 3
+    assert main.main([*arguments, "--output", str(tmp_path / "out")]) == 3
     message = said().err
     assert "compress profile" in message
     assert ("peak_flops" if command == "run" else "not on this machine") in message
@@ -162,9 +163,9 @@ def test_neither_gpu_nor_profile_nor_data_sheet_is_exit_3_and_nothing_written(
 def test_profile_offers_an_estimate_that_says_so(tiny_bert: Path, tmp_path: Path, said: Any) -> None:
     file = tmp_path / "v100.json"
     arguments = ["profile", str(tiny_bert), "--target", "v100", "--seq-len", str(LENGTH), "--output", str(file)]
-    assert cli.main(arguments) == 3
+    assert main.main(arguments) == 3
     assert "--estimate" in said().err and not file.exists()
-    assert cli.main([*arguments, "--estimate"]) == 0
+    assert main.main([*arguments, "--estimate"]) == 0
     assert "estimated" in said().out
     assert Profile.read(file).source == "estimated"
 
@@ -226,17 +227,17 @@ def test_a_length_between_two_that_were_taken_is_called_interpolated(
 ) -> None:
     file = tmp_path / "slow.json"
     arguments = ["profile", str(tiny_bert), "--target", str(slow), "--estimate", "--output", str(file)]
-    assert cli.main([*arguments, "--seq-len", "16,32", "--batch-size", "1,2", "--seq-len", "40"]) == 0
+    assert main.main([*arguments, "--seq-len", "16,32", "--batch-size", "1,2", "--seq-len", "40"]) == 0
     assert str(Profiles.read(file)) == ", ".join(f"batch size {b} at length {n}" for b in (1, 2) for n in (16, 32, 40))
     said()
     # Before the first is measured, not after it.
-    assert cli.main([*arguments[:-1], str(tmp_path / "long.json"), "--seq-len", "16,64"]) == 3
+    assert main.main([*arguments[:-1], str(tmp_path / "long.json"), "--seq-len", "16,64"]) == 3
     printed = said().err
     assert "64 is beyond the 40 positions" in printed and printed.count("load: done") == 0
     run = ["run", str(tiny_bert), "--data", str(data_csv), "--eval-data", str(data_csv), "--target", str(slow)]
     run += ["--speedup", "4", "--samples", "32", "--effort", "fast", "--profile", str(file), "--output"]
     out = tmp_path / "out"
-    assert cli.main([*run, str(out), "--seq-len", str(LENGTH)]) == 2
+    assert main.main([*run, str(out), "--seq-len", str(LENGTH)]) == 2
     assert "interpolated between two lengths" in said().out
     plan, validation = Plan.read(out), json.loads((out / "validation.json").read_text())
     assert plan.latency_source == "estimated, interpolated" and "interpolated profile" in plan.explain()
@@ -245,22 +246,22 @@ def test_a_length_between_two_that_were_taken_is_called_interpolated(
     assert Profile.read(out).interpolated == (16, 32)
 
     refused = tmp_path / "refused"
-    assert cli.main([*run, str(refused), "--seq-len", "8"]) == 3
+    assert main.main([*run, str(refused), "--seq-len", "8"]) == 3
     assert "not extrapolated; it has batch size 1 at length 16" in said().err
-    assert cli.main([*run, str(refused), "--seq-len", "32", "--batch-size", "4"]) == 3
+    assert main.main([*run, str(refused), "--seq-len", "32", "--batch-size", "4"]) == 3
     assert "batch sizes are not interpolated" in said().err
     assert not refused.exists()
 
 
 @pytest.mark.parametrize("given", ["64,", "0", "64,-1", "long"])
 def test_what_is_no_list_of_lengths_is_exit_3(tiny_bert: Path, tmp_path: Path, said: Any, given: str) -> None:
-    assert cli.main(["profile", str(tiny_bert), "--seq-len", given, "--output", str(tmp_path / "p.json")]) == 3
+    assert main.main(["profile", str(tiny_bert), "--seq-len", given, "--output", str(tmp_path / "p.json")]) == 3
     assert "64,128" in said().err and not (tmp_path / "p.json").exists()
 
 
 def test_a_picture_is_of_one_shape(tiny_bert: Path, tmp_path: Path, said: Any) -> None:
     arguments = ["profile", str(tiny_bert), "--seq-len", "16,32", "--plot", str(tmp_path / "p.png")]
-    assert cli.main([*arguments, "--output", str(tmp_path / "p.json")]) == 3
+    assert main.main([*arguments, "--output", str(tmp_path / "p.json")]) == 3
     assert "--plot draws one" in said().err
 
 

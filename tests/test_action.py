@@ -14,8 +14,8 @@ import pytest
 import yaml
 from gate_artifact import make_artifact
 
-from compress.gating.limits import read_gate
-from compress.reading import parse_toml
+from compress.core.parsing import parse_toml
+from compress.options.gate_limits import read_gate
 
 ROOT = Path(__file__).parents[1]
 ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compress.allocation import improve
-from compress.errors import BudgetUnreachable
-from compress.importance import Ranking, Rankings
-from compress.plan import EncoderShape, Structure
-from compress.planning import Costs, search_full
+from compress.core.errors import BudgetUnreachable
+from compress.core.importance import Ranking, Rankings
+from compress.core.plan import EncoderShape, Structure
+from compress.search.costs import Costs
+from compress.search.planner import search_full
+from compress.search.spdy import improve
 
 SHAPE = EncoderShape(model_type="bert", layers=3, heads=4, head_size=8, filters=48, hidden_size=32)
 COSTS = Costs.macs(SHAPE, 0.4, 12.0)

@@ -14,8 +14,10 @@ import torch
 from conftest import OF_IMAGES, TINY_SIZES, random_model
 from structures import first_units, padded_inputs
 
-from compress import families
-from compress.architectures import (
+from compress.core.errors import ModelError
+from compress.core.plan import Widths
+from compress.models import families
+from compress.models.encoder import (
     FAMILIES,
     ImageInput,
     encoder_of,
@@ -25,10 +27,8 @@ from compress.architectures import (
     register,
     shape_of,
 )
-from compress.effort import EFFORT
-from compress.errors import ModelError
-from compress.plan import Widths
-from compress.removal import KEPT_HEADS, remove
+from compress.options.effort import EFFORT
+from compress.pruning.removal import KEPT_HEADS, remove
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_family.py"
 
@@ -118,7 +118,7 @@ def test_example_of_a_family_of_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(tmp_path / "own")])
-    monkeypatch.setattr("compress.measuring.EFFORT", {"fast": replace(EFFORT["fast"], profile_seconds=1.0)})
+    monkeypatch.setattr("compress.stages.device.EFFORT", {"fast": replace(EFFORT["fast"], profile_seconds=1.0)})
     try:
         runpy.run_path(str(EXAMPLE), run_name="__main__")
     finally:

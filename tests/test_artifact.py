@@ -17,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structures import first_units, padded_inputs, structures
 
-from compress.architectures import shape_of, widths_of
-from compress.artifact import check_output, load, save_model, staged
-from compress.errors import ArtifactError, PlanError
-from compress.plan import Budget, Plan, Structure, Widths
-from compress.removal import remove
+from compress.artifact.directory import check_output, staged
+from compress.artifact.model import load, save_model
+from compress.core.errors import ArtifactError, PlanError
+from compress.core.plan import Budget, Plan, Structure, Widths
+from compress.models.encoder import shape_of, widths_of
+from compress.pruning.removal import remove
 
 SHAPES = {family: shape_of(random_model(family).config) for family in sorted(TINY_SIZES)}
 CASES = st.sampled_from(sorted(SHAPES)).flatmap(lambda family: st.tuples(st.just(family), structures(SHAPES[family])))

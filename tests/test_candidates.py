@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress import candidates
-from compress.errors import PrecisionRefused
-from compress.export.engine import Engine
+from compress.core.errors import PrecisionRefused
+from compress.core.plan import Budget, EncoderShape, Plan, Structure
+from compress.export.lowering import Engine
 from compress.export.onnx import ExportReport
-from compress.measuring import Exported
-from compress.plan import Budget, EncoderShape, Plan, Structure
-from compress.results import Finished, Proposal
+from compress.stages import candidates
+from compress.stages.device import Exported
+from compress.stages.results import Finished, Proposal
 
 SHAPE = EncoderShape("bert", layers=1, hidden_size=8, heads=2, head_size=4, filters=4)
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from conftest import MakeCheckpoint
 
-from compress.checkpoint import Checkpoint, load_checkpoint
-from compress.errors import EXIT_ERROR, ConfigError, ModelError
+from compress.core.errors import EXIT_ERROR, ConfigError, ModelError
+from compress.inputs.checkpoint import Checkpoint, load_checkpoint
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ class Hub:
 
         self.directory = directory
         self.fetched: list[str] = []
-        monkeypatch.setattr("compress.checkpoint.hub_reachable", lambda: reachable)
+        monkeypatch.setattr("compress.inputs.checkpoint.hub_reachable", lambda: reachable)
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", self.hf_hub_download)
         monkeypatch.setattr(huggingface_hub, "snapshot_download", self.snapshot_download)
 

@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 
 import compress
-from compress import cli
-from compress.config import RunConfig
-from compress.entry import RECORD
-from compress.errors import BudgetUnreachable, ModelError
-from compress.memory import Foreseen
-from compress.options import HELP
-from compress.plan import Budget, EncoderShape, Plan, Structure
-from compress.store import Store
+from compress.cache.entry import RECORD
+from compress.cache.memo import Foreseen
+from compress.cache.store import Store
+from compress.cli import main
+from compress.core.errors import BudgetUnreachable, ModelError
+from compress.core.plan import Budget, EncoderShape, Plan, Structure
+from compress.options.help import HELP
+from compress.options.run_config import RunConfig
 
 SHAPE = EncoderShape(model_type="bert", layers=2, hidden_size=24, heads=4, head_size=6, filters=20)
 PLAN = Plan(
@@ -132,14 +132,14 @@ class FakePipeline(SimpleNamespace):
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakePipeline:
     fake = FakePipeline()
-    monkeypatch.setitem(sys.modules, "compress.pipeline", fake)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "compress.pipeline.compression", fake)  # type: ignore[arg-type]
     monkeypatch.setattr(compress, "pipeline", fake, raising=False)
     monkeypatch.chdir(tmp_path)
     return fake
 
 
 def test_run_prints_the_summary(pipeline: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*RUN, "--seq-len", "64"]) == 0
+    assert main.main([*RUN, "--seq-len", "64"]) == 0
     (config,) = pipeline.configs
     assert (config.model, config.data, config.seq_len, config.budget) == ("model", "train.csv", 64, PLAN.budget)
     out, err = capsys.readouterr()
@@ -155,11 +155,11 @@ def test_run_prints_the_summary(pipeline: FakePipeline, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(("verdict", "code"), [("pass", 0), ("fail", 1), ("inconclusive", 2)])
 def test_the_exit_code_is_the_verdicts(pipeline: FakePipeline, verdict: str, code: int) -> None:
     pipeline.verdict, pipeline.exit_code = verdict, code
-    assert cli.main(RUN) == code
+    assert main.main(RUN) == code
 
 
 def test_json_is_one_document(pipeline: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*RUN, "--json"]) == 0
+    assert main.main([*RUN, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["validation"] == VALIDATION
     assert document["output"] == "out"
@@ -185,7 +185,7 @@ def test_errors_are_messages(
     pipeline: FakePipeline, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, words: list[str]
 ) -> None:
     pipeline.error = error
-    assert cli.main([*RUN, "--json"]) == code
+    assert main.main([*RUN, "--json"]) == code
     out, err = capsys.readouterr()
     assert "Traceback" not in err
     for word in words:
@@ -197,7 +197,7 @@ def test_errors_are_messages(
 def test_debug_shows_the_traceback(pipeline: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
     pipeline.error = ZeroDivisionError("division by zero")
     for args in (["--debug", *RUN], [*RUN, "--debug"]):
-        assert cli.main(args) == 3
+        assert main.main(args) == 3
         assert "Traceback" in capsys.readouterr().err
 
 
@@ -216,7 +216,7 @@ def test_debug_shows_the_traceback(pipeline: FakePipeline, capsys: pytest.Captur
 )
 def test_usage_errors_end_with_3(capsys: pytest.CaptureFixture[str], args: list[str], words: list[str]) -> None:
     # click's own code for them is 2, which means "inconclusive" here.
-    assert cli.main(args) == 3
+    assert main.main(args) == 3
     err = capsys.readouterr().err
     for word in words:
         assert word in err
@@ -237,7 +237,7 @@ def test_usage_errors_end_with_3(capsys: pytest.CaptureFixture[str], args: list[
 def test_bad_input_never_reaches_the_pipeline(
     pipeline: FakePipeline, capsys: pytest.CaptureFixture[str], args: list[str], words: list[str]
 ) -> None:
-    assert cli.main(args) == 3
+    assert main.main(args) == 3
     err = capsys.readouterr().err
     for word in words:
         assert word in err
@@ -246,44 +246,44 @@ def test_bad_input_never_reaches_the_pipeline(
 
 
 def test_every_command_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in cli.cli.commands:
-        assert cli.main([name, "--help"]) == 0
+    for name in main.cli.commands:
+        assert main.main([name, "--help"]) == 0
         out = capsys.readouterr().out
         assert "Example" in out and f"compress {name}" in out
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--version"]) == 0
+    assert main.main(["--version"]) == 0
     assert compress.__version__ in capsys.readouterr().out
 
 
 def test_a_toml_file_makes_the_short_command_work(pipeline: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["init", "model", "--data", "train.csv", "--task", "text-classification", "--seq-len", "64"]) == 0
-    assert cli.main(["run", "--speedup", "2", "--target", "cpu"]) == 0
+    assert main.main(["init", "model", "--data", "train.csv", "--task", "text-classification", "--seq-len", "64"]) == 0
+    assert main.main(["run", "--speedup", "2", "--target", "cpu"]) == 0
     (config,) = pipeline.configs
     assert (config.model, config.data, config.seq_len) == ("model", "train.csv", 64)
-    assert cli.main(["init"]) == 3
+    assert main.main(["init"]) == 3
     assert "exists" in capsys.readouterr().err
 
 
 def test_init_elsewhere_keeps_pointing_at_the_same_files(pipeline: FakePipeline) -> None:
     Path("model").mkdir()
     Path("project").mkdir()
-    assert cli.main(["init", "model", "--config", "project/compress.toml"]) == 0
-    assert cli.main(["run", "--config", "project/compress.toml", "--data", "d.csv", "--macs", "0.5"]) == 0
+    assert main.main(["init", "model", "--config", "project/compress.toml"]) == 0
+    assert main.main(["run", "--config", "project/compress.toml", "--data", "d.csv", "--macs", "0.5"]) == 0
     assert pipeline.configs[0].model == "model"
-    assert cli.main(["init", "--config", "nowhere/compress.toml"]) == 3
+    assert main.main(["init", "--config", "nowhere/compress.toml"]) == 3
 
 
 def test_init_checks_values(pipeline: FakePipeline) -> None:
-    assert cli.main(["init", "model", "--speedup", "-1"]) == 3
+    assert main.main(["init", "model", "--speedup", "-1"]) == 3
     assert not Path("compress.toml").exists()
 
 
 def test_dry_run_shows_every_value_and_its_origin(pipeline: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
     Path("compress.toml").write_text('model = "m"\ndata = "d.csv"\n')
     args = ["run", "--speedup", "2", "--dry-run"]
-    assert cli.main(args) == 0
+    assert main.main(args) == 0
     out = capsys.readouterr().out
     options, _, stages = out.partition("\n\n")
     rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in options.splitlines()}
@@ -292,7 +292,7 @@ def test_dry_run_shows_every_value_and_its_origin(pipeline: FakePipeline, capsys
     assert rows["precision"] == ["fp32", "target"]
     assert rows["samples"] == ["2048", "default"]
     assert set(rows) == {"option", *RunConfig.model_fields}
-    assert cli.main([*args, "--json"]) == 0
+    assert main.main([*args, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert set(document["config"]) == set(document["origins"]) == set(RunConfig.model_fields)
     assert [row["stage"] for row in document["stages"]] == ["profile", "calibrate", "export"]
@@ -309,7 +309,7 @@ def test_dry_run_shows_every_value_and_its_origin(pipeline: FakePipeline, capsys
 
 def test_resume_is_handed_on(pipeline: FakePipeline) -> None:
     for given in ([], ["--resume"]):
-        assert cli.main([*RUN, *given]) == 0
+        assert main.main([*RUN, *given]) == 0
         assert pipeline.resumed == bool(given)
 
 
@@ -317,7 +317,7 @@ def test_the_cache_is_shown_and_cleaned(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path))
-    assert cli.main(["cache"]) == 0
+    assert main.main(["cache"]) == 0
     assert "0 results, 0.0 MB of at most 10000 MB" in capsys.readouterr().out
     store = Store.default()
 
@@ -328,11 +328,11 @@ def test_the_cache_is_shown_and_cleaned(
         store.keep(stage, {}, write, label="m", seconds=number)
     (broken,) = [entry for entry in store.entries() if entry.stage == "check"]
     (broken.path / RECORD).write_text("{")
-    assert cli.main(["cache"]) == 0
+    assert main.main(["cache"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"^try-out +m +1\.0 +\d+ s +\d+ s +1\.0$", out, re.MULTILINE)
     assert "damaged: its record is cut off" in out and "3 results, 3.0 MB" in out
-    assert cli.main(["cache", "--json"]) == 0
+    assert main.main(["cache", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert {entry["stage"]: entry["label"] for entry in document["entries"]} == {
         "profile": "m",
@@ -340,52 +340,52 @@ def test_the_cache_is_shown_and_cleaned(
         "check": "",
     }
     for wrong in ([], ["--all", "--older-than", "1"], ["--older-than", "-1"]):
-        assert cli.main(["cache", "clean", *wrong]) == 3
+        assert main.main(["cache", "clean", *wrong]) == 3
     capsys.readouterr()
     # What is damaged goes with the first cleaning.
-    assert cli.main(["cache", "clean", "--older-than", "1"]) == 0
+    assert main.main(["cache", "clean", "--older-than", "1"]) == 0
     assert "removed 1 results, 1.0 MB" in capsys.readouterr().out
-    assert cli.main(["cache", "clean", "--all", "--json"]) == 0
+    assert main.main(["cache", "clean", "--all", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["removed"] == 2
     assert store.entries() == []
 
 
 def test_plan_writes_only_the_plan(pipeline: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
     args = ["plan", "model", "--data", "d.csv", "--speedup", "2"]
-    assert cli.main([*args, "--output", "plan.json"]) == 0
+    assert main.main([*args, "--output", "plan.json"]) == 0
     assert Plan.read("plan.json") == PLAN
     out = capsys.readouterr().out
     assert "2/4" in out and "importance kept: 90.00%" in out and "layer  0:" not in out
-    assert cli.main([*args, "--output", "plan.json"]) == 3
-    assert cli.main([*args, "--json"]) == 0
+    assert main.main([*args, "--output", "plan.json"]) == 3
+    assert main.main([*args, "--json"]) == 0
     assert Plan.from_json(capsys.readouterr().out) == PLAN
     assert [path.name for path in Path().iterdir()] == ["plan.json"]
 
 
 def test_export_takes_a_plan_or_none(pipeline: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
     Path("plan.json").write_text(PLAN.to_json())
-    assert cli.main(["export", "model", "--plan", "plan.json", "--output", "out"]) == 0
-    assert cli.main(["export", "model", "--json"]) == 0
+    assert main.main(["export", "model", "--plan", "plan.json", "--output", "out"]) == 0
+    assert main.main(["export", "model", "--json"]) == 0
     assert [plan for _, plan in pipeline.configs] == [PLAN, None]
     out = capsys.readouterr().out
     assert out.startswith("artifact: out\n")
     assert "artifacts/model-cpu-dense" in out
-    assert cli.main(["export", "model", "--plan", "absent.json"]) == 3
+    assert main.main(["export", "model", "--plan", "absent.json"]) == 3
 
 
 def test_profile_refuses_to_overwrite_before_it_measures(pipeline: FakePipeline) -> None:
     args = ["profile", "model", "--json"]
-    assert cli.main(args) == 0
+    assert main.main(args) == 0
     assert json.loads(Path("profile-cpu.json").read_text()) == {"format": 1}
-    assert cli.main(args) == 3
-    assert cli.main([*args, "--output", "nowhere/p.json"]) == 3
+    assert main.main(args) == 3
+    assert main.main([*args, "--output", "nowhere/p.json"]) == 3
     assert len(pipeline.configs) == 1
 
 
 def test_profile_takes_lists_of_batch_sizes_and_lengths(pipeline: FakePipeline) -> None:
     args = ["profile", "model", "--json", "--output"]
-    assert cli.main([*args, "a.json", "--seq-len", "64,128", "--seq-len", "64", "--batch-size", "1,8"]) == 0
-    assert cli.main([*args, "b.json"]) == 0
+    assert main.main([*args, "a.json", "--seq-len", "64,128", "--seq-len", "64", "--batch-size", "1,8"]) == 0
+    assert main.main([*args, "b.json"]) == 0
     ((first, shapes), (second, default)) = pipeline.configs
     assert shapes == [(1, 64), (1, 128), (8, 64), (8, 128)] and (first.batch_size, first.seq_len) == (1, 64)
     assert default == [(second.batch_size, second.seq_len)] == [(1, 128)]
@@ -393,27 +393,27 @@ def test_profile_takes_lists_of_batch_sizes_and_lengths(pipeline: FakePipeline) 
 
 def test_validate_hands_on_what_was_overridden(pipeline: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
     pipeline.verdict, pipeline.exit_code = "inconclusive", 2
-    assert cli.main(["validate", "out", "--eval-data", "dev.csv", "--seq-len", "32"]) == 2
+    assert main.main(["validate", "out", "--eval-data", "dev.csv", "--seq-len", "32"]) == 2
     assert pipeline.configs == [(Path("out"), {"eval_data": "dev.csv", "seq_len": 32})]
     assert "verdict: inconclusive" in capsys.readouterr().out
-    assert cli.main(["validate", "out", "--seq-len", "0"]) == 3
+    assert main.main(["validate", "out", "--seq-len", "0"]) == 3
     assert "--seq-len must be" in capsys.readouterr().err
     assert len(pipeline.configs) == 1
 
 
 def test_why(pipeline: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["why", "out"]) == 0
+    assert main.main(["why", "out"]) == 0
     out = capsys.readouterr().out
     for text in ("attention", "2/4", "1.000", "25.0 %", "embeddings", "3 % of the importance", "5 % of the importance"):
         assert text in out
-    assert cli.main(["why", "out", "--json"]) == 0
+    assert main.main(["why", "out", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["total_ms"] == 4.0
 
 
 def test_targets(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["targets"]) == 0
+    assert main.main(["targets"]) == 0
     assert "onnxruntime-cpu" in capsys.readouterr().out
-    assert cli.main(["targets", "--json"]) == 0
+    assert main.main(["targets", "--json"]) == 0
     known = {target["name"]: target for target in json.loads(capsys.readouterr().out)}
     assert known["cpu"]["profile"] == "measured here"
     assert known["v100-tensorrt"]["profile"] in ("estimated", "measured here")
@@ -422,8 +422,8 @@ def test_targets(capsys: pytest.CaptureFixture[str]) -> None:
 def test_demo_without_its_package(
     pipeline: FakePipeline, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compress.demo.PACKAGE", "no_such_package_here")
-    assert cli.main(["demo"]) == 3
+    monkeypatch.setattr("compress.demo.demo.PACKAGE", "no_such_package_here")
+    assert main.main(["demo"]) == 3
     assert "[demo]" in capsys.readouterr().err
     assert not pipeline.configs
 
@@ -457,7 +457,9 @@ def python(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, **options)
 
 
-@pytest.mark.parametrize("module", ["compress", "compress.cli", "compress.config", "compress.progress"])
+@pytest.mark.parametrize(
+    "module", ["compress", "compress.cli.main", "compress.options.run_config", "compress.core.progress"]
+)
 def test_nothing_heavy_is_imported_early(module: str) -> None:
     done = python(f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])")
     assert done.stdout.strip() == "[]", done.stderr
@@ -482,9 +484,9 @@ def run(config, *, origins, resume, progress):
         time.sleep(60)
     finally:
         half.rmdir()
-fake = types.ModuleType("compress.pipeline")
+fake = types.ModuleType("compress.pipeline.compression")
 fake.run = run
-sys.modules["compress.pipeline"] = fake
+sys.modules["compress.pipeline.compression"] = fake
 compress.pipeline = fake
 sys.argv = ["compress", "run", "m", "--data", "d", "--speedup", "2"]
 from compress.__main__ import main

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.columns import choose_columns, label_ids, label_text, model_labels, read_texts
-from compress.errors import DataError
+from compress.core.errors import DataError
+from compress.data.columns import choose_columns, label_ids, label_text, model_labels, read_texts
 
 
 def data(**columns: list[Any]) -> Any:

@@ -8,10 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.config import RunConfig, commented_toml, find_config_file, make_config, read_config_file, resolve
-from compress.errors import ConfigError, TargetError
-from compress.options import BUDGETS, DEFAULTS, EFFORTS, GATE_HELP, HELP, METHODS, PRECISIONS, flag
-from compress.plan import Budget
+from compress.core.errors import ConfigError, TargetError
+from compress.core.plan import Budget
+from compress.options.help import BUDGETS, DEFAULTS, EFFORTS, GATE_HELP, HELP, METHODS, PRECISIONS, flag
+from compress.options.run_config import (
+    RunConfig,
+    commented_toml,
+    find_config_file,
+    make_config,
+    read_config_file,
+    resolve,
+)
 
 
 @pytest.fixture(autouse=True)

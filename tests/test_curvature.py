@@ -11,17 +11,17 @@ from test_importance import examples
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-import compress.curvature
-from compress.architectures import encoder_of
-from compress.curvature import Curvature, curvature
-from compress.data import Encoded
-from compress.errors import DataError
-from compress.layerwise import KINDS, Kind
+import compress.calibration.curvature
+from compress.calibration.curvature import Curvature, curvature
+from compress.core.errors import DataError
+from compress.data.batches import Encoded
+from compress.models.encoder import encoder_of
+from compress.models.families import SUBLAYER_KINDS, SublayerKind
 from compress.tasks import TASKS, TextClassification
 
 TASK = TASKS["text-classification"]
 FAMILIES = ["bert", "deberta-v2", "distilbert", "modernbert", "mpnet"]
-Found = dict[tuple[int, Kind], Curvature]
+Found = dict[tuple[int, SublayerKind], Curvature]
 
 
 class Second(TextClassification):
@@ -31,12 +31,12 @@ class Second(TextClassification):
         return outputs.softmax(-1) - torch.tensor([0.0, 1.0])
 
 
-def slowly(model: nn.Module, data: Encoded) -> dict[tuple[int, Kind], list[tuple[Tensor, Tensor]]]:
+def slowly(model: nn.Module, data: Encoded) -> dict[tuple[int, SublayerKind], list[tuple[Tensor, Tensor]]]:
     """For every example, alone and unpadded: what W_o and W_2 read, and the gradient of a shift of what they add to."""
     encoder = encoder_of(model)
-    found: dict[tuple[int, Kind], list[tuple[Tensor, Tensor]]] = {}
+    found: dict[tuple[int, SublayerKind], list[tuple[Tensor, Tensor]]] = {}
 
-    def look_at(key: tuple[int, Kind], shifts: list[Tensor], read: list[Tensor]) -> list[RemovableHandle]:
+    def look_at(key: tuple[int, SublayerKind], shifts: list[Tensor], read: list[Tensor]) -> list[RemovableHandle]:
         shift = torch.zeros(encoder.shape.hidden_size).requires_grad_()
         layer = encoder.layers[key[0]]
 
@@ -47,7 +47,9 @@ def slowly(model: nn.Module, data: Encoded) -> dict[tuple[int, Kind], list[tuple
 
         return [layer.get(f"{key[1]}_output").register_forward_hook(add)]
 
-    keys: list[tuple[int, Kind]] = [(number, kind) for number in range(encoder.shape.layers) for kind in KINDS]
+    keys: list[tuple[int, SublayerKind]] = [
+        (number, kind) for number in range(encoder.shape.layers) for kind in SUBLAYER_KINDS
+    ]
     for i in range(len(data)):
         shifts: list[Tensor] = []
         read: list[Tensor] = []
@@ -88,8 +90,8 @@ def test_is_the_sum_over_tokens_and_the_mean_over_samples(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_in_the_last_layer_the_first_position_alone_counts(family: str, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", SUBLAYER_KINDS)
+def test_in_the_last_layer_the_first_position_alone_counts(family: str, kind: SublayerKind) -> None:
     model, data = random_model(family), examples()
     last = len(encoder_of(model).layers) - 1
     samples = slowly(model, data)[last, kind]
@@ -142,9 +144,9 @@ def test_labels_are_not_read() -> None:
 
 def test_leaving_tokens_out_touches_the_input_factor_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, data = encoder_of(random_model("bert")), examples(count=150)
-    monkeypatch.setattr(compress.curvature, "TOKENS_PER_INPUT", 1000)
+    monkeypatch.setattr(compress.calibration.curvature, "TOKENS_PER_INPUT", 1000)
     everything = curvature(encoder, Second(), data)
-    monkeypatch.setattr(compress.curvature, "TOKENS_PER_INPUT", 20)  # about half of the tokens
+    monkeypatch.setattr(compress.calibration.curvature, "TOKENS_PER_INPUT", 20)  # about half of the tokens
     fewer = curvature(encoder, Second(), data)
     for key in everything:
         assert torch.equal(fewer[key].outputs, everything[key].outputs)

@@ -13,8 +13,9 @@ from conftest import write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.data import Encoded, fixed_batch, load_data, sample_rows
-from compress.errors import EXIT_ERROR, DataError
+from compress.core.errors import EXIT_ERROR, DataError
+from compress.data.batches import Encoded, fixed_batch
+from compress.data.load import load_data, sample_rows
 
 
 def refusal(source: str | Path, split: Any = "train") -> str:
@@ -106,7 +107,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]) -> list[tup
         asked.append((*args, split))
         return datasets.Dataset.from_list(rows).select(range(len(rows) if split == "train" else 0))
 
-    monkeypatch.setattr("compress.data.hub_reachable", lambda: True)
+    monkeypatch.setattr("compress.data.load.hub_reachable", lambda: True)
     monkeypatch.setattr(datasets, "get_dataset_split_names", names)
     monkeypatch.setattr(datasets, "load_dataset", load)
     return asked

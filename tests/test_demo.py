@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress import demo
-from compress.errors import DataError, ModelError
-from compress.progress import Silent
+from compress.core.errors import DataError, ModelError
+from compress.core.progress import Silent
+from compress.demo import demo
 
 
 def test_the_sentences_are_all_there() -> None:

@@ -8,14 +8,14 @@ import platform
 import pytest
 import torch
 
-from compress import cli, doctor
+from compress.cli import doctor, main
 from compress.profile import gpu
 
 V100 = gpu.Gpu("Tesla V100-SXM2-16GB", "7.0", "535.183.01", 16384, 1530, 135)
 
 
 def test_it_is_right_about_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
-    code = cli.main(["doctor", "--json"])
+    code = main.main(["doctor", "--json"])
     found = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
     assert found["Python"]["value"] == platform.python_version()
     assert found["torch"]["value"] == torch.__version__
@@ -26,7 +26,7 @@ def test_it_is_right_about_this_machine(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_people_get_a_line_each(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "examine", lambda: [doctor.Finding("torch", "problem", "not installed", "pip it")])
-    assert cli.main(["doctor"]) == 3
+    assert main.main(["doctor"]) == 3
     assert "problem  torch  not installed; pip it" in capsys.readouterr().out
 
 

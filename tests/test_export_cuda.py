@@ -8,10 +8,10 @@ import onnxruntime
 import pytest
 from encoder_graph import encoder_graph
 
-from compress.errors import ExportError, TargetError
+from compress.core.errors import ExportError, TargetError
+from compress.core.plan import EncoderShape
 from compress.export import cuda
 from compress.export.runtime import open_session, refuse_absent
-from compress.plan import EncoderShape
 from compress.profile import gpu
 from compress.profile.target import Target, load_target, provenance
 

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structures import padded_inputs
 
-from compress.architectures import Encoder, encoder_of
-from compress.errors import TargetError
+from compress.core.errors import TargetError
+from compress.core.plan import Widths
 from compress.export import graph
-from compress.export.engine import Engine, lower, pack_attention, variants
+from compress.export.lowering import Engine, lower, pack_attention, variants
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
-from compress.plan import Widths
+from compress.models.encoder import Encoder, encoder_of
 from compress.profile.target import Target, load_target, offered
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.errors import EXIT_ERROR, TargetError
-from compress.export.enginefile import (
+from compress.core.errors import EXIT_ERROR, TargetError
+from compress.export.tensorrt_file import (
     EngineRecord,
     digest_of,
     engine_of,

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.errors import ExportError
-from compress.export import events, validate
+from compress.core.errors import ExportError
+from compress.export import cuda_events, measure
 from compress.profile import gpu
 
 FEED = {"input_ids": np.ones((1, 4), np.int64)}
@@ -58,14 +58,14 @@ class Session:
 
 def test_the_time_is_that_between_the_events_and_warm_up_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver()
-    monkeypatch.setattr(events, "runtime", lambda: driver)
+    monkeypatch.setattr(cuda_events, "runtime", lambda: driver)
     sessions = [Session(driver, 2.0), Session(driver, 0.5)]
-    times = events.without_copies(sessions, FEED, rounds=30)
+    times = cuda_events.without_copies(sessions, FEED, rounds=30)
     assert times is not None
     assert np.allclose(times, [[2.0, 0.5]] * 30)
     assert driver.destroyed == 2
     assert all(session.started > 30 + 5 for session in sessions)
-    compared = validate.compare_without_copies(*sessions, FEED, rounds=20)  # type: ignore[arg-type]
+    compared = measure.compare_without_copies(*sessions, FEED, rounds=20)  # type: ignore[arg-type]
     assert compared is not None and compared.speedup.value == pytest.approx(4.0)
 
 
@@ -73,10 +73,10 @@ def test_clocks_are_those_right_after(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver()
     idle = gpu.Gpu("Tesla T4", "7.5", "550", 15360, 1590, 300)
     busy = gpu.Gpu("Tesla T4", "7.5", "550", 15360, 1590, 1455)
-    monkeypatch.setattr(events, "runtime", lambda: driver)
-    monkeypatch.setattr(validate, "gpus", lambda: (idle,))
+    monkeypatch.setattr(cuda_events, "runtime", lambda: driver)
+    monkeypatch.setattr(measure, "gpus", lambda: (idle,))
     monkeypatch.setattr(gpu, "_asked", lambda: (busy,))
-    compared = validate.compare_without_copies(Session(driver, 2.0), Session(driver, 1.0), FEED)  # type: ignore[arg-type]
+    compared = measure.compare_without_copies(Session(driver, 2.0), Session(driver, 1.0), FEED)  # type: ignore[arg-type]
     assert compared is not None
     document = compared.to_json()
     assert (document["clock_mhz"], document["most_clock_mhz"]) == (1455, 1590)
@@ -84,25 +84,25 @@ def test_clocks_are_those_right_after(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sessions_that_run_elsewhere_have_no_such_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "runtime", lambda: None)
-    assert events.new_stream(0) is None
-    assert events.without_copies([Session(Driver(), 1.0)], FEED, rounds=3) is None
-    monkeypatch.setattr(events, "runtime", Driver)
-    assert events.without_copies([object()], FEED, rounds=3) is None
-    assert validate.compare_without_copies(object(), object(), FEED) is None  # type: ignore[arg-type]
+    monkeypatch.setattr(cuda_events, "runtime", lambda: None)
+    assert cuda_events.new_stream(0) is None
+    assert cuda_events.without_copies([Session(Driver(), 1.0)], FEED, rounds=3) is None
+    monkeypatch.setattr(cuda_events, "runtime", Driver)
+    assert cuda_events.without_copies([object()], FEED, rounds=3) is None
+    assert measure.compare_without_copies(object(), object(), FEED) is None  # type: ignore[arg-type]
 
 
 def test_an_error_of_the_driver_ends_it_and_events_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver(failing="cudaEventSynchronize")
-    monkeypatch.setattr(events, "runtime", lambda: driver)
+    monkeypatch.setattr(cuda_events, "runtime", lambda: driver)
     with pytest.raises(ExportError, match="CUDA reports 700"):
-        events.without_copies([Session(driver, 1.0)], FEED, rounds=3)
+        cuda_events.without_copies([Session(driver, 1.0)], FEED, rounds=3)
     assert driver.destroyed == 2
 
 
 def test_streams_are_of_the_gpu_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver()
-    monkeypatch.setattr(events, "runtime", lambda: driver)
-    assert events.new_stream(2) == 1
-    events.free_stream(1)
+    monkeypatch.setattr(cuda_events, "runtime", lambda: driver)
+    assert cuda_events.new_stream(2) == 1
+    cuda_events.free_stream(1)
     assert driver.calls == ["cudaSetDevice", "cudaStreamCreate", "cudaStreamDestroy"]

@@ -17,14 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structures import first_units, padded_inputs
 
-from compress.architectures import Encoder, encoder_of, shape_of
-from compress.errors import ExportError, PlanError
+from compress.core.errors import ExportError, PlanError
+from compress.core.plan import EncoderShape, Widths
 from compress.export import graph
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
-from compress.plan import EncoderShape, Widths
+from compress.models.encoder import Encoder, encoder_of, shape_of
 from compress.profile.target import Target
-from compress.removal import remove
+from compress.pruning.removal import remove
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
 FAMILIES = sorted(set(TINY_SIZES) - set(ALIKE))

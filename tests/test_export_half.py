@@ -12,9 +12,9 @@ from conftest import random_model
 from onnx import TensorProto, helper, numpy_helper
 from structures import padded_inputs
 
-from compress.errors import ExportError
-from compress.export import half
-from compress.export.engine import Engine, lower, variants
+from compress.core.errors import ExportError
+from compress.export import fp16
+from compress.export.lowering import Engine, lower, variants
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
 from compress.profile.target import Target, load_target
@@ -42,30 +42,30 @@ def _floats(proto: onnx.ModelProto) -> set[int]:
 
 def test_weights_become_half_and_answers_stay(dense: tuple[onnx.ModelProto, Feed]) -> None:
     proto, feed = dense
-    exact, halved = _answers(proto, feed), half.to_half(proto)
+    exact, halved = _answers(proto, feed), fp16.to_half(proto)
     assert _floats(halved) == {TensorProto.FLOAT16}
-    for answers in (_answers(halved, feed), _answers(half.emulated(proto), feed)):
+    for answers in (_answers(halved, feed), _answers(fp16.emulated(proto), feed)):
         assert answers.dtype == np.float32
         assert 0 < np.abs(answers - exact).max() < 1e-2
 
 
 def test_kept_nodes_are_computed_in_fp32_with_casts_around(dense: tuple[onnx.ModelProto, Feed]) -> None:
     proto, feed = dense
-    kept = half.norms(proto)
+    kept = fp16.norms(proto)
     names = {node.name: node for node in proto.graph.node}
     assert {names[name].op_type for name in kept} == {"LayerNormalization", "Add"}
-    halved = half.to_half(proto, kept)
+    halved = fp16.to_half(proto, kept)
     norms = [node for node in halved.graph.node if node.op_type == "LayerNormalization"]
     weights = {tensor.name: tensor.data_type for tensor in halved.graph.initializer}
     assert norms and all(weights[node.input[1]] == TensorProto.FLOAT for node in norms)
     assert np.abs(_answers(halved, feed) - _answers(proto, feed)).max() < 1e-2
     everything = [node.name for node in proto.graph.node]
-    assert np.array_equal(_answers(half.emulated(proto, everything), feed), _answers(proto, feed))
+    assert np.array_equal(_answers(fp16.emulated(proto, everything), feed), _answers(proto, feed))
 
 
 def test_a_name_of_no_node_is_refused(dense: tuple[onnx.ModelProto, Feed]) -> None:
     with pytest.raises(ExportError, match="no node nonsense"):
-        half.to_half(dense[0], ["nonsense"])
+        fp16.to_half(dense[0], ["nonsense"])
 
 
 def _overflowing(scale: float) -> tuple[onnx.ModelProto, Feed]:
@@ -91,24 +91,24 @@ def _overflowing(scale: float) -> tuple[onnx.ModelProto, Feed]:
 
 def test_what_fp16_cannot_hold_is_named_and_kept() -> None:
     proto, feed = _overflowing(300.0)
-    assert not np.isfinite(_answers(half.emulated(proto), feed)).all()
-    assert half.endangered(proto, [feed]) == {"first": 180000.0, "second": 180000.0}
-    kept = half.hold(proto, [feed])
+    assert not np.isfinite(_answers(fp16.emulated(proto), feed)).all()
+    assert fp16.endangered(proto, [feed]) == {"first": 180000.0, "second": 180000.0}
+    kept = fp16.hold(proto, [feed])
     assert kept.nodes == ("first", "second")
     assert "1.8e+05" in kept.reason
-    assert np.allclose(_answers(half.emulated(proto, kept.nodes), feed), _answers(proto, feed), rtol=1e-2)
-    assert half.hold(*[proto, [{"x": feed["x"] / 300}]]).nodes == ()
+    assert np.allclose(_answers(fp16.emulated(proto, kept.nodes), feed), _answers(proto, feed), rtol=1e-2)
+    assert fp16.hold(*[proto, [{"x": feed["x"] / 300}]]).nodes == ()
 
 
 def test_without_data_norms_stay_in_fp32(dense: tuple[onnx.ModelProto, Feed]) -> None:
-    kept = half.hold(dense[0], [])
-    assert set(kept.nodes) == set(half.norms(dense[0]))
+    kept = fp16.hold(dense[0], [])
+    assert set(kept.nodes) == set(fp16.norms(dense[0]))
 
 
 def test_norms_are_kept_where_answers_drift(dense: tuple[onnx.ModelProto, Feed]) -> None:
-    kept = half.hold(dense[0], [dense[1]], allowed=0.0)
+    kept = fp16.hold(dense[0], [dense[1]], allowed=0.0)
     # Kept only if that helps; the error is that of what was chosen.
-    norms = set(half.norms(dense[0]))
+    norms = set(fp16.norms(dense[0]))
     assert norms <= set(kept.nodes) or not norms & set(kept.nodes)
     assert kept.error > 0
 

@@ -10,9 +10,9 @@ import onnxruntime
 import pytest
 from encoder_graph import encoder_graph
 
-from compress.errors import ExportError
-from compress.export import mobile
-from compress.plan import EncoderShape
+from compress.core.errors import ExportError
+from compress.core.plan import EncoderShape
+from compress.export import ort_format
 from compress.profile.target import list_targets, load_target
 
 SHAPE = EncoderShape("bert", 2, 16, 2, 8, 24)
@@ -28,10 +28,10 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("platform", ["amd64", "arm"])
 def test_it_answers_as_the_onnx_file_does_and_lists_its_operators(
-    model: Path, tmp_path: Path, platform: mobile.Platform, capsys: pytest.CaptureFixture[str]
+    model: Path, tmp_path: Path, platform: ort_format.Platform, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "engine"
-    mobile.write_ort(model, folder, FEED, platform)
+    ort_format.write_ort(model, folder, FEED, platform)
     assert sorted(file.name for file in folder.iterdir()) == ["model.ort", "required_operators.config"]
     first, second = (
         onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, FEED)[0]
@@ -49,14 +49,14 @@ def test_what_cannot_be_converted_is_said(tmp_path: Path) -> None:
     broken = tmp_path / "model.onnx"
     broken.write_bytes(b"no model")
     with pytest.raises(ExportError, match=r"could not convert model.onnx to its .ort format"):
-        mobile.write_ort(broken, tmp_path / "engine", FEED, "amd64")
+        ort_format.write_ort(broken, tmp_path / "engine", FEED, "amd64")
     assert not (tmp_path / "engine").exists()
 
 
 def test_another_model_in_its_place_is_noticed(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mobile, "_difference", lambda *_: float("nan"))
+    monkeypatch.setattr(ort_format, "_difference", lambda *_: float("nan"))
     with pytest.raises(ExportError, match="answers otherwise"):
-        mobile.write_ort(model, tmp_path / "engine", FEED, "amd64")
+        ort_format.write_ort(model, tmp_path / "engine", FEED, "amd64")
 
 
 def test_one_shipped_target_asks_for_it() -> None:

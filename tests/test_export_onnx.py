@@ -13,15 +13,15 @@ import torch
 from conftest import ALIKE, OF_IMAGES, TINY_SIZES, random_model
 from structures import first_units, padded_inputs
 
-from compress.architectures import encoder_of, family_of, shape_of
-from compress.errors import ExportError
+from compress.core.errors import ExportError
+from compress.core.plan import Widths
 from compress.export import onnx as export
 from compress.export.onnx import ExportReport, check_parity, export_onnx, report_of
 from compress.export.runtime import open_session
 from compress.export.session import Session
-from compress.plan import Widths
+from compress.models.encoder import encoder_of, family_of, shape_of
 from compress.profile.target import Target
-from compress.removal import BiasOnly, NoAttention, remove
+from compress.pruning.removal import BiasOnly, NoAttention, remove
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
 # Everything there; every kind of sublayer gone somewhere; nothing left.
@@ -82,7 +82,7 @@ def test_report_counts_what_is_in_the_file(exported: tuple[str, Any, Path, Expor
 
 
 def _heads(model: Any) -> tuple[int, ...]:
-    from compress.architectures import widths_of
+    from compress.models.encoder import widths_of
 
     return widths_of(model).heads
 

@@ -12,9 +12,9 @@ import pytest
 from conftest import TINY_SIZES, random_model
 from structures import padded_inputs
 
-from compress.errors import ExportError, TargetError
+from compress.core.errors import ExportError, TargetError
 from compress.export import openvino as room
-from compress.export.engine import Engine, variants
+from compress.export.lowering import Engine, variants
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
 from compress.profile.target import describe_device, load_target, offered

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from structures import padded_inputs
 
-from compress.errors import DataError
-from compress.export import quantize
-from compress.export.engine import pack_attention
+from compress.core.errors import DataError
+from compress.export import int8
+from compress.export.lowering import pack_attention
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
 from compress.profile.target import Target
@@ -40,19 +40,19 @@ def _answer(proto: onnx.ModelProto) -> Any:
 
 
 def test_what_can_be_quantized_is_the_encoder_and_not_the_head(model: onnx.ModelProto) -> None:
-    plain = set(quantize.quantizable(model).values())
+    plain = set(int8.quantizable(model).values())
     assert len(plain) == 3 * 6 and all(".encoder.layer." in name for name in plain)
-    packed = set(quantize.quantizable(pack_attention(model)).values())
+    packed = set(int8.quantizable(pack_attention(model)).values())
     assert len(packed) == 3 * 4 and "bert.encoder.layer.0.attention.self.query_key_value" in packed
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_dynamic_int8_is_close_and_its_weights_have_a_scale_per_channel(model: onnx.ModelProto, packed: bool) -> None:
     source = pack_attention(model) if packed else model
-    found = quantize.quantize_dynamic(source)
+    found = int8.quantize_dynamic(source)
     assert np.abs(_answer(found) - _answer(model)).max() < 0.1 * np.abs(_answer(model)).max()
     tensors = {tensor.name: tensor for tensor in found.graph.initializer}
-    for weight in quantize.quantizable(source).values():
+    for weight in int8.quantizable(source).values():
         quantized = tensors[f"{weight}.weight_quantized"]
         assert quantized.data_type == TensorProto.INT8 and f"{weight}.weight" not in tensors
         assert tensors[f"{weight}.weight_scale"].dims[0] == quantized.dims[1]
@@ -60,15 +60,15 @@ def test_dynamic_int8_is_close_and_its_weights_have_a_scale_per_channel(model: o
 
 
 def test_weights_left_out_stay_as_they_are(model: onnx.ModelProto) -> None:
-    everything = list(quantize.quantizable(model).values())
+    everything = list(int8.quantizable(model).values())
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    found = quantize.quantize_dynamic(model, everything[2:])
+    found = int8.quantize_dynamic(model, everything[2:])
     kept = {tensor.name: tensor for tensor in found.graph.initializer}
     for weight in everything[2:]:
         name = f"{weight}.weight"
         np.testing.assert_array_equal(numpy_helper.to_array(kept[name]), numpy_helper.to_array(tensors[name]))
     assert all(f"{weight}.weight" not in kept for weight in everything[:2])
-    assert quantize.quantize_dynamic(model, everything) == model
+    assert int8.quantize_dynamic(model, everything) == model
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -78,13 +78,13 @@ def test_for_timing_there_are_the_same_operators_on_the_same_sizes(model: onnx.M
         return Counter(node.op_type for node in proto.graph.node), sizes
 
     source = pack_attention(model) if packed else model
-    real, quick = quantize.quantize_dynamic(source), quantize.quantize_dynamic(source, timing_only=True)
+    real, quick = int8.quantize_dynamic(source), int8.quantize_dynamic(source, timing_only=True)
     assert form(real) == form(quick)
 
 
 @pytest.mark.parametrize("calibration", ["minmax", "entropy", "percentile"])
 def test_static_int8_is_close(model: onnx.ModelProto, calibration: Any) -> None:
-    found = quantize.quantize_static(model, _samples(3), calibration=calibration)
+    found = int8.quantize_static(model, _samples(3), calibration=calibration)
     counts = Counter(node.op_type for node in found.graph.node)
     assert counts["QuantizeLinear"] and counts["DequantizeLinear"] >= 18
     assert np.abs(_answer(found) - _answer(model)).max() < 0.25 * np.abs(_answer(model)).max()
@@ -94,7 +94,7 @@ def test_static_int8_is_close(model: onnx.ModelProto, calibration: Any) -> None:
 
 def test_static_int8_needs_examples(model: onnx.ModelProto) -> None:
     with pytest.raises(DataError, match="8 calibration examples are too few for static int8; give at least 16"):
-        quantize.quantize_static(model, _samples(1))
+        int8.quantize_static(model, _samples(1))
 
 
 @given(seed=st.integers(0, 1000), rows=st.integers(2, 30), scale=st.floats(1e-6, 1e4))
@@ -104,8 +104,8 @@ def test_rows_of_a_table_are_rounded_to_half_a_step_of_their_own(seed: int, rows
     values[rows // 2] = 0
     proto = _lookup(values)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quantize, "_TABLE_BYTES", 0)
-        found = quantize.embeddings_by_row(proto)
+        patch.setattr(int8, "_TABLE_BYTES", 0)
+        found = int8.embeddings_by_row(proto)
     onnx.checker.check_model(found)
     session = open_session(found.SerializeToString(), CPU)
     answer = session.run({"input_ids": np.arange(rows, dtype=np.int64)[None]})[0]
@@ -114,7 +114,7 @@ def test_rows_of_a_table_are_rounded_to_half_a_step_of_their_own(seed: int, rows
 
 
 def test_small_tables_stay(model: onnx.ModelProto) -> None:
-    assert quantize.embeddings_by_row(model) == model
+    assert int8.embeddings_by_row(model) == model
 
 
 def _lookup(values: Any) -> onnx.ModelProto:
@@ -129,7 +129,7 @@ def _lookup(values: Any) -> onnx.ModelProto:
 
 def test_output_error_is_relative_to_the_spread() -> None:
     expected = np.array([[1.0, -1.0], [3.0, -3.0]])
-    assert quantize.output_error([expected], [expected]) == 0
-    error = quantize.output_error([expected + 0.5], [expected])
+    assert int8.output_error([expected], [expected]) == 0
+    error = int8.output_error([expected + 0.5], [expected])
     assert error == pytest.approx(0.5 / np.std(expected))
-    assert quantize.output_error([10 * (expected + 0.5)], [10 * expected]) == pytest.approx(error)
+    assert int8.output_error([10 * (expected + 0.5)], [10 * expected]) == pytest.approx(error)

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from structures import padded_inputs
 
-from compress.architectures import Encoder, encoder_of
-from compress.errors import ExportError
-from compress.export import graph, half
-from compress.export.engine import Engine, lower, variants
+from compress.core.errors import ExportError
+from compress.core.plan import Widths
+from compress.export import fp16, graph
+from compress.export.int8 import quantizable
+from compress.export.lowering import Engine, lower, variants
 from compress.export.onnx import export_onnx
-from compress.export.quantize import quantizable
 from compress.export.runtime import open_session
-from compress.export.standard import expand_attention, require, supported, unsupported
-from compress.plan import Widths
+from compress.export.standard_ops import expand_attention, require, supported, unsupported
+from compress.models.encoder import Encoder, encoder_of
 from compress.profile.target import Target, load_target
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
@@ -87,15 +87,15 @@ def test_in_fp16_it_answers_like_the_fused_graph_and_what_is_kept_is_kept(dense:
     standard = expand_attention(proto)
     # The processor computes fp16 wide; a GPU rounds every value in between, which `emulated` does.
     exact = answer(standard, family)
-    for converted in (half.to_half(standard), half.emulated(standard)):
+    for converted in (fp16.to_half(standard), fp16.emulated(standard)):
         assert np.abs(answer(converted, family) - exact).max() < 0.02
-    norms = half.norms(standard)
+    norms = fp16.norms(standard)
     assert any("shares" in name for name in norms), "the softmax of the written-out attention counts as one"
-    kept = half.to_half(standard, norms)
+    kept = fp16.to_half(standard, norms)
     readers = {name: node for node in kept.graph.node for name in node.input}
     assert {node.name for node in kept.graph.node} >= set(norms)
     casts = [node for node in kept.graph.node if node.op_type == "Cast" and node.output[0] in readers]
-    assert len(casts) > len(half.to_half(standard).graph.node) - len(standard.graph.node)
+    assert len(casts) > len(fp16.to_half(standard).graph.node) - len(standard.graph.node)
 
 
 def test_int8_is_symmetric_in_every_pair_and_only_linear_layers_have_pairs(dense: Dense) -> None:

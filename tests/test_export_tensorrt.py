@@ -14,10 +14,10 @@ import pytest
 from fake_tensorrt import FakeTensorRT, install
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.errors import EXIT_ERROR, ExportError, TargetError
+from compress.core.errors import EXIT_ERROR, ExportError, TargetError
 from compress.export import cuda, tensorrt
-from compress.export.enginefile import engine_of, read_record
 from compress.export.runtime import open_session, require_runtime
+from compress.export.tensorrt_file import engine_of, read_record
 from compress.profile import gpu
 from compress.profile.target import Calls, Target, load_target
 

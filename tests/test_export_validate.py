@@ -13,12 +13,12 @@ from conftest import random_model
 from numpy.typing import NDArray
 from structures import padded_inputs
 
-from compress.data import Encoded
-from compress.errors import DataError, ExportError, TargetError
-from compress.export import validate
+from compress.core.errors import DataError, ExportError, TargetError
+from compress.data.batches import Encoded
+from compress.export import measure
+from compress.export.measure import LEAST_ROUNDS, choose, compare_latency, predict
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
-from compress.export.validate import LEAST_ROUNDS, choose, compare_latency, predict
 from compress.profile.target import Target
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
@@ -91,7 +91,7 @@ def test_slow_models_are_timed_often_enough() -> None:
 
 def _times(monkeypatch: pytest.MonkeyPatch, *columns: NDArray[np.float64]) -> None:
     """Let every measurement come out like this, in milliseconds."""
-    monkeypatch.setattr(validate, "measure", lambda calls, **_: np.stack(columns[: len(calls)], axis=1))
+    monkeypatch.setattr(measure, "measure", lambda calls, **_: np.stack(columns[: len(calls)], axis=1))
 
 
 def test_a_machine_that_drifts_does_not_move_the_ratio(monkeypatch: pytest.MonkeyPatch) -> None:

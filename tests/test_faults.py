@@ -23,11 +23,13 @@ import pytest
 import torch
 from conftest import MakeCheckpoint
 
-from compress import cli, measuring, pipeline
-from compress.config import RunConfig
-from compress.entry import RECORD
-from compress.profile.latency import Profile
-from compress.store import Store
+from compress import pipeline
+from compress.cache.entry import RECORD
+from compress.cache.store import Store
+from compress.cli import main
+from compress.options.run_config import RunConfig
+from compress.profile.take import Profile
+from compress.stages import device
 
 LENGTH = 24
 # Kills over how many the whole test goes; each in a run of its own.
@@ -473,8 +475,8 @@ def test_a_clock_that_goes_back_disturbs_nothing(
     hours = iter(range(10**6))
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - 3600.0 * next(hours))
-    monkeypatch.setattr("compress.measuring.FORM_SECONDS", 0.02)
-    monkeypatch.setattr("compress.validation.MEASURE_SECONDS", (0.05,))
+    monkeypatch.setattr("compress.stages.device.FORM_SECONDS", 0.02)
+    monkeypatch.setattr("compress.stages.validate.MEASURE_SECONDS", (0.05,))
     first = pipeline.run(configured(arguments, tmp_path / "out"))
     assert all(0 <= seconds < 3600 for seconds in first.seconds.values())
     rows = pipeline.foresee(configured(arguments, tmp_path / "again"))
@@ -500,7 +502,7 @@ def test_activations_that_are_no_numbers_name_the_layer(
     given = ["run", model, "--data", data_csv, "--macs", "0.5", "--method", "kwon", "--seq-len", LENGTH]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "profiles_of", lambda *_: [])
-        code = cli.main(as_options(given, "--output", tmp_path / "out"))
+        code = main.main(as_options(given, "--output", tmp_path / "out"))
     said = capsys.readouterr().err
     assert code == 3 and "the output of encoder layer 2 has NaN or infinite values" in said
     assert "Traceback" not in said and not list(tmp_path.iterdir())
@@ -512,7 +514,7 @@ def test_a_session_that_does_not_start(
     """A model file that the runtime, the real one, refuses."""
     import onnx
 
-    original = measuring.write_onnx
+    original = device.write_onnx
 
     def of_another_runtime(model: Any, path: Path, loaded: Any) -> None:
         original(model, path, loaded)
@@ -520,9 +522,9 @@ def test_a_session_that_does_not_start(
         written.graph.node[-1].op_type = "OfAnotherRuntime"
         onnx.save(written, str(path))
 
-    monkeypatch.setattr(measuring, "write_onnx", of_another_runtime)
-    monkeypatch.setattr("compress.measuring.FORM_SECONDS", 0.02)
-    code = cli.main(as_options(arguments, "--output", tmp_path / "out"))
+    monkeypatch.setattr(device, "write_onnx", of_another_runtime)
+    monkeypatch.setattr("compress.stages.device.FORM_SECONDS", 0.02)
+    code = main.main(as_options(arguments, "--output", tmp_path / "out"))
     said = capsys.readouterr().err
     assert code == 3 and "Traceback" not in said
     assert re.search(r"ONNX Runtime .* cannot load .*OfAnotherRuntime", said), said

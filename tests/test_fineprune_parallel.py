@@ -13,10 +13,10 @@ from training import examples
 
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
+from compress.distributed.group import Group
 from compress.fineprune.distill import Losses
 from compress.fineprune.parallel import Feeder, combine
 from compress.fineprune.recipe import Rates
-from compress.ranks import Group
 
 SCRIPT = str(Path(__file__).with_name("several_sessions.py"))
 

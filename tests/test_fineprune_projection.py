@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_machine import SHAPE, planted_table
 
-from compress.errors import BudgetUnreachable
+from compress.core.errors import BudgetUnreachable
+from compress.core.importance import Ranking, Rankings, rank_losses
+from compress.core.plan import Structure
 from compress.fineprune.projection import coarse, cost_of, dense_cost, importance_of, masks_of, project
-from compress.importance import Ranking, Rankings, rank_losses
-from compress.plan import Structure
-from compress.planning import Costs, search_full
+from compress.search.costs import Costs
+from compress.search.planner import search_full
 
 LATENCY = Costs.latency(planted_table(), 0.0)
 MACS = Costs.macs(SHAPE, 1.0, 20.0)

@@ -18,14 +18,14 @@ from onnx import numpy_helper
 from structures import padded_inputs
 from training import PHASE, dense, examples, recipe
 
-from compress.architectures import encoder_of
-from compress.errors import ArtifactError
-from compress.export import quantize
-from compress.export.engine import Engine, lower
+from compress.core.errors import ArtifactError
+from compress.core.plan import Structure
+from compress.export import int8 as quantize
+from compress.export.lowering import Engine, lower
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
-from compress.fineprune.rounding import Rounding, round_activations, round_rows, round_weight
-from compress.plan import Structure
+from compress.fineprune.fake_quant import Rounding, round_activations, round_rows, round_weight
+from compress.models.encoder import encoder_of
 from compress.profile.target import Target
 from compress.tasks import TASKS
 

@@ -13,8 +13,8 @@ from compress.fineprune.masking import as_gates
 from compress.fineprune.projection import masks_of
 from compress.fineprune.recipe import StructureRecipe
 from compress.fineprune.scores import SCORERS, HardConcrete, Movement, Scorer, SoftMovement, Units, scorer_of
-from compress.gates import gated
-from compress.planning import Costs
+from compress.pruning.masks import gated
+from compress.search.costs import Costs
 
 COSTS = (2.0, 0.5)
 

@@ -11,17 +11,17 @@ import pytest
 from simulated_machine import SHAPE
 from test_profile_record import PROFILE
 
-from compress.config import RunConfig
-from compress.export.engine import Engine
-from compress.export.validate import LatencyComparison
+from compress.core.plan import Budget, Plan, Structure, Widths
+from compress.core.statistics import Interval
+from compress.export.lowering import Engine
+from compress.export.measure import LatencyComparison
 from compress.fineprune.projection import project
-from compress.fineprune.settling import AIM, Settling
-from compress.plan import Budget, Plan, Structure, Widths
-from compress.planning import Costs
-from compress.proposing import LEAST_USED, MOST_USED, ROUNDS
-from compress.results import Proposal
-from compress.stages import Stages
-from compress.statistics import Interval
+from compress.options.run_config import RunConfig
+from compress.search.costs import Costs
+from compress.stages.budget_use import LEAST_USED, MOST_USED, ROUNDS
+from compress.stages.context import Stages
+from compress.stages.results import Proposal
+from compress.stages.settle_structure import AIM, Settling
 
 BUDGET = Budget("speedup", 2.0)
 LIMIT = AIM * PROFILE.dense_ms / 2

@@ -14,14 +14,15 @@ import pytest
 import torch
 from conftest import TEXTS, MakeCheckpoint, write_rows
 
-from compress import cli, measuring, pipeline
-from compress.artifact import load
-from compress.config import RunConfig
-from compress.effort import EFFORT
-from compress.errors import ConfigError
-from compress.fineprune import stage
+from compress import pipeline
+from compress.artifact.model import load
+from compress.cli import main
+from compress.core.errors import ConfigError
+from compress.core.plan import Plan
 from compress.fineprune.recipe import load_recipe, shipped
-from compress.plan import Plan
+from compress.options.effort import EFFORT
+from compress.options.run_config import RunConfig
+from compress.stages import device, fine_prune
 
 RECIPE = """
 description = "two short phases"
@@ -49,10 +50,10 @@ times = 2
 def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is timed here is never asserted on, so it is timed briefly."""
     brief = {name: replace(effort, profile_seconds=1.0, candidates=0, epochs=0) for name, effort in EFFORT.items()}
-    monkeypatch.setattr(measuring, "EFFORT", brief)
-    monkeypatch.setattr(measuring, "CHECK_SECONDS", 0.2)
-    monkeypatch.setattr(measuring, "FORM_SECONDS", 0.1)
-    monkeypatch.setattr("compress.validation.MEASURE_SECONDS", (0.2,))
+    monkeypatch.setattr(device, "EFFORT", brief)
+    monkeypatch.setattr(device, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(device, "FORM_SECONDS", 0.1)
+    monkeypatch.setattr("compress.stages.validate.MEASURE_SECONDS", (0.2,))
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +155,9 @@ def test_the_weights_that_do_better_go_on(
 
     said: list[str] = []
     stages: Any = SimpleNamespace(info=said.append)
-    monkeypatch.setattr(stage, "pruned", lambda *_: ("rebuilt", "repairs of rebuilt"))
+    monkeypatch.setattr(fine_prune, "pruned", lambda *_: ("rebuilt", "repairs of rebuilt"))
     nothing: Any = None
-    model, repairs = stage._better(nothing, nothing, nothing, "trained", Session(), "repairs of trained", stages)  # type: ignore[arg-type]
+    model, repairs = fine_prune._better(nothing, nothing, nothing, "trained", Session(), "repairs of trained", stages)  # type: ignore[arg-type]
     assert (model, repairs) == (goes_on, f"repairs of {goes_on}")
     assert f"the {goes_on.replace('rebuilt', 'reconstructed')} weights go on" in said[0]
 
@@ -180,9 +181,7 @@ def test_the_last_phase_trains_for_a_dynamic_int8_file(
     phase = "epochs = 1.0\nbatch_size = 16\n"
     own.write_text(f"[weights]\n{phase}[quantization]\n{phase}[validation]\ntimes = 2\n", encoding="utf-8")
     # Which form is the fastest is not the question here.
-    monkeypatch.setattr(
-        measuring, "choose", lambda sessions, *_, **__: min(sessions, key=lambda name: "static" in name)
-    )
+    monkeypatch.setattr(device, "choose", lambda sessions, *_, **__: min(sessions, key=lambda name: "static" in name))
     pipeline.run(configured(tiny_bert, rows_file, out, macs=0.6, fine_prune=str(own), precision="int8"))
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["engine"]["scheme"] == "dynamic"
@@ -236,7 +235,7 @@ def test_bad_input_is_one_clear_message_exit_3_and_nothing_written(
     data = [] if "--data" in given else ["--data", str(rows_file)]
     out = tmp_path / "out"
     command = ["run", str(tiny_bert), *data, *given, "--eval-data", str(rows_file), "--macs", "0.5", "--seq-len", "24"]
-    assert cli.main([*command, "--output", str(out)]) == 3
+    assert main.main([*command, "--output", str(out)]) == 3
     message = capsys.readouterr().err
     assert all(word in message for word in words), message
     assert "Traceback" not in message and not out.exists()
@@ -252,13 +251,13 @@ def test_a_training_that_diverges_and_a_budget_out_of_reach_end_with_a_message(
     data = ["--data", str(rows_file), "--eval-data", str(rows_file), "--seq-len", "24", "--effort", "fast"]
     command = ["run", str(tiny_bert), *data, "--output", str(out), "--samples", "32", "--fine-prune", str(own)]
     checkpoints = ["--checkpoints", str(kept), "--checkpoint-minutes", "0.000001"]
-    assert cli.main([*command, *checkpoints, "--macs", "0.5"]) == 3
+    assert main.main([*command, *checkpoints, "--macs", "0.5"]) == 3
     message = capsys.readouterr().err
     assert "training diverged: the loss is" in message and "Traceback" not in message
     # No step was good, so there is no checkpoint to name.
     assert str(kept) not in message and not list(kept.iterdir())
     # What cannot be reached at all is no matter of training.
-    assert cli.main([*command, "--latency-ms", "0.000001"]) == 1
+    assert main.main([*command, "--latency-ms", "0.000001"]) == 1
     message = capsys.readouterr().err
     assert "cannot be reached" in message and "Traceback" not in message
     assert not out.exists()

@@ -12,14 +12,14 @@ from training import PHASE, dense, examples, recipe
 
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
-from compress.errors import ArtifactError, TrainingError
+from compress.core.errors import ArtifactError, TrainingError
+from compress.core.plan import Structure
 from compress.fineprune.masking import Choose
 from compress.fineprune.projection import cost_of
 from compress.fineprune.recipe import Recipe
 from compress.fineprune.session import Session
 from compress.fineprune.train import rate_at
-from compress.plan import Structure
-from compress.planning import Costs
+from compress.search.costs import Costs
 
 DATA = examples(120)
 TRAIN, HELD = DATA.select(range(96)), DATA.select(range(96, 120))

@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import random_model
 
-from compress.architectures import encoder_of
-from compress.gates import Gates, gated
+from compress.models.encoder import encoder_of
+from compress.pruning.masks import Gates, gated
 
 
 @pytest.fixture(params=["bert", "deberta-v2", "distilbert", "modernbert", "mpnet"])

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from compress.gating import decision
-from compress.gating.decision import LOOKS, VISITS, exactly, judged, over_visits, overall, recorded_ratio
-from compress.profile.measure import Samples, relative
-from compress.statistics import Interval, ratio_interval
+from compress.core.statistics import Interval, ratio_interval
+from compress.gate import decision
+from compress.gate.decision import LOOKS, VISITS, exactly, judged, over_visits, overall, recorded_ratio
+from compress.profile.timing import Samples, relative
 
 ROUNDS = 30
 

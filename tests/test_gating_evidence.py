@@ -15,20 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_machine import SHAPE, planted_table
 
-from compress import cli
-from compress.config import resolve
-from compress.errors import ArtifactError, CompressError
-from compress.explaining import explain
-from compress.gating.evidence import gather, read_validation
-from compress.gating.parts import part_of, parts
-from compress.manifest import NAME, read_manifest, sealed, write_manifest
-from compress.options import HELP
-from compress.plan import Budget, Plan, Structure
-from compress.profile.record import Profile
-from compress.profile.table import fit_piecewise
+from compress.artifact.manifest import NAME, read_manifest, sealed, write_manifest
+from compress.artifact.verify import verify
+from compress.cli import main
+from compress.core.errors import ArtifactError, CompressError
+from compress.core.parsing import MOST_JSON_BYTES
+from compress.core.plan import Budget, Plan, Structure
+from compress.gate.breakdown import part_of, parts
+from compress.gate.evidence import gather, read_validation
+from compress.options.help import HELP
+from compress.options.run_config import resolve
+from compress.profile.latency_profile import Profile
+from compress.profile.latency_table import fit_piecewise
 from compress.profile.target import Target, load_target
-from compress.reading import MOST_JSON_BYTES
-from compress.verifying import verify
+from compress.report.why import explain
 
 TABLE = planted_table()
 PROFILE = Profile(
@@ -194,7 +194,7 @@ def test_whole_gates(data: st.DataObject, name: str, artifact: Path, manifest: d
         limits += ["--max-drop", "0.1 against baseline", "--max-macs", "0.5", "--max-parity", "1", "--json"]
         limits += ["--max-latency-ms", "150 % of baseline", "--min-accuracy", "99 % of dense"]
         # Ends with a code of its own; anything unexpected would be raised under --debug, and be a 3 without its class.
-        from compress.commands.judging import gate
+        from compress.cli.artifact_commands import gate
 
         with contextlib.suppress(CompressError):
             gate.main(["--baseline", str(artifact), *limits, str(artifact)], standalone_mode=False)
@@ -295,7 +295,7 @@ def test_parts_by_name(weight: str, part: str) -> None:
 
 
 def test_no_artifact_at_all(tmp_path: Path) -> None:
-    assert cli.main(["gate", str(tmp_path), "--max-size-mb", "1"]) == 3
+    assert main.main(["gate", str(tmp_path), "--max-size-mb", "1"]) == 3
 
 
 @given(name=st.sampled_from([*HELP, "gate", "other"]), value=ODD | st.dictionaries(st.text(max_size=3), ODD))

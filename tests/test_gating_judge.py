@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from gate_artifact import VALIDATION, changed, make_artifact
 
-from compress import cli
-from compress.errors import ArtifactError, ConfigError, TargetError
-from compress.gating.judge import Report, judge
-from compress.gating.limits import read_gate
-from compress.manifest import NAME, read_manifest, sealed
-from compress.progress import Silent
+from compress.artifact.manifest import NAME, read_manifest, sealed
+from compress.cli import main
+from compress.core.errors import ArtifactError, ConfigError, TargetError
+from compress.core.progress import Silent
+from compress.gate.judge import Report, judge
+from compress.options.gate_limits import read_gate
 
 NOW = datetime.datetime(2026, 11, 22, tzinfo=datetime.timezone.utc)
 
@@ -139,7 +139,7 @@ def test_baselines_that_are_refused(out: Path, tmp_path: Path, path: str, value:
     for limit in ({"max_size_mb": "105 % of baseline"}, {"max_latency_ms": "105 % of baseline"}):
         with pytest.raises(ArtifactError, match=words):
             gated(out, limit, other)
-    assert cli.main(["gate", str(out), "--baseline", str(other), "--max-size-mb", "105 % of baseline"]) == 3
+    assert main.main(["gate", str(out), "--baseline", str(other), "--max-size-mb", "105 % of baseline"]) == 3
 
 
 def test_records_against_different_dense_models_settle_nothing(out: Path, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_an_artifact_that_was_never_validated(tmp_path: Path) -> None:
 
 def test_times_here_and_now(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr("compress.gating.timing.VISIT_SECONDS", 0.01)
+    monkeypatch.setattr("compress.gate.timing.VISIT_SECONDS", 0.01)
     other = make_artifact(tmp_path / "other", changed(VALIDATION, "deployment.device", {"processor": "Xeon"}))
     limits = {
         "max_latency_ms": [1000, 1e-5, "5 %  of baseline", "900 % of baseline"],
@@ -207,11 +207,11 @@ def test_mistakes_are_errors_and_never_a_pass(out: Path, tmp_path: Path, capsys:
         ([str(out), *passing, "--max-age-days", "-1"], "positive number of days"),
         ([str(out), "--max-sise-mb", "20"], "No such option"),
     ):
-        assert cli.main(["gate", *arguments]) == 3, arguments
+        assert main.main(["gate", *arguments]) == 3, arguments
         assert words in capsys.readouterr().err
     document = {**read_manifest(out), "format": 2, "versions": {"compress": "3.1.0"}}
     (out / NAME).write_text(sealed(document))
-    assert cli.main(["gate", str(out), *passing]) == 3
+    assert main.main(["gate", str(out), *passing]) == 3
     assert "install compress 3.1.0 or newer" in capsys.readouterr().err
 
 
@@ -220,13 +220,13 @@ def test_a_damaged_artifact_is_an_error(out: Path, capsys: pytest.CaptureFixture
     report = gated(out, {"max_size_mb": 2})
     assert report.verdict == "pass" and "notes.txt" in report.notes[0]
     (out / "validation.json").write_text((out / "validation.json").read_text().replace("5.0", "1.0"))
-    assert cli.main(["gate", str(out), "--max-latency-ms", "5"]) == 3
+    assert main.main(["gate", str(out), "--max-latency-ms", "5"]) == 3
     assert "validation.json (changed)" in capsys.readouterr().err
 
 
 def test_the_table_of_compress_toml(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "compress.toml").write_text('[gate]\nmax_size_mb = 0.5\nmax_drop = ["0.03", "5 %"]\n')
-    assert cli.main(["gate", str(out), "--json"]) == 1
+    assert main.main(["gate", str(out), "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert [(row["limit"], row["verdict"]) for row in document["limits"]] == [
         ("max_size_mb", "fail"),
@@ -234,17 +234,17 @@ def test_the_table_of_compress_toml(out: Path, tmp_path: Path, capsys: pytest.Ca
         ("max_drop", "pass"),
     ]
     assert document["exit_code"] == 1 and document["verdict"] == "fail"
-    assert cli.main(["gate", str(out), "--max-size-mb", "5"]) == 0
+    assert main.main(["gate", str(out), "--max-size-mb", "5"]) == 0
     assert "PASS" in capsys.readouterr().out
 
 
 def test_a_failure_fits_on_a_screen_and_says_why(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["gate", str(out), "--max-size-mb", "0.8"]) == 1
+    assert main.main(["gate", str(out), "--max-size-mb", "0.8"]) == 1
     text = capsys.readouterr().out
     assert len(text.splitlines()) < 12
     for words in ("FAIL", "1.005", "at most 0.8", "pytorch/model.safetensors 1.0 MB", "--why"):
         assert words in text
-    assert cli.main(["gate", str(out), "--max-size-mb", "0.8", "--why"]) == 1
+    assert main.main(["gate", str(out), "--max-size-mb", "0.8", "--why"]) == 1
     text = capsys.readouterr().out
     for part in ("embeddings", "layer 0 attention", "layer 0 ffn"):
         assert part in text
@@ -256,7 +256,7 @@ def test_what_github_gets(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     limits = ["--max-size-mb", "0.5", "--max-latency-ms", "5", "--max-macs", "0.6"]
-    assert cli.main(["gate", str(out), *limits, "--junit", str(xml), "--json"]) == 1
+    assert main.main(["gate", str(out), *limits, "--junit", str(xml), "--json"]) == 1
     stdout, stderr = capfd.readouterr()
     json.loads(stdout)
     commands = [line for line in stderr.splitlines() if line.startswith("::")]
@@ -266,7 +266,7 @@ def test_what_github_gets(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     suite = ElementTree.parse(xml).getroot()[0]
     assert [suite.get(name) for name in ("tests", "failures", "errors")] == ["3", "1", "1"]
     # An error takes the place of what an earlier run wrote.
-    assert cli.main(["gate", str(tmp_path / "nowhere"), *limits, "--junit", str(xml)]) == 3
+    assert main.main(["gate", str(tmp_path / "nowhere"), *limits, "--junit", str(xml)]) == 3
     assert ElementTree.parse(xml).getroot()[0].get("errors") == "1"
     assert "::error title=compress gate::" in capfd.readouterr().err
 
@@ -279,7 +279,7 @@ def test_names_in_an_artifact_cannot_write_commands(
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     xml = tmp_path / "gate.xml"
-    assert cli.main(["gate", str(out), "--min-accuracy", "0.99", "--junit", str(xml)]) == 1
+    assert main.main(["gate", str(out), "--min-accuracy", "0.99", "--junit", str(xml)]) == 1
     stdout, stderr = capfd.readouterr()
     for text in (stdout, stderr, (tmp_path / "summary.md").read_text()):
         assert "\x1b" not in text and not any(line.startswith("::error::") for line in text.splitlines())

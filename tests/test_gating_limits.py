@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.errors import ConfigError
-from compress.gating.limits import KINDS, MAX_AGE_DAYS, Gate, merged, parse, read_gate
+from compress.core.errors import ConfigError
+from compress.options.gate_limits import KINDS, MAX_AGE_DAYS, Gate, merged, parse, read_gate
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from compress import load, load_compact
-from compress.cli import cli
+from compress.cli.main import cli
 
 GOLDENS = Path(__file__).parent / "goldens"
 ARTIFACTS = sorted(folder for folder in GOLDENS.glob("*/*") if folder.name != "expected" and folder.is_dir())

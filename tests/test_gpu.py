@@ -14,12 +14,12 @@ import pytest
 from conftest import random_model
 from structures import padded_inputs
 
-from compress.export import cuda, events, tensorrt
-from compress.export.engine import lower, variants
-from compress.export.enginefile import engine_of, read_record
+from compress.export import cuda, cuda_events, tensorrt
+from compress.export.lowering import lower, variants
+from compress.export.measure import compare_without_copies
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
-from compress.export.validate import compare_without_copies
+from compress.export.tensorrt_file import engine_of, read_record
 from compress.profile import gpu
 from compress.profile.target import Target, describe_device
 
@@ -68,7 +68,7 @@ def test_onnx_runtime_answers_as_on_the_processor(dense: Path, precision: str) -
 
 
 @on_cuda
-@pytest.mark.skipif(events.runtime() is None, reason="cuda-bindings is not installed, or finds no driver")
+@pytest.mark.skipif(cuda_events.runtime() is None, reason="cuda-bindings is not installed, or finds no driver")
 def test_events_time_calls_without_copies(dense: Path) -> None:
     target = here("onnxruntime-cuda")
     sessions = [open_session(lowered(dense, target, precision), target) for precision in ("fp32", "fp16")]

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from conftest import write_rows
 
-from compress.data import load_data
-from compress.errors import DataError
-from compress.images import ROW, classes_of, decoded, folder_of_classes, library, opened
-from compress.loading import train_and_validation
+from compress.core.errors import DataError
+from compress.data.images import ROW, classes_of, decoded, folder_of_classes, library, opened
+from compress.data.load import load_data
+from compress.inputs.load import train_and_validation
 
 Image = pytest.importorskip("PIL.Image", reason="the extra `vision` is not installed")
 

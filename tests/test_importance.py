@@ -7,11 +7,11 @@ import pytest
 import torch
 from conftest import random_model
 
-from compress.architectures import encoder_of
-from compress.data import Encoded
-from compress.errors import DataError
-from compress.fisher import fisher_information
-from compress.gates import Gates, gated
+from compress.calibration.fisher import fisher_information
+from compress.core.errors import DataError
+from compress.data.batches import Encoded
+from compress.models.encoder import encoder_of
+from compress.pruning.masks import Gates, gated
 from compress.tasks import TASKS
 
 TASK = TASKS["text-classification"]

@@ -13,22 +13,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulated_machine import SHAPE
 
-from compress import keeping
-from compress.artifact import tensors_of
-from compress.checkpoint import load_checkpoint
-from compress.export.engine import Engine
+from compress.artifact.model import tensors_of
+from compress.cache.memo import Codec
+from compress.core.importance import Fisher, Importance, Ranking, Rankings
+from compress.core.plan import Budget, Plan, Structure
+from compress.core.statistics import Interval
+from compress.export.lowering import Engine
+from compress.export.measure import LatencyComparison
 from compress.export.onnx import ExportReport
-from compress.export.validate import LatencyComparison
-from compress.importance import Fisher, Importance, Ranking, Rankings
-from compress.memory import Codec
-from compress.plan import Budget, Plan, Structure
+from compress.inputs.checkpoint import load_checkpoint
 from compress.profile.roofline import estimate_profile
 from compress.profile.target import load_target
-from compress.reconstruct import Reconstructed
-from compress.removal import remove
-from compress.results import Exported, Repairs
-from compress.statistics import Interval
-from compress.tuning import Tuned
+from compress.pruning.removal import remove
+from compress.reconstruction.closed_form import Reconstructed
+from compress.reconstruction.joint import Tuned
+from compress.stages import cache_codecs
+from compress.stages.results import Exported, Repairs
 
 
 def there_and_back(codec: Codec[Any], value: Any, folder: Path) -> Any:
@@ -60,7 +60,7 @@ def test_importance(tmp_path: Path, fisher: bool, coefficients: bool) -> None:
         True,
     )
     importance = Importance(rankings, found if fisher else None)
-    back = there_and_back(keeping.IMPORTANCE, importance, tmp_path / "entry")
+    back = there_and_back(cache_codecs.IMPORTANCE, importance, tmp_path / "entry")
     for mine, its in zip(
         (*rankings.heads, *rankings.filters), (*back.rankings.heads, *back.rankings.filters), strict=True
     ):
@@ -82,25 +82,25 @@ INTERVALS = st.builds(Interval, FLOATS, FLOATS, FLOATS)
 @given(timed=st.builds(LatencyComparison, INTERVALS, INTERVALS, INTERVALS, st.integers()))
 def test_timings(tmp_path_factory: pytest.TempPathFactory, timed: LatencyComparison) -> None:
     folder = tmp_path_factory.mktemp("entry")
-    assert there_and_back(keeping.TIMED, timed, folder) == timed
-    assert there_and_back(keeping.VALIDATION, (timed, {"verdict": "pass"}), folder) == (timed, {"verdict": "pass"})
-    assert there_and_back(keeping.VALIDATION, (None, {"x": [1.5]}), folder) == (None, {"x": [1.5]})
+    assert there_and_back(cache_codecs.TIMED, timed, folder) == timed
+    assert there_and_back(cache_codecs.VALIDATION, (timed, {"verdict": "pass"}), folder) == (timed, {"verdict": "pass"})
+    assert there_and_back(cache_codecs.VALIDATION, (None, {"x": [1.5]}), folder) == (None, {"x": [1.5]})
 
 
 def test_engines_arrays_and_profiles(tmp_path: Path) -> None:
     engine = Engine("int8", "packed", "dynamic", True, ("a", "b"))
-    assert there_and_back(keeping.ENGINE, engine, tmp_path / "engine") == engine
+    assert there_and_back(cache_codecs.ENGINE, engine, tmp_path / "engine") == engine
     array = np.random.default_rng(0).random((3, 2))
-    assert (there_and_back(keeping.ARRAY, array, tmp_path / "array") == array).all()
+    assert (there_and_back(cache_codecs.ARRAY, array, tmp_path / "array") == array).all()
     profile = estimate_profile(SHAPE, load_target("v100"), "fp16", 1, 64)
-    assert there_and_back(keeping.PROFILE, profile, tmp_path / "profile") == profile
+    assert there_and_back(cache_codecs.PROFILE, profile, tmp_path / "profile") == profile
 
 
 def test_files_come_with_what_belongs_to_them(tmp_path: Path) -> None:
     (tmp_path / "dense.onnx").write_bytes(b"model")
     (tmp_path / "dense.onnx.data").write_bytes(b"weights")
     (tmp_path / "other").write_bytes(b"")
-    back = there_and_back(keeping.FILE, tmp_path / "dense.onnx", tmp_path / "entry")
+    back = there_and_back(cache_codecs.FILE, tmp_path / "dense.onnx", tmp_path / "entry")
     assert back.read_bytes() == b"model" and back.with_name("dense.onnx.data").read_bytes() == b"weights"
     assert sorted(p.name for p in back.parent.iterdir()) == ["dense.onnx", "dense.onnx.data"]
 
@@ -115,12 +115,12 @@ def test_exported_files(tmp_path: Path, names: tuple[str, str]) -> None:
         (root / name).write_bytes(name.encode())
     report = ExportReport(20, {"Attention": 3}, 40, 1234)
     exported = Exported(root / names[0], Engine(left_out=("x",)), report, 1.25e-7, root / names[1])
-    back = there_and_back(keeping.EXPORTED, exported, tmp_path / "entry")
+    back = there_and_back(cache_codecs.EXPORTED, exported, tmp_path / "entry")
     assert (back.path.read_bytes(), back.float_path.read_bytes()) == tuple(name.encode() for name in names)
     assert replace(back, path=exported.path, float_path=exported.float_path) == exported
     back.path.unlink()
     with pytest.raises(ValueError, match="not there"):
-        keeping.EXPORTED.read(tmp_path / "entry")
+        cache_codecs.EXPORTED.read(tmp_path / "entry")
 
 
 def test_a_pruned_model_of_every_family(tiny: Path, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_pruned_model_of_every_family(tiny: Path, tmp_path: Path) -> None:
         parameter.data += 0.01 * torch.randn(parameter.shape, generator=generator)
     repairs = Repairs((Reconstructed(0, "ffn", 20, 100, 0.5, 0.25, None),), Tuned(4, 0.5, 0.4, True))
     loaded: Any = type("Loaded", (), {"checkpoint": checkpoint})
-    back, said = there_and_back(keeping.pruned(loaded, plan), (model, repairs), tmp_path / "entry")
+    back, said = there_and_back(cache_codecs.pruned(loaded, plan), (model, repairs), tmp_path / "entry")
     assert said == repairs
     mine, its = tensors_of(model), tensors_of(back)
     assert mine.keys() == its.keys() and all(torch.equal(mine[name], its[name]) for name in mine)

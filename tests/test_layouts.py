@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from compress.errors import DataError
-from compress.layouts import STS, headerless
-from compress.readers import read_table
+from compress.core.errors import DataError
+from compress.data.headerless import STS, headerless
+from compress.data.tables import read_table
 
 ROW = ["main-captions", "MSRvid", "2012test", "0001", "5.000", 'A "plane" is taking off.', "An air plane."]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from compress.locks import Held, only_one
+from compress.core.locks import Held, only_one
 
 
 def test_a_second_holder_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.errors import ArtifactError
-from compress.manifest import NAME, SEAL, is_sealed, read_manifest, sealed, write_manifest
+from compress.artifact.manifest import NAME, SEAL, is_sealed, read_manifest, sealed, write_manifest
+from compress.core.errors import ArtifactError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from compress.entry import RECORD
-from compress.memory import Codec, Foreseen, Memory, NotStored, Step, duration
-from compress.store import Store
+from compress.cache.entry import RECORD
+from compress.cache.memo import Codec, Foreseen, Memory, NotStored, Step, duration
+from compress.cache.store import Store
 
 
 def write(text: str, folder: Path) -> None:

@@ -17,18 +17,20 @@ import torch
 from conftest import OF_IMAGES, TINY_SIZES, MakeCheckpoint
 from structures import undecided, with_outliers
 
-from compress import cli, measuring, pipeline
-from compress.artifact import load
-from compress.config import RunConfig
-from compress.effort import EFFORT
-from compress.errors import BudgetUnreachable
-from compress.gating.evidence import gather
-from compress.gating.parts import parts
-from compress.plan import Plan
-from compress.profile.latency import Profile
-from compress.report.files import page_of
+from compress import pipeline
+from compress.artifact.model import load
+from compress.artifact.verify import verify
+from compress.cli import main
+from compress.core.errors import BudgetUnreachable
+from compress.core.plan import Plan
+from compress.gate.breakdown import parts
+from compress.gate.evidence import gather
+from compress.options.effort import EFFORT
+from compress.options.run_config import RunConfig
+from compress.profile.take import Profile
 from compress.report.html import render
-from compress.verifying import verify
+from compress.report.write import page_of
+from compress.stages import device
 
 LENGTH = 24
 BRIEF = {name: replace(effort, profile_seconds=1.0) for name, effort in EFFORT.items()}
@@ -37,10 +39,10 @@ BRIEF = {name: replace(effort, profile_seconds=1.0) for name, effort in EFFORT.i
 @pytest.fixture(autouse=True)
 def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is timed here is never asserted on, so it is timed briefly."""
-    monkeypatch.setattr(measuring, "EFFORT", BRIEF)
-    monkeypatch.setattr(measuring, "CHECK_SECONDS", 0.2)
-    monkeypatch.setattr(measuring, "FORM_SECONDS", 0.1)
-    monkeypatch.setattr("compress.validation.MEASURE_SECONDS", (0.2,))
+    monkeypatch.setattr(device, "EFFORT", BRIEF)
+    monkeypatch.setattr(device, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(device, "FORM_SECONDS", 0.1)
+    monkeypatch.setattr("compress.stages.validate.MEASURE_SECONDS", (0.2,))
 
 
 def configured(model: Path, data: Path, output: Path, **options: Any) -> RunConfig:
@@ -52,7 +54,7 @@ def configured(model: Path, data: Path, output: Path, **options: Any) -> RunConf
 def profile_file(tiny_bert: Path, data_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A measured profile of the tiny BERT, saved."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "EFFORT", BRIEF)
+        patch.setattr(device, "EFFORT", BRIEF)
         file = tmp_path_factory.mktemp("profiles") / "cpu.json"
         pipeline.profile_model(configured(tiny_bert, data_csv, file.parent / "unused")).write(file)
     return file
@@ -147,7 +149,7 @@ def test_an_unreachable_budget_says_what_is_reachable_and_leaves_nothing(
 ) -> None:
     out = tmp_path / "out"
     options = {"--data": str(data_csv), "--latency-ms": "1e-6", "--seq-len": str(LENGTH), "--output": str(out)}
-    code = cli.main(["run", str(tiny_bert), *(text for pair in options.items() for text in pair)])
+    code = main.main(["run", str(tiny_bert), *(text for pair in options.items() for text in pair)])
     assert code == 1
     assert "least reachable" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -238,8 +240,8 @@ def test_int8_that_loses_too_much_is_refused_with_the_layers_to_blame(
     options |= {"--precision": "int8", "--output": str(out), "--int8-drop": "0"}
     with pytest.MonkeyPatch.context() as patch:
         # Nothing may be left out: the file then has to be refused.
-        patch.setattr("compress.measuring.hold_accuracy", lambda path, engine, *_: engine)
-        code = cli.main(["run", str(model), *(text for pair in options.items() for text in pair)])
+        patch.setattr("compress.stages.device.hold_accuracy", lambda path, engine, *_: engine)
+        code = main.main(["run", str(model), *(text for pair in options.items() for text in pair)])
     said = capsys.readouterr().err
     assert code == 1 and "int8 loses" in said and "layer.1.output.dense" in said.partition("most in ")[2].split(",")[0]
     assert not out.exists()
@@ -312,7 +314,7 @@ def test_the_dense_model_can_be_exported_without_data(tiny_distilbert: Path, tmp
 def test_a_plan_of_another_model_is_refused(
     tiny_bert: Path, tiny_distilbert: Path, data_csv: Path, tmp_path: Path
 ) -> None:
-    from compress.errors import PlanError
+    from compress.core.errors import PlanError
 
     plan, _ = pipeline.make_plan(configured(tiny_bert, data_csv, tmp_path / "unused", macs=0.5))
     with pytest.raises(PlanError, match="made for"):
@@ -323,7 +325,7 @@ def test_a_plan_of_another_model_is_refused(
 def test_a_profile_of_another_length_is_refused(
     tiny_bert: Path, data_csv: Path, tmp_path: Path, profile_file: Path
 ) -> None:
-    from compress.errors import ProfileError
+    from compress.core.errors import ProfileError
 
     config = configured(tiny_bert, data_csv, tmp_path / "out", macs=0.5, profile=profile_file, seq_len=16)
     with pytest.raises(ProfileError, match="16"):
@@ -354,7 +356,7 @@ def test_bad_input_is_one_clear_message_exit_3_and_nothing_written(
     options = {"--data": str(data_csv), "--eval-data": str(data_csv), "--macs": "0.5", "--seq-len": str(LENGTH)}
     options |= {"--output": str(out), **changes}
     arguments = [str(tiny_bert) if p == "MODEL" else p for p in positional]
-    code = cli.main(["run", *arguments, *(t for k, v in options.items() if v is not None for t in (k, v))])
+    code = main.main(["run", *arguments, *(t for k, v in options.items() if v is not None for t in (k, v))])
     said = capsys.readouterr()
     assert code == 3
     assert message in said.err
@@ -366,9 +368,9 @@ def test_a_missing_runtime_is_said_before_anything_is_exported(
     tiny_bert: Path, data_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setattr(measuring, "write_onnx", lambda *_: pytest.fail("the dense model was exported"))
+    monkeypatch.setattr(device, "write_onnx", lambda *_: pytest.fail("the dense model was exported"))
     arguments = ["run", str(tiny_bert), "--data", str(data_csv), "--macs", "0.5", "--seq-len", str(LENGTH)]
-    assert cli.main([*arguments, "--target", "cpu-openvino", "--output", str(tmp_path / "out")]) == 3
+    assert main.main([*arguments, "--target", "cpu-openvino", "--output", str(tmp_path / "out")]) == 3
     assert "pip install 'compress[openvino]'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -380,7 +382,7 @@ def test_an_output_that_is_not_empty_is_left_alone(
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
     arguments = ["run", str(tiny_bert), "--data", str(data_csv), "--macs", "0.5", "--output", str(out)]
-    assert cli.main(arguments) == 3
+    assert main.main(arguments) == 3
     assert "not empty" in capsys.readouterr().err
     assert [p.name for p in out.iterdir()] == ["thesis.txt"]
 
@@ -391,9 +393,9 @@ def test_an_interrupt_leaves_no_half_artifact(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("compress.writing.write_manifest", interrupted)
+    monkeypatch.setattr("compress.stages.write.write_manifest", interrupted)
     arguments = ["run", str(tiny_bert), "--data", str(data_csv), "--macs", "0.5", "--seq-len", str(LENGTH)]
-    assert cli.main([*arguments, "--output", str(tmp_path / "out")]) == 130
+    assert main.main([*arguments, "--output", str(tmp_path / "out")]) == 130
     assert not list(tmp_path.iterdir())
 
 

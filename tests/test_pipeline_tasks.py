@@ -11,8 +11,10 @@ import pytest
 from conftest import TEXTS, random_model, write_rows
 from test_pipeline import BRIEF, configured
 
-from compress import cli, measuring, pipeline
-from compress.artifact import load
+from compress import pipeline
+from compress.artifact.model import load
+from compress.cli import main
+from compress.stages import device
 from compress.tasks import TASKS
 
 WORDS = [text.split() for text, _ in TEXTS]
@@ -56,9 +58,9 @@ HEADS = {
 @pytest.fixture(autouse=True)
 def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is timed here is never asserted on, so it is timed briefly."""
-    monkeypatch.setattr(measuring, "EFFORT", BRIEF)
-    monkeypatch.setattr(measuring, "FORM_SECONDS", 0.1)
-    monkeypatch.setattr("compress.validation.MEASURE_SECONDS", (0.2,))
+    monkeypatch.setattr(device, "EFFORT", BRIEF)
+    monkeypatch.setattr(device, "FORM_SECONDS", 0.1)
+    monkeypatch.setattr("compress.stages.validate.MEASURE_SECONDS", (0.2,))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +149,7 @@ def test_wrong_input_says_what_is_wrong(
 ) -> None:  # fmt: skip
     data = write_rows(tmp_path / "rows.jsonl", {**ROWS, **WRONG}[rows])
     options = ["--data", str(data), "--task", task, "--macs", "0.5", "--output", str(tmp_path / "out")]
-    assert cli.main(["run", str(checkpoints[model]), "--seq-len", "24", *options]) == 3
+    assert main.main(["run", str(checkpoints[model]), "--seq-len", "24", *options]) == 3
     assert message in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl"]
 
@@ -167,5 +169,5 @@ def test_embeddings_of_a_classifier(
         "--embedding",
         "pooled",
     ]
-    assert cli.main(["run", *arguments, "--output", str(tmp_path / "out")]) == 3
+    assert main.main(["run", *arguments, "--output", str(tmp_path / "out")]) == 3
     assert "--embedding pooled is for sentence-similarity" in capsys.readouterr().err

@@ -12,12 +12,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.checkpoint import Checkpoint, load_checkpoint
-from compress.curvature import curvature
-from compress.data import Encoded
-from compress.errors import DataError
-from compress.fisher import fisher_information
-from compress.portions import Portions, out_of_memory
+from compress.calibration.curvature import curvature
+from compress.calibration.fisher import fisher_information
+from compress.calibration.oom import Portions, out_of_memory
+from compress.core.errors import DataError
+from compress.data.batches import Encoded
+from compress.inputs.checkpoint import Checkpoint, load_checkpoint
 
 
 @given(st.integers(1, 70), st.integers(1, 70))
@@ -127,7 +127,7 @@ def test_a_sum_that_memory_ends_in_is_not_counted_twice(
     checkpoint: Checkpoint, data: Encoded, key: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory that ends between two sublayers: those before it have their share of the batch, the others do not."""
-    from compress import curvature as module
+    from compress.calibration import curvature as module
 
     whole = curvature(checkpoint.encoder, checkpoint.task, data, seed=3, batch_size=12)
     original = module._Sums.zeros

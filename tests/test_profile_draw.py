@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 from test_profile_record import PROFILE, a_profile
 
-from compress.errors import ProfileError
-from compress.profile.draw import draw, save_plot, summary
-from compress.profile.table import LatencyTable
+from compress.core.errors import ProfileError
+from compress.profile.latency_table import LatencyTable
+from compress.profile.plot import draw, save_plot, summary
 
 
 def _drawn(width: int, encoding: str = "utf-8", profile=PROFILE) -> str:  # type: ignore[no-untyped-def]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from simulated_machine import SHAPE, Deployment, Machine, SimulatedSession, planted_table
 
-from compress.plan import EncoderShape
-from compress.profile.latency import Profile, filter_levels, take_profile
+from compress.core.plan import EncoderShape
+from compress.profile.take import Profile, filter_levels, take_profile
 from compress.profile.target import load_target
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulated_machine import Machine
 
-from compress.profile.measure import Clock, Samples, measure, relative, sample, weighted_medians
+from compress.profile.timing import Clock, Samples, measure, relative, sample, weighted_medians
 
 PLANTED = (5.0, 1.0, 2.5, 9.0, 0.4)
 

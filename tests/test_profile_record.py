@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulated_machine import SHAPE, planted_table
 
-from compress.errors import ProfileError
-from compress.plan import Widths
-from compress.profile.latency import Check, Point, Profile, fit_piecewise, recalibrate
+from compress.core.errors import ProfileError
+from compress.core.plan import Widths
+from compress.profile.take import Check, Point, Profile, fit_piecewise, recalibrate
 from compress.profile.target import load_target
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.errors import TargetError
-from compress.plan import EncoderShape
-from compress.profile.record import Profile
+from compress.core.errors import TargetError
+from compress.core.plan import EncoderShape
+from compress.profile.latency_profile import Profile
 from compress.profile.roofline import (
     Kernel,
     Roofline,

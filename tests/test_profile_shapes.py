@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.errors import ProfileError
-from compress.plan import EncoderShape, Widths
-from compress.profile.record import Profile
+from compress.core.errors import ProfileError
+from compress.core.plan import EncoderShape, Widths
+from compress.profile.latency_profile import Profile
+from compress.profile.profiles import Profiles, interpolated
 from compress.profile.roofline import estimate_profile
-from compress.profile.shapes import Profiles, interpolated
 from compress.profile.target import Target, load_target
 
 SHAPE = EncoderShape("bert", 4, 64, 4, 16, 256)

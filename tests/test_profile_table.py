@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulated_machine import SHAPE, planted_table
 
-from compress.errors import ProfileError
-from compress.plan import EncoderShape, Widths
-from compress.profile.table import (
+from compress.core.errors import ProfileError
+from compress.core.plan import EncoderShape, Widths
+from compress.profile.latency_table import (
     LatencyTable,
     Observation,
     PiecewiseLinear,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.errors import TargetError
+from compress.core.errors import TargetError
 from compress.profile.target import Target, describe_device, list_targets, load_target, offered
 
 GPU = 'device = "x"\nruntime = "onnxruntime-cuda"\n'

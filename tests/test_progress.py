@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from compress.progress import Live, Plain, Progress, Silent, progress_for
-from compress.render import bar
+from compress.cli.console import bar
+from compress.cli.progress import Live, Plain, progress_for
+from compress.core.progress import Progress, Silent
 
 
 def use(progress: Progress) -> None:

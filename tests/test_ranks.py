@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from processes import together
 
-from compress.ranks import Group, Place, joined, meant_to_be_several, place
+from compress.distributed.group import Group, Place, joined, meant_to_be_several, place
 
 MET = "import os, torch; from compress.ranks import LostProcess, meet, place; g = meet(place())\n"
 
@@ -63,7 +63,7 @@ def test_processes_share_and_add() -> None:
 
 
 def test_nobody_waits_for_the_dead() -> None:
-    from compress.errors import EXIT_ERROR
+    from compress.core.errors import EXIT_ERROR
 
     killed = (
         "import os, signal, sys; from compress import cli; from compress.__main__ import main\n"

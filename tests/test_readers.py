@@ -13,8 +13,8 @@ from conftest import write_rows
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from compress.errors import DataError
-from compress.readers import read_table
+from compress.core.errors import DataError
+from compress.data.tables import read_table
 
 
 def read(directory: Path, name: str, content: bytes | str) -> dict[str, list[Any]]:

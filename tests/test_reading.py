@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.reading import (
+from compress.core.parsing import (
     MOST_DEPTH,
     MOST_JSON_BYTES,
     Missing,

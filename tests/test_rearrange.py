@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.rearrange import exchange, rearranged
+from compress.search.rearrange import exchange, rearranged
 
 
 def objective(block: np.ndarray, pruned: np.ndarray) -> float:

@@ -10,15 +10,16 @@ import torch
 from conftest import random_model
 from test_importance import examples
 
-from compress.architectures import encoder_of
-from compress.curvature import curvature
-from compress.errors import DataError
-from compress.layerwise import KINDS, Teacher, divergence, first_inputs, look, positions_read
-from compress.plan import Structure
-from compress.reconstruct import reconstruct
-from compress.regression import Gram, ridge_solution, scale_solution, solve_spd
-from compress.removal import remove
-from compress.surgeon import rank_by_curvature
+from compress.calibration.curvature import curvature
+from compress.calibration.obs import rank_by_curvature
+from compress.core.errors import DataError
+from compress.core.plan import Structure
+from compress.models.encoder import encoder_of
+from compress.models.families import SUBLAYER_KINDS
+from compress.pruning.removal import remove
+from compress.reconstruction.closed_form import reconstruct
+from compress.reconstruction.layerwise import Teacher, divergence, first_inputs, look, positions_read
+from compress.reconstruction.least_squares import Gram, ridge_solution, scale_solution, solve_spd
 from compress.tasks import TASKS
 
 TASK = TASKS["text-classification"]
@@ -87,7 +88,7 @@ def test_held_out_error_never_rises_and_the_output_comes_closer(family: str, met
     data = examples(count=120, labels=False)
     before = _distance(dense, pruned, data)
     report = reconstruct(encoder_of(dense), encoder_of(pruned), TASK, data, method=method)
-    assert [(r.layer, r.kind) for r in report] == [(n, k) for n in range(3) for k in KINDS]
+    assert [(r.layer, r.kind) for r in report] == [(n, k) for n in range(3) for k in SUBLAYER_KINDS]
     assert all(r.error_after <= r.error_before for r in report)
     # One scale per unit repairs each sublayer; of so small and random a model that need not be the output's gain.
     if method == "full" or family in ("bert", "distilbert"):
@@ -131,8 +132,8 @@ def test_layer_by_layer_is_the_model(family: str) -> None:
             expected = model(**batch.inputs, output_hidden_states=True).hidden_states
             for number, layer in enumerate(encoder):
                 torch.testing.assert_close(hidden, expected[number])
-                seen = look(call, layer, hidden, KINDS)
-                for kind in KINDS:
+                seen = look(call, layer, hidden, SUBLAYER_KINDS)
+                for kind in SUBLAYER_KINDS:
                     out = layer.get(f"{kind}_output")(seen[kind].inputs)
                     torch.testing.assert_close(out, seen[kind].output)
                 hidden = call(layer, hidden)

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structures import first_units, gated_to, padded_inputs, structures
 
-from compress.architectures import encoder_of, shape_of, widths_of
-from compress.errors import PlanError
-from compress.plan import Structure, Widths
-from compress.removal import BiasOnly, narrow_to, remove
+from compress.core.errors import PlanError
+from compress.core.plan import Structure, Widths
+from compress.models.encoder import encoder_of, shape_of, widths_of
+from compress.pruning.removal import BiasOnly, narrow_to, remove
 
 FAMILIES = sorted(TINY_SIZES)
 MODELS = {family: random_model(family) for family in FAMILIES}

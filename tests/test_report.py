@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up import FACTS, PLAN, PROFILE, SWEEP, TRADE_OFF, VALIDATION, estimated, write_made_up
 
-from compress import cli
-from compress.errors import ArtifactError, CompressError, ConfigError
-from compress.report.artifact import artifact_page
-from compress.report.files import front_page_of, page_of, renew_report, report_text
+from compress.artifact.verify import verify
+from compress.cli import main
+from compress.core.errors import ArtifactError, CompressError, ConfigError
+from compress.report.artifact_page import artifact_page
 from compress.report.html import policy, render, style_sheet
 from compress.report.page import Cell, Note, Page, Table, section
-from compress.report.reading import Facts, make_sources, read_training
-from compress.verifying import verify
+from compress.report.sources import Facts, make_sources, read_training
+from compress.report.write import front_page_of, page_of, renew_report, report_text
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -350,19 +350,19 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.chdir(tmp_path)
     write_made_up(Path("one"))
     write_made_up(Path("two"))
-    assert cli.main(["report", "one"]) == 0 and capsys.readouterr().out == "report: one/report.html\n"
+    assert main.main(["report", "one"]) == 0 and capsys.readouterr().out == "report: one/report.html\n"
     assert verify("one").findings == ()
-    assert cli.main(["report", "one", "two"]) == 0 and capsys.readouterr().out == "report: report.html\n"
+    assert main.main(["report", "one", "two"]) == 0 and capsys.readouterr().out == "report: report.html\n"
     assert "2 artifacts compared" in Path("report.html").read_text()
-    assert cli.main(["report", "one", "--output", "page.html"]) == 0
+    assert main.main(["report", "one", "--output", "page.html"]) == 0
     assert Path("page.html").read_text() == Path("one/report.html").read_text()
     capsys.readouterr()
-    assert cli.main(["report", "two", "--json"]) == 0 and not Path("two/report.html").exists()
+    assert main.main(["report", "two", "--json"]) == 0 and not Path("two/report.html").exists()
     document = json.loads(capsys.readouterr().out)
     assert document["verdict"] == "pass" and document["sections"][0]["name"] == "result"
-    assert cli.main(["report", "one", "--output", "no/such/place.html"]) == 3
+    assert main.main(["report", "one", "--output", "no/such/place.html"]) == 3
     assert "cannot write 'no/such/place.html'" in capsys.readouterr().err
-    assert cli.main(["report", "absent"]) == 3 and "'absent'" in capsys.readouterr().err
+    assert main.main(["report", "absent"]) == 3 and "'absent'" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.partial"))
 
 

@@ -9,7 +9,7 @@ import pytest
 from browser import CHROMIUM, Browser, browser
 from made_up import write_made_up
 
-from compress.report.files import page_of, renew_report, write_page
+from compress.report.write import page_of, renew_report, write_page
 
 pytestmark = [
     pytest.mark.slow,

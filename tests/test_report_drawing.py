@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from compress.report.drawing import Kept, Line, Mark, bars, chart, element, kept, pairs
-from compress.report.scale import Axis, label, ticks
+from compress.report.axis import Axis, label, ticks
+from compress.report.svg import Kept, Line, Mark, bars, chart, element, kept, pairs
 
 finite = st.floats(-1e9, 1e9)
 

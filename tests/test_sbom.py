@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from made_up import FACTS
 
-from compress.errors import ConfigError
-from compress.manifest import versions
-from compress.sbom import licences_of, model_licence, requirements, sbom_text
+from compress.artifact.manifest import versions
+from compress.artifact.sbom import licences_of, model_licence, requirements, sbom_text
+from compress.core.errors import ConfigError
 
 MODEL = "e" * 64
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.errors import BudgetUnreachable
-from compress.importance import rank_losses
-from compress.search import PiecewiseCost, Sublayer, allocate, search_latency_kwon, search_macs_kwon
+from compress.core.errors import BudgetUnreachable
+from compress.core.importance import rank_losses
+from compress.search.knapsack import Sublayer, allocate
+from compress.search.kwon import PiecewiseCost, search_latency_kwon, search_macs_kwon
 
 # Hundredths: differences of costs are either nothing or large against rounding.
 costs = st.integers(0, 1000).map(lambda n: n / 100)

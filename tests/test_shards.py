@@ -14,12 +14,12 @@ from conftest import random_model
 from test_importance import examples
 from torch import Tensor
 
-from compress.architectures import encoder_of
-from compress.curvature import curvature
-from compress.errors import DataError
-from compress.fisher import fisher_information
-from compress.ranks import Group, Told
-from compress.shards import SHARDS
+from compress.calibration.curvature import curvature
+from compress.calibration.fisher import fisher_information
+from compress.core.errors import DataError
+from compress.distributed.group import Group, Told
+from compress.distributed.sharded_sum import SHARDS
+from compress.models.encoder import encoder_of
 from compress.tasks import TASKS
 
 T = TypeVar("T")

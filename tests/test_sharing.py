@@ -12,11 +12,11 @@ from conftest import TEXTS, write_rows
 from processes import finish, start, together
 from test_importance import examples
 
-from compress.broadcast import packed, unpacked
-from compress.data import Encoded
-from compress.errors import EXIT_ERROR
-from compress.helper import take_part
-from compress.ranks import Place
+from compress.core.errors import EXIT_ERROR
+from compress.data.batches import Encoded
+from compress.distributed.broadcast import packed, unpacked
+from compress.distributed.group import Place
+from compress.pipeline.helper import take_part
 
 
 def images(count: int) -> Encoded:

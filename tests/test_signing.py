@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from made_up import write_made_up
 
-from compress import cli
-from compress.errors import ArtifactError, ConfigError
-from compress.manifest import SIGNATURE, read_manifest, write_manifest
-from compress.signing import PASSWORD, check_signature, sign
-from compress.verifying import verify
+from compress.artifact.manifest import SIGNATURE, read_manifest, write_manifest
+from compress.artifact.sign import PASSWORD, check_signature, sign
+from compress.artifact.verify import verify
+from compress.cli import main
+from compress.core.errors import ArtifactError, ConfigError
 
 pytestmark = pytest.mark.skipif(find_spec("model_signing") is None, reason="the extra `sign` is not installed")
 
@@ -73,8 +73,8 @@ def test_a_signature_holds_until_something_changes(
     folder = tmp_path if place == "absolute" else Path()
     artifact, (key, public) = write_made_up(folder / "out"), make_keys(folder)
     assert [finding.problem for finding in check_signature(artifact, public)] == ["missing"]
-    assert cli.main(["sign", str(artifact), "--key", str(key)]) == 0
-    assert cli.main(["verify", str(artifact), "--public-key", str(public)]) == 0
+    assert main.main(["sign", str(artifact), "--key", str(key)]) == 0
+    assert main.main(["verify", str(artifact), "--public-key", str(public)]) == 0
     assert f"signed by the owner of {public}" in capsys.readouterr().out
     # The signature is no part of what the manifest lists, and signing again replaces it.
     assert verify(artifact).findings == () and sign(artifact, key) == artifact / SIGNATURE
@@ -99,7 +99,7 @@ def test_every_change_is_found(
     sign(artifact, key)
     change(artifact)
     assert [finding.file for finding in check_signature(artifact, public)] == [SIGNATURE]
-    assert cli.main(["verify", str(artifact), "--public-key", str(public)]) == 1
+    assert main.main(["verify", str(artifact), "--public-key", str(public)]) == 1
     said = capsys.readouterr()
     assert f"changed: {SIGNATURE}" in said.out and "Traceback" not in said.err
 

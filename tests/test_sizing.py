@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.config import make_config
-from compress.errors import BudgetUnreachable, ConfigError
-from compress.plan import EncoderShape, Widths
-from compress.search import Sublayer, allocate
-from compress.sizing import Room, allocate_within
+from compress.core.errors import BudgetUnreachable, ConfigError
+from compress.core.plan import EncoderShape, Widths
+from compress.options.run_config import make_config
+from compress.search.knapsack import Sublayer, allocate
+from compress.search.size_limit import Room, allocate_within
 
 SHAPE = EncoderShape("bert", 2, 24, 4, 6, 20)
 

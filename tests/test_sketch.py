@@ -9,11 +9,11 @@ import torch
 from conftest import random_model
 from test_importance import examples
 
-from compress.architectures import encoder_of
-from compress.layerwise import divergence
-from compress.plan import Structure
-from compress.removal import remove
-from compress.sketch import Sketch
+from compress.core.plan import Structure
+from compress.models.encoder import encoder_of
+from compress.pruning.removal import remove
+from compress.reconstruction.layerwise import divergence
+from compress.reconstruction.trial import Sketch
 from compress.tasks import TASKS
 
 TASK = TASKS["text-classification"]
@@ -49,7 +49,7 @@ def test_a_sketch_is_reconstructed() -> None:
 
 
 def test_long_examples_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compress.sketch.TOKENS", 100)
+    monkeypatch.setattr("compress.reconstruction.trial.TOKENS", 100)
     sketch = Sketch(encoder_of(random_model("bert")), TASK, examples(count=300))
     assert 0 < sum(int(call.mask.sum()) for call in sketch._teacher.calls) <= 120
     assert sketch.score(HALF) > 0

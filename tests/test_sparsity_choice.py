@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.sparsity.choice import allowed, choose
+from compress.sparsity.topk import allowed, choose
 
 SHAPES = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=4)
 FRACTIONS = st.floats(0.001, 1.0)

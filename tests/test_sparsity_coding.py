@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from compress.sparsity.coding import WIDTHS, Packed, pack, quantized, restored, unpack
+from compress.sparsity.packing import WIDTHS, Packed, pack, quantized, restored, unpack
 
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 60))
 DENSITIES = st.sampled_from([0.0, 0.003, 0.03, 0.1, 0.3, 1.0])

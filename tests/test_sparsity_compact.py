@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import compress
-from compress.architectures import encoder_of
-from compress.errors import ArtifactError
-from compress.sparsity.choice import choose
-from compress.sparsity.compact import NAME, read_state, rounded_state, write_compact
+from compress.core.errors import ArtifactError
+from compress.models.encoder import encoder_of
+from compress.sparsity.compact_file import NAME, read_state, rounded_state, write_compact
 from compress.sparsity.matrices import matrices_of
+from compress.sparsity.topk import choose
 
 
 def thinned(family: str = "bert", fraction: float = 0.1, **config: Any) -> Any:

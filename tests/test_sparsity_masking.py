@@ -12,15 +12,15 @@ from training import PHASE, dense, examples, recipe
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
 
-from compress.architectures import encoder_of
+from compress.distributed.group import Group
 from compress.fineprune.distill import Losses
 from compress.fineprune.schedule import Schedule
 from compress.fineprune.session import Session
-from compress.ranks import Group
-from compress.sparsity.choice import allowed
+from compress.models.encoder import encoder_of
 from compress.sparsity.masking import ElementMasking
 from compress.sparsity.matrices import matrices_of
 from compress.sparsity.scores import SCORERS, Movement
+from compress.sparsity.topk import allowed
 from compress.sparsity.train import thin_out
 
 DATA = examples(120)

@@ -11,9 +11,9 @@ from training import dense, examples
 
 from compress.fineprune.recipe import UnstructuredRecipe
 from compress.fineprune.scores import HIGH, LOW, TEMPERATURE
-from compress.sparsity.choice import choose
 from compress.sparsity.matrices import matrices_of
 from compress.sparsity.scores import SCORERS, HardConcrete, Magnitude, Movement, SoftMovement, fisher_of, start_of
+from compress.sparsity.topk import choose
 
 
 def matrices(seed: int = 0) -> list[torch.Tensor]:

@@ -11,13 +11,13 @@ import torch
 from conftest import TEXTS, write_rows
 
 import compress
-from compress import cli
-from compress.architectures import encoder_of
-from compress.options import HELP
-from compress.sparsity.choice import allowed
-from compress.sparsity.compact import NAME, rounded_state
+from compress.artifact.verify import verify
+from compress.cli import main
+from compress.models.encoder import encoder_of
+from compress.options.help import HELP
+from compress.sparsity.compact_file import NAME, rounded_state
 from compress.sparsity.matrices import matrices_of
-from compress.verifying import verify
+from compress.sparsity.topk import allowed
 
 RECIPE = """
 description = "a short one"
@@ -59,7 +59,7 @@ def made(tiny_bert: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFact
     (folder / "own.toml").write_text(RECIPE, encoding="utf-8")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        code = cli.main(
+        code = main.main(
             command(
                 tiny_bert, rows_file, folder / "out", "--unstructured", "0.1", "--fine-prune", str(folder / "own.toml")
             )
@@ -120,7 +120,7 @@ def test_the_artifact_is_whole_and_says_plainly_what_it_brings(made: tuple[Path,
         assert "saves bytes, not time" in text and "unless a runtime exploits zeros" in text
     assert printed.rstrip().endswith("verdict: pass") and "layer  0" in printed
     before = (out / "report.html").read_text()
-    assert cli.main(["report", str(out)]) == 0
+    assert main.main(["report", str(out)]) == 0
     assert (out / "report.html").read_text() == before and not verify(out).findings
 
 
@@ -128,10 +128,10 @@ def test_gate_judges_size_and_accuracy_and_leaves_latency_open(
     made: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, _ = made
-    assert cli.main(["gate", str(out), "--max-file-size-mb", f"{NAME}=0.1", "--max-drop", "1"]) == 0
-    assert cli.main(["gate", str(out), "--max-file-size-mb", f"{NAME}=0.001"]) == 1
+    assert main.main(["gate", str(out), "--max-file-size-mb", f"{NAME}=0.1", "--max-drop", "1"]) == 0
+    assert main.main(["gate", str(out), "--max-file-size-mb", f"{NAME}=0.001"]) == 1
     capsys.readouterr()
-    assert cli.main(["gate", str(out), "--max-latency-ms", "5"]) == 2
+    assert main.main(["gate", str(out), "--max-latency-ms", "5"]) == 2
     said = capsys.readouterr().out
     assert "--unstructured" in said and "compress validate" not in said
 
@@ -140,14 +140,14 @@ def test_gate_judges_size_and_accuracy_and_leaves_latency_open(
 def test_what_makes_no_sense_on_it_is_refused(
     made: tuple[Path, str], capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
-    assert cli.main([verb, str(made[0])]) == 3
+    assert main.main([verb, str(made[0])]) == 3
     assert "--unstructured" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_one_shot_needs_no_training(tiny_bert: Path, rows_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert cli.main(command(tiny_bert, rows_file, out, "--unstructured", "0.25", "--fine-prune", "one-shot")) == 0
+    assert main.main(command(tiny_bert, rows_file, out, "--unstructured", "0.25", "--fine-prune", "one-shot")) == 0
     assert not (out / "training.csv").exists()
     done = read(out, "manifest.json")["reconstruction"]["fine_pruned"]
     assert done["phases"] == [] and done["teacher"] is None
@@ -182,7 +182,7 @@ def test_bad_input_is_one_clear_message_exit_3_and_nothing_written(
     words: list[str],
 ) -> None:
     out = tmp_path / "out"
-    assert cli.main(command(tiny_bert, rows_file, out, *options)) == 3
+    assert main.main(command(tiny_bert, rows_file, out, *options)) == 3
     message = capsys.readouterr().err
     assert all(word in message for word in words), message
     assert "Traceback" not in message and not out.exists()
@@ -192,14 +192,14 @@ def test_no_data_and_other_commands(
     tiny_bert: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "out")
-    assert cli.main(["run", str(tiny_bert), "--unstructured", "0.1", "--output", out]) == 3
+    assert main.main(["run", str(tiny_bert), "--unstructured", "0.1", "--output", out]) == 3
     assert "no data given" in capsys.readouterr().err
     # From a file, too, it is for `compress run` alone.
     file = tmp_path / "compress.toml"
     file.write_text(f'model = "{tiny_bert}"\ndata = "{rows_file}"\nunstructured = 0.1\nseq_len = 24\n')
-    assert cli.main(["plan", "--config", str(file)]) == 3
+    assert main.main(["plan", "--config", str(file)]) == 3
     assert "--unstructured 0.1 is for `compress run` alone" in capsys.readouterr().err
-    assert cli.main(["run", "--config", str(file), "--dry-run", "--output", out]) == 0
+    assert main.main(["run", "--config", str(file), "--dry-run", "--output", out]) == 0
     said = capsys.readouterr().out
     assert "unstructured" in said and "fine-prune" in said and not Path(out).exists()
     assert "bytes, not time" in HELP["unstructured"]

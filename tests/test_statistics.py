@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from compress.statistics import drop_interval, mean_interval, score_interval
+from compress.core.statistics import drop_interval, mean_interval, score_interval
 
 
 def some_scores(seed: int, n: int = 40) -> NDArray[np.float64]:

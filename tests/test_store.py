@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress import store as stores
-from compress.entry import RECORD, Damaged, Entry, canonical, digest_of, key_of
-from compress.errors import ConfigError
-from compress.store import Store, cache_directory, cache_limit_bytes
+from compress.cache import store as stores
+from compress.cache.entry import RECORD, Damaged, Entry, canonical, digest_of, key_of
+from compress.cache.store import Store, cache_directory, cache_limit_bytes
+from compress.core.errors import ConfigError
 
 INPUTS = {"model": "a" * 64, "seed": 0, "share": 0.968}
 FILES = {"result.json": b'{"kept": [1, 2, 3]}', "files/model.bin": bytes(range(256)) * 5}

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import compress.surgeon
-from compress.curvature import Curvature
-from compress.surgeon import DAMPING, removal_order
+import compress.calibration.obs
+from compress.calibration.curvature import Curvature
+from compress.calibration.obs import DAMPING, removal_order
 
 OUTPUTS = 5
 
@@ -78,7 +78,7 @@ def test_the_first_to_go_is_the_cheapest_to_refit_without(seed: int, unit_size: 
 
 @pytest.mark.parametrize("unit_size", [1, 3])
 def test_without_damping_it_is_the_error_on_the_data(unit_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compress.surgeon, "DAMPING", 1e-12)
+    monkeypatch.setattr(compress.calibration.obs, "DAMPING", 1e-12)
     x, weight = inputs_of(7, 8 * unit_size), weight_of(7, 8 * unit_size)
     order, loss = removal_order(weight, Curvature(x.T @ x, torch.eye(OUTPUTS, dtype=torch.float64)), unit_size)
     kept = x[:, columns_of(order[:-1].tolist(), unit_size)]
@@ -140,7 +140,7 @@ def test_several_units_in_a_step_give_nearly_the_same(monkeypatch: pytest.Monkey
     x, weight, metric = inputs_of(8, units, tokens=400), weight_of(8, units), metric_of(8)
     found = Curvature(x.T @ x, metric)
     order, loss = removal_order(weight, found, 1)
-    monkeypatch.setattr(compress.surgeon, "STEPS", 20)  # three units in a step
+    monkeypatch.setattr(compress.calibration.obs, "STEPS", 20)  # three units in a step
     coarse_order, coarse_loss = removal_order(weight, found, 1)
     assert sorted(coarse_order.tolist()) == list(range(units))
     assert (np.diff(coarse_loss) <= 0).all() and coarse_loss[-1] == 0.0

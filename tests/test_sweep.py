@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress import cli, measuring
-from compress.errors import ConfigError
-from compress.plan import Budget
-from compress.report.files import page_of
+from compress.cli import main
+from compress.core.errors import ConfigError
+from compress.core.plan import Budget
+from compress.pipeline.sweep import parse_budgets
+from compress.pipeline.sweep_result import Point, with_front
 from compress.report.html import render
-from compress.sweep import parse_budgets
-from compress.sweep_result import Point, with_front
+from compress.report.write import page_of
+from compress.stages import device
 
 
 def point(ms: float, metric: float, refused: str | None = None) -> Point:
@@ -58,23 +59,23 @@ def test_budgets_are_read_and_mistakes_refused() -> None:
 
 @pytest.mark.parametrize("budgets", [[], ["--speedup", "2", "--latency-ms", "4"]])
 def test_a_sweep_takes_one_kind_of_budget(budgets: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["sweep", "model", "--data", "data.csv", *budgets]) == 3
+    assert main.main(["sweep", "model", "--data", "data.csv", *budgets]) == 3
     assert "one of --latency-ms 4,6,8 and --speedup 1.5,2,3" in capsys.readouterr().err
 
 
 def test_dense_and_budgets_in_one_table_and_picture(
     tiny_bert: Path, data_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from compress.effort import EFFORT, Effort
+    from compress.options.effort import EFFORT, Effort
 
     monkeypatch.setitem(EFFORT, "fast", Effort(profile_seconds=1.0, candidates=0, epochs=0, most_flops=0.0))
-    monkeypatch.setattr(measuring, "CHECK_SECONDS", 0.2)
-    monkeypatch.setattr(measuring, "FORM_SECONDS", 0.1)
-    monkeypatch.setattr("compress.validation.MEASURE_SECONDS", (0.2,))
+    monkeypatch.setattr(device, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(device, "FORM_SECONDS", 0.1)
+    monkeypatch.setattr("compress.stages.validate.MEASURE_SECONDS", (0.2,))
     out = tmp_path / "sweep"
     options: dict[str, Any] = {"--data": data_csv, "--eval-data": data_csv, "--seq-len": 24, "--samples": 32}
     options |= {"--speedup": "1.2,100000", "--effort": "fast", "--precision": "fp32", "--output": out}
-    code = cli.main(["sweep", str(tiny_bert), *(str(text) for pair in options.items() for text in pair)])
+    code = main.main(["sweep", str(tiny_bert), *(str(text) for pair in options.items() for text in pair)])
     said = capsys.readouterr()
     assert code == 0, said.err
     document = json.loads((out / "sweep.json").read_text())

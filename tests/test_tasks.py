@@ -13,10 +13,11 @@ from conftest import MakeCheckpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.checkpoint import Checkpoint, load_checkpoint
-from compress.columns import Columns
-from compress.data import Encoded, load_data, sample_rows
-from compress.errors import ConfigError, DataError, ModelError
+from compress.core.errors import ConfigError, DataError, ModelError
+from compress.data.batches import Encoded
+from compress.data.columns import Columns
+from compress.data.load import load_data, sample_rows
+from compress.inputs.checkpoint import Checkpoint, load_checkpoint
 from compress.tasks import TASKS, TextClassification, task_of
 
 TASK = TASKS["text-classification"]

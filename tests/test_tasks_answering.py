@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structures import padded_inputs
 
-from compress.data import Encoded
-from compress.errors import DataError, ModelError
+from compress.core.errors import DataError, ModelError
+from compress.data.batches import Encoded
 from compress.export.onnx import check_parity, export_onnx
 from compress.export.runtime import open_session
 from compress.profile.target import Target
 from compress.tasks import QuestionAnswering, task_of
-from compress.tasks.answering import NOWHERE, best_answers
+from compress.tasks.question_answering import NOWHERE, best_answers
 
 TASK = QuestionAnswering()
 CONFIG: Any = SimpleNamespace(num_labels=2, type_vocab_size=2, architectures=["BertForQuestionAnswering"])

@@ -16,11 +16,14 @@ from test_images import classes, picture, truncated
 from test_pipeline import BRIEF, configured
 
 import compress
-from compress import cli, measuring, pipeline
-from compress.architectures import encoder_of
-from compress.curvature import curvature
-from compress.errors import ModelError
-from compress.layerwise import KINDS, first_inputs, look
+from compress import pipeline
+from compress.calibration.curvature import curvature
+from compress.cli import main
+from compress.core.errors import ModelError
+from compress.models.encoder import encoder_of
+from compress.models.families import SUBLAYER_KINDS
+from compress.reconstruction.layerwise import first_inputs, look
+from compress.stages import device
 from compress.tasks import TASKS
 
 TASK = TASKS["image-classification"]
@@ -41,9 +44,9 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "EFFORT", BRIEF)
-    monkeypatch.setattr(measuring, "FORM_SECONDS", 0.1)
-    monkeypatch.setattr("compress.validation.MEASURE_SECONDS", (0.2,))
+    monkeypatch.setattr(device, "EFFORT", BRIEF)
+    monkeypatch.setattr(device, "FORM_SECONDS", 0.1)
+    monkeypatch.setattr("compress.stages.validate.MEASURE_SECONDS", (0.2,))
 
 
 def test_from_folders_to_an_artifact_and_back(tiny_vit: Path, folder: Path, tmp_path: Path) -> None:
@@ -73,7 +76,7 @@ def test_layer_by_layer_is_the_model_and_all_positions_are_real(tiny_vit: Path, 
             expected = encoder.model(**batch.inputs, output_hidden_states=True).hidden_states
             for number, layer in enumerate(encoder):
                 torch.testing.assert_close(hidden, expected[number])
-                assert set(look(call, layer, hidden, KINDS)) == set(KINDS)
+                assert set(look(call, layer, hidden, SUBLAYER_KINDS)) == set(SUBLAYER_KINDS)
                 hidden = call(layer, hidden)
     found = curvature(encoder, TASK, data)
     # [CLS] alone is read.
@@ -82,7 +85,7 @@ def test_layer_by_layer_is_the_model_and_all_positions_are_real(tiny_vit: Path, 
 
 def _fails(model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
     options = ["--data", str(data), "--macs", "0.5", "--output", str(tmp_path / "out"), *more]
-    assert cli.main(["run", str(model), *options]) == 3
+    assert main.main(["run", str(model), *options]) == 3
     assert not (tmp_path / "out").exists()
     return capsys.readouterr().err
 
@@ -123,8 +126,8 @@ def test_images_for_a_model_of_texts(
 def test_an_image_processor_of_another_size_does_not_belong(tiny_vit: Path, folder: Path, tmp_path: Path) -> None:
     from transformers import AutoConfig
 
-    from compress.data import load_data
-    from compress.processors import load_image_processor
+    from compress.data.load import load_data
+    from compress.inputs.processors import load_image_processor
 
     config, rows = AutoConfig.from_pretrained(tiny_vit), load_data(str(folder), "train")
     columns = TASK.columns(rows, config)

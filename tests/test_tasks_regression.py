@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from compress.checkpoint import load_checkpoint
-from compress.data import Encoded
-from compress.errors import DataError, ModelError
+from compress.core.errors import DataError, ModelError
+from compress.data.batches import Encoded
+from compress.inputs.checkpoint import load_checkpoint
 from compress.tasks import TextRegression
 from compress.tasks.base import spearman
 

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from structures import padded_inputs
 
-from compress.checkpoint import Checkpoint, load_checkpoint
-from compress.columns import Columns
-from compress.data import Encoded
-from compress.errors import ConfigError, DataError, ModelError
+from compress.core.errors import ConfigError, DataError, ModelError
+from compress.data.batches import Encoded
+from compress.data.columns import Columns
+from compress.export.measure import predict
 from compress.export.onnx import check_parity, export_onnx
 from compress.export.runtime import open_session
 from compress.export.session import Session
-from compress.export.validate import predict
-from compress.layerwise import positions_read
+from compress.inputs.checkpoint import Checkpoint, load_checkpoint
 from compress.profile.target import Target
+from compress.reconstruction.layerwise import positions_read
 from compress.tasks import SentenceSimilarity, Task, TextClassification, task_of
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structures import padded_inputs
 
-from compress.data import Encoded, load_data
-from compress.errors import DataError, ModelError
+from compress.core.errors import DataError, ModelError
+from compress.data.batches import Encoded
+from compress.data.load import load_data
 from compress.tasks import TokenClassification, task_of
-from compress.tasks.tagging import IGNORED, Words, f1_of_counts, read_lists
+from compress.tasks.token_classification import IGNORED, Words, f1_of_counts, read_lists
 
 pytest.importorskip("seqeval", reason="the extra `tagging` is not installed")
 

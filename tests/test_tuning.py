@@ -10,13 +10,13 @@ from conftest import random_model
 from test_importance import examples
 from torch import Tensor, nn
 
-import compress.tuning
-from compress.architectures import encoder_of, widths_of
-from compress.layerwise import divergence
-from compress.plan import Structure
-from compress.removal import remove
+import compress.reconstruction.joint
+from compress.core.plan import Structure
+from compress.models.encoder import encoder_of, widths_of
+from compress.pruning.removal import remove
+from compress.reconstruction.joint import BATCH_SIZE, LEAST_SAMPLES, steps_within, tune
+from compress.reconstruction.layerwise import divergence
 from compress.tasks import TASKS
-from compress.tuning import BATCH_SIZE, LEAST_SAMPLES, steps_within, tune
 
 TASK = TASKS["text-classification"]
 STRUCTURE = Structure(heads=((0, 2, 3), (), (1,)), filters=(tuple(range(0, 20, 2)), (3, 4, 5, 6, 7), ()))
@@ -35,7 +35,7 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_examples_never_seen_come_closer_too(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compress.tuning, "LEARNING_RATE", 3e-3)  # a tiny random model takes larger steps
+    monkeypatch.setattr(compress.reconstruction.joint, "LEARNING_RATE", 3e-3)  # a tiny random model takes larger steps
     dense, pruned = dense_and_pruned(family)
     unseen = examples(count=80, seed=1, labels=False)
     before, teacher = divergence(dense, pruned, TASK, unseen), state_of(dense)
@@ -46,7 +46,7 @@ def test_examples_never_seen_come_closer_too(family: str, monkeypatch: pytest.Mo
 
 
 def test_what_does_not_help_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compress.tuning, "LEARNING_RATE", 30.0)
+    monkeypatch.setattr(compress.reconstruction.joint, "LEARNING_RATE", 30.0)
     dense, pruned = dense_and_pruned()
     before = state_of(pruned)
     tuned = tune(encoder_of(dense), encoder_of(pruned), TASK, examples(count=100), epochs=1)

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress import cli
-from compress.errors import ArtifactError
-from compress.export.enginefile import ENGINE_FILES
-from compress.manifest import NAME, SEAL, read_manifest, sealed, write_manifest
-from compress.verifying import is_inside, refuse_damage, verify
+from compress.artifact.manifest import NAME, SEAL, read_manifest, sealed, write_manifest
+from compress.artifact.verify import is_inside, refuse_damage, verify
+from compress.cli import main
+from compress.core.errors import ArtifactError
+from compress.export.tensorrt_file import ENGINE_FILES
 
 FILES = ("model.onnx", "plan.json", "pytorch/model.safetensors", "README.md")
 
@@ -44,7 +44,7 @@ def found(artifact: Path) -> list[tuple[str, str]]:
 
 def test_as_it_was_written(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found(artifact) == [] and verify(artifact).files == len(FILES)
-    assert cli.main(["verify", str(artifact)]) == 0
+    assert main.main(["verify", str(artifact)]) == 0
     assert "all 4 files" in capsys.readouterr().out
     # Elsewhere it is the same artifact, and through a link to its directory too.
     (artifact.parent / "link").symlink_to(artifact.name)
@@ -80,7 +80,7 @@ def test_missing_and_extra_files(artifact: Path, capsys: pytest.CaptureFixture[s
     (artifact / "plan.json").unlink()
     (artifact / "pytorch" / "notes.txt").write_text("mine")
     assert found(artifact) == [("plan.json", "missing"), ("pytorch/notes.txt", "extra")]
-    assert cli.main(["verify", str(artifact), "--json"]) == 1
+    assert main.main(["verify", str(artifact), "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert document["verified"] is False
     assert [finding["file"] for finding in document["findings"]] == ["plan.json", "pytorch/notes.txt"]
@@ -140,11 +140,11 @@ def test_an_early_manifest_has_no_digest_of_itself(artifact: Path) -> None:
 
 
 def test_what_is_no_artifact_is_an_error(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["verify", str(artifact.parent)]) == 3
-    assert cli.main(["verify", str(artifact / "nowhere")]) == 3
+    assert main.main(["verify", str(artifact.parent)]) == 3
+    assert main.main(["verify", str(artifact / "nowhere")]) == 3
     document = {**read_manifest(artifact), "format": 9}
     (artifact / NAME).write_text(sealed(document))
-    assert cli.main(["verify", str(artifact)]) == 3
+    assert main.main(["verify", str(artifact)]) == 3
     assert "install compress" in capsys.readouterr().err
 
 
@@ -157,10 +157,10 @@ def test_damage_is_refused_and_what_is_extra_is_not(artifact: Path) -> None:
 
 
 def test_nothing_is_validated_that_changed_or_says_nonsense(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["validate", str(artifact)]) == 3
+    assert main.main(["validate", str(artifact)]) == 3
     assert "does not say how it was made" in capsys.readouterr().err
     (artifact / "model.onnx").write_text("another model")
-    assert cli.main(["validate", str(artifact)]) == 3
+    assert main.main(["validate", str(artifact)]) == 3
     assert "model.onnx (changed)" in capsys.readouterr().err
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from conftest import random_model
 
-from compress.architectures import Encoder, encoder_of
-from compress.checkpoint import Checkpoint
-from compress.data import Encoded
+from compress.data.batches import Encoded
 from compress.fineprune.recipe import Recipe
+from compress.inputs.checkpoint import Checkpoint
+from compress.models.encoder import Encoder, encoder_of
 from compress.tasks import task_of
 
 PHASE = {"batch_size": 8, "learning_rate": 1e-3, "dropout": False}

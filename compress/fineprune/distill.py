@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compress.architectures import Encoder
-from compress.data import Batch
+from compress.data.batches import Batch
 from compress.fineprune.recipe import Distilling
+from compress.models.encoder import Encoder
+from compress.reconstruction.joint import HiddenStates, hidden_distance
 from compress.tasks import Task
-from compress.tuning import HiddenStates, hidden_distance
 
 
 @dataclass(frozen=True)

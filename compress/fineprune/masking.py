@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compress.architectures import Encoder
-from compress.errors import BudgetUnreachable
+from compress.core.errors import BudgetUnreachable
+from compress.core.plan import Structure
+from compress.distributed.group import Group
 from compress.fineprune.distill import Losses
-from compress.fineprune.masks import Projected
+from compress.fineprune.mask_protocol import Projected
 from compress.fineprune.projection import cost_of, dense_cost, masks_of, project
 from compress.fineprune.schedule import Schedule, schedule_of
 from compress.fineprune.scores import Scorer, Units
-from compress.gates import Gates, gated
-from compress.plan import Structure
-from compress.planning import Costs
-from compress.ranks import Group
+from compress.models.encoder import Encoder
+from compress.pruning.masks import Gates, gated
+from compress.search.costs import Costs
 
 # Gives the structure that the scores choose within a limit.
 Choose = Callable[[float], Structure]

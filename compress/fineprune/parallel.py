@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.data import Batch, Encoded
+from compress.data.batches import Batch, Encoded, batches_by_length
+from compress.distributed.group import Group
 from compress.fineprune.distill import Losses, Teaching
 from compress.fineprune.recipe import Rates
-from compress.ranks import Group
-from compress.training import batches_by_length
 
 _EVALUATION_BATCH = 64
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.importance import Ranking, Rankings, rank_losses
-from compress.plan import EncoderShape, Structure, Widths
-from compress.planning import Costs, search_full
+from compress.core.importance import Ranking, Rankings, rank_losses
+from compress.core.plan import EncoderShape, Structure, Widths
+from compress.search.costs import Costs
+from compress.search.planner import search_full
 
 # Quanta of the budget and FFN widths of a projection during training: about ten milliseconds at BERT-base's size.
 BUCKETS = 600

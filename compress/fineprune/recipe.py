@@ -15,14 +15,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from compress.errors import ConfigError, did_you_mean
+from compress.core.errors import ConfigError, did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-RECIPES = Path(__file__).parent.parent / "configs" / "recipes"
+RECIPES = Path(__file__).parents[1] / "configs" / "recipes"
 
 ScorerName = Literal["movement", "soft-movement", "magnitude", "l0", "fisher", "random"]
 

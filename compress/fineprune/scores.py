@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.architectures import Encoder
-from compress.errors import ConfigError
+from compress.core.errors import ConfigError
 from compress.fineprune.recipe import StructureRecipe
+from compress.models.encoder import Encoder
 
 # Hard concrete distribution (Louizos et al. 2018): temperature, and how far it is stretched beyond 0 and 1.
 TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1

@@ -20,25 +20,25 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.architectures import Encoder, encoder_of
-from compress.checkpoint import Checkpoint
-from compress.data import Encoded
-from compress.errors import ArtifactError
+from compress.core.errors import ArtifactError
+from compress.core.plan import Structure
+from compress.data.batches import Encoded
+from compress.distributed.group import Group
+from compress.fineprune.checkpoints import Checkpoints
 from compress.fineprune.distill import Teaching
+from compress.fineprune.fake_quant import Rounding
+from compress.fineprune.mask_protocol import Mask
 from compress.fineprune.masking import Choose, Masking, Settle, fold, masking_schedule
-from compress.fineprune.masks import Mask
 from compress.fineprune.parallel import mean_loss
 from compress.fineprune.projection import masks_of, unit_costs
 from compress.fineprune.recipe import Rates, Recipe, ScoredRates
-from compress.fineprune.rounding import Rounding
 from compress.fineprune.scores import Units, scorer_of
-from compress.fineprune.state import Checkpoints
 from compress.fineprune.train import Phase, Trainer, phase_of, steps_of
-from compress.layerwise import positions_read
-from compress.plan import Structure
-from compress.planning import Costs
-from compress.ranks import Group
-from compress.removal import remove
+from compress.inputs.checkpoint import Checkpoint
+from compress.models.encoder import Encoder, encoder_of
+from compress.pruning.removal import remove
+from compress.reconstruction.layerwise import positions_read
+from compress.search.costs import Costs
 
 
 class Session:

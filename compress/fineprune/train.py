@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.architectures import Encoder
-from compress.data import Batch, Encoded
-from compress.errors import TrainingError
+from compress.core.errors import TrainingError
+from compress.data.batches import Batch, Encoded
+from compress.distributed.group import Group
+from compress.fineprune.checkpoints import Checkpoints, fill_optimizer, optimizer_tensors
 from compress.fineprune.distill import Losses, Teaching
-from compress.fineprune.masks import Mask
+from compress.fineprune.mask_protocol import Mask
 from compress.fineprune.parallel import Feeder, combine, mean_loss
 from compress.fineprune.recipe import Rates, ScoredRates
-from compress.fineprune.state import Checkpoints, fill_optimizer, optimizer_tensors
-from compress.ranks import Group
-from compress.tuning import trained_parameters
+from compress.models.encoder import Encoder
+from compress.reconstruction.joint import trained_parameters
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

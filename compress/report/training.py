@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from compress.report import words
-from compress.report.drawing import Line, chart
+from compress.report import formatting as fmt
 from compress.report.page import Block, Picture, Rows, Section, section
-from compress.report.reading import Logged, Sources
+from compress.report.sources import Logged, Sources
+from compress.report.svg import Line, chart
 
 
 def training(sources: Sources, unit: str | None = None) -> Section:
@@ -31,7 +31,7 @@ def training(sources: Sources, unit: str | None = None) -> Section:
             found += [Line(points, tone, dashed)] if points else []
         return found
 
-    said = "; ".join(f"{words.short(phase)} from step {begin + 1}" for phase, begin in begins.items())
+    said = "; ".join(f"{fmt.short(phase)} from step {begin + 1}" for phase, begin in begins.items())
     blocks: list[Block] = []
     losses = [*lines(lambda row: row.loss, "first"), *lines(lambda row: row.held_out, "second", dashed=True)]
     if losses:
@@ -66,7 +66,7 @@ def training(sources: Sources, unit: str | None = None) -> Section:
     rows = Rows()
     for row in log:
         cells = (row.loss, row.held_out, _scaled(row.budget, scale), _scaled(row.cost, scale))
-        rows.add(words.plain(row.phase, 40), words.count(row.step), *map(words.score, cells))
+        rows.add(fmt.plain(row.phase, 40), fmt.count(row.step), *map(fmt.score, cells))
     columns = ("phase", "step", "loss", "loss, held out", f"budget, {unit}", f"cost, {unit}")
     return section("training", "Training", blocks, rows.table("Log of the training", columns, folded=True))
 

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compress.distributed.group import Group
 from compress.fineprune.distill import Losses
-from compress.fineprune.masks import Projected
+from compress.fineprune.mask_protocol import Projected
 from compress.fineprune.schedule import Schedule
 from compress.fineprune.train import seed_of
-from compress.ranks import Group
-from compress.sparsity.choice import Selection, choose
 from compress.sparsity.matrices import count_of
 from compress.sparsity.scores import ElementScorer
+from compress.sparsity.topk import Selection, choose
 
 
 class ElementMasking:

@@ -6,8 +6,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from compress.architectures import Encoder
-from compress.families import INPUTS
+from compress.models.encoder import Encoder
+from compress.models.families import INPUTS
 
 _ROLES = (*INPUTS["attention"], "attention_output", *INPUTS["ffn"], "ffn_output")
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from compress.architectures import Encoder
-from compress.data import Encoded
+from compress.data.batches import Encoded
 from compress.fineprune.recipe import UnstructuredRecipe
 from compress.fineprune.scores import HIGH, LOW, OPEN, TEMPERATURE, THRESHOLD
+from compress.models.encoder import Encoder
 from compress.sparsity.matrices import count_of
 from compress.tasks import Task
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from compress.architectures import encoder_of
-from compress.checkpoint import Checkpoint
-from compress.fineprune.masks import Projected
+from compress.fineprune.mask_protocol import Projected
 from compress.fineprune.recipe import Recipe
 from compress.fineprune.schedule import Schedule, schedule_of
 from compress.fineprune.train import Phase, steps_of
+from compress.inputs.checkpoint import Checkpoint
+from compress.models.encoder import encoder_of
 from compress.sparsity.masking import ElementMasking
 from compress.sparsity.matrices import matrices_of
 from compress.sparsity.scores import SCORERS, start_of

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from compress.errors import ConfigError, ModelError, did_you_mean
-from compress.tasks.answering import QuestionAnswering
+from compress.core.errors import ConfigError, ModelError, did_you_mean
 from compress.tasks.base import Measured, Task, outputs_of
-from compress.tasks.classification import TextClassification
-from compress.tasks.pictures import ImageClassification
-from compress.tasks.regression import TextRegression
-from compress.tasks.similarity import SentenceSimilarity
-from compress.tasks.tagging import TokenClassification
+from compress.tasks.image_classification import ImageClassification
+from compress.tasks.question_answering import QuestionAnswering
+from compress.tasks.sentence_similarity import SentenceSimilarity
+from compress.tasks.text_classification import TextClassification
+from compress.tasks.text_regression import TextRegression
+from compress.tasks.token_classification import TokenClassification
 
 __all__ = [
     "TASKS",

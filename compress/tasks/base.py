@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.columns import Columns, choose_columns
-from compress.data import Encoded
-from compress.errors import ConfigError, DataError
-from compress.tasks.encoding import encode_texts
+from compress.core.errors import ConfigError, DataError
+from compress.data.batches import Encoded
+from compress.data.columns import Columns, choose_columns
+from compress.tasks.tokenization import encode_texts
 
 if TYPE_CHECKING:
     from pathlib import Path

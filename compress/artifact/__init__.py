@@ -1,0 +1,13 @@
+"""The output directory and its provenance.
+
+    directory    written whole or not at all
+    model        the PyTorch part, saved and loaded
+    validation   what validation.json holds
+    sparse       what an artifact of --unstructured says of itself
+    manifest     SHA-256 of every file, versions, configuration
+    verify       whether every file is as it was written
+    sign         signatures
+    sbom         bill of materials, CycloneDX
+
+May import pruning, tasks, models, core.
+"""

@@ -1,0 +1,302 @@
+"""What stages gave, kept on disk by what it rests on, so that the next run need not make it again.
+
+An entry is a directory: the files of a result, and a record with the inputs, the seconds it took and the SHA-256 of
+every file and of itself. It is written beside its place and renamed when complete; a reader copies the files out and
+checks every byte while it does. Whatever is cut off, altered or of another version is therefore found, named and never
+used. (Nothing is flushed to the platter: what a power failure takes is found in the same way, and made again.)
+
+Laws (``tests/test_store.py``): what is found is what was kept, byte for byte; no damage goes unnoticed; the total stays
+within the limit, and what was used longest ago goes first; writers and readers do not disturb one another.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from compress.cache.entry import (
+    FORMAT_VERSION,
+    RECORD,
+    Damaged,
+    Entry,
+    canonical,
+    copy_checked,
+    digest_of,
+    entry_at,
+    facts_of,
+    files_in,
+    key_of,
+    read_record,
+)
+from compress.core.errors import ConfigError
+from compress.core.locks import Held, only_one
+
+DIRECTORY_VARIABLE, LIMIT_VARIABLE = "COMPRESS_CACHE", "COMPRESS_CACHE_GB"
+DEFAULT_LIMIT_GB = 10.0
+# A cache must not be what fills a disk: with less space than this left nothing is kept.
+LEAST_FREE_BYTES = 256 * 2**20
+_NAME = re.compile(r"[a-z][a-z-]*")
+_KEY = re.compile(r"[0-9a-f]{32}")
+
+
+def cache_directory() -> Path:
+    """``$COMPRESS_CACHE``, else ``$XDG_CACHE_HOME/compress``, else ``~/.cache/compress``."""
+    if own := os.environ.get(DIRECTORY_VARIABLE):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "compress"
+
+
+def cache_limit_bytes() -> int:
+    """``$COMPRESS_CACHE_GB`` or the default; 0 keeps nothing.
+
+    Raises:
+        ConfigError: the variable is no number, or negative.
+    """
+    text = os.environ.get(LIMIT_VARIABLE) or str(DEFAULT_LIMIT_GB)
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = -1.0
+    if not 0 <= limit < float("inf"):
+        raise ConfigError(f"{LIMIT_VARIABLE} is '{text}'; set it to a size in GB, as 10, or to 0 to store nothing")
+    return int(limit * 1e9)
+
+
+class Store:
+    """Entries below a directory.
+
+    Args:
+        root: directory; made when first written to.
+        limit_bytes: of all entries together; 0 keeps nothing.
+    """
+
+    def __init__(self, root: Path, limit_bytes: int = int(DEFAULT_LIMIT_GB * 1e9)) -> None:
+        self.root, self.limit_bytes = root, limit_bytes
+
+    @classmethod
+    def default(cls) -> Store:
+        """The user's.
+
+        Raises:
+            ConfigError: see ``cache_limit_bytes``.
+        """
+        return cls(cache_directory() / "results", cache_limit_bytes())
+
+    def look(self, stage: str, inputs: Mapping[str, Any]) -> Entry | None:
+        """The entry for these inputs, its files not checked; None where there is none."""
+        path = self._place(stage, key_of(stage, inputs))
+        return entry_at(path) if path.is_dir() else None
+
+    def find(self, stage: str, inputs: Mapping[str, Any], into: Path) -> Entry | None:
+        """Copy the entry for these inputs out of the store, checking every byte.
+
+        Args:
+            stage, inputs: as given to ``keep``.
+            into: directory for the files; made.
+
+        Returns:
+            The entry; None where there is none.
+
+        Raises:
+            Damaged: there is one, and it must not be used.
+            OSError: the disk of ``into`` is full.
+        """
+        path = self._place(stage, key_of(stage, inputs))
+        try:
+            return self._copy(path, stage, into)
+        except Damaged:
+            # Another process may have replaced it in the middle of the copy.
+            return self._copy(path, stage, into)
+
+    def _copy(self, path: Path, stage: str, into: Path) -> Entry | None:
+        if not path.is_dir():
+            return None
+        try:
+            record = read_record(path)
+            if record["stage"] != stage or key_of(stage, record["inputs"]) != path.name:
+                raise Damaged("it is of other inputs than its name says")
+            for name, facts in record["files"].items():
+                copy_checked(path, name, into, facts)
+            with suppress(OSError):
+                # A store that may only be read is good for reading.
+                os.utime(path / RECORD)
+        except FileNotFoundError as error:
+            # Another process may have removed it just now; else a file is missing.
+            if not path.is_dir():
+                return None
+            raise Damaged(f"'{Path(str(error.filename)).name}' is missing") from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Damaged(f"its record lacks what it has to say: {error!r}") from None
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise Damaged(f"it cannot be read: {error.strerror or error}") from None
+        return entry_at(path)
+
+    def keep(
+        self,
+        stage: str,
+        inputs: Mapping[str, Any],
+        write: Callable[[Path], None],
+        *,
+        label: str = "",
+        seconds: float = 0.0,
+    ) -> str | None:
+        """Store a result; one of the same inputs is replaced.
+
+        Args:
+            stage: that gave it.
+            inputs: what it rests on, plain JSON types.
+            write: writes its files into a directory.
+            label: for people.
+            seconds: that it took to make.
+
+        Returns:
+            Why it was not stored, in words; None where it was. A full or read-only disk is no error here.
+        """
+        if not self.limit_bytes:
+            return None
+        try:
+            with self._new() as partial:
+                write(partial)
+                record = {
+                    "stage": stage,
+                    "label": label,
+                    "made": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+                    "seconds": round(seconds, 3),
+                    "inputs": inputs,
+                    "files": {name: facts_of(partial / name) for name in files_in(partial)},
+                }
+                size = sum(facts["size_bytes"] for facts in record["files"].values())  # type: ignore[attr-defined]
+                if size > self.limit_bytes:
+                    return f"it takes {size / 1e9:.2f} GB, the limit is {self.limit_bytes / 1e9:g} GB"
+                document = {"format": FORMAT_VERSION, "entry": record, "sha256": digest_of(record)}
+                (partial / RECORD).write_bytes(canonical(document))
+                self._put(partial, self._place(stage, key_of(stage, inputs)))
+        except OSError as error:
+            return f"{error.strerror or error} ('{self.root}')"
+        return None
+
+    def entries(self) -> list[Entry]:
+        """All entries, the last used first."""
+        found = []
+        for path in sorted(self.root.glob("*/*")):
+            if _NAME.fullmatch(path.parent.name) and _KEY.fullmatch(path.name) and path.is_dir():
+                try:
+                    found.append(entry_at(path))
+                except OSError:
+                    continue  # removed meanwhile
+        return sorted(found, key=lambda entry: -entry.used)
+
+    def last(self, stage: str, label: str) -> Entry | None:
+        """The newest sound entry of a stage, of this label where there is one: how long it took last time."""
+        sound = [entry for entry in self.entries() if entry.stage == stage and entry.damage is None]
+        return max(sound, key=lambda entry: (entry.label == label, entry.made), default=None)
+
+    def remove(self, entry: Entry) -> None:
+        """Take an entry out.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        with self._locked():
+            self._discard(entry.path)
+
+    def clean(self, older_than_days: float | None = None) -> list[Entry]:
+        """Remove entries, and what killed writers have left.
+
+        Args:
+            older_than_days: only those not used for so long; None removes all.
+
+        Returns:
+            Those removed.
+
+        Raises:
+            OSError: they cannot be removed.
+        """
+        chosen = [
+            entry
+            for entry in self.entries()
+            if older_than_days is None or entry.idle_seconds() > older_than_days * 86400 or entry.damage
+        ]
+        if self.root.is_dir():
+            with self._locked():
+                for entry in chosen:
+                    self._discard(entry.path)
+                self._sweep_up()
+        return chosen
+
+    def _place(self, stage: str, key: str) -> Path:
+        return self.root / stage / key
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone in the store, for the moment that a change of it takes."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with only_one(self.root / ".lock", wait=True, keep=True):
+            yield
+
+    @contextmanager
+    def _new(self) -> Iterator[Path]:
+        """A directory to write an entry into, which others know to be in work as long as this process lives."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.root).free
+        if free < LEAST_FREE_BYTES:
+            raise OSError(0, f"only {free / 2**20:.0f} MB are free")
+        partial = self.root / f".partial-{secrets.token_hex(8)}"
+        with ExitStack() as held:
+            with self._locked():
+                held.enter_context(only_one(partial.with_name(f"{partial.name}.lock")))
+            try:
+                partial.mkdir()
+                yield partial
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+
+    def _put(self, partial: Path, final: Path) -> None:
+        with self._locked():
+            self._discard(final)
+            final.parent.mkdir(exist_ok=True)
+            os.replace(partial, final)
+            self._sweep_up()
+            self._shrink()
+
+    def _discard(self, path: Path) -> None:
+        """Remove a directory so that nobody sees half of it."""
+        trash = self.root / f".trash-{secrets.token_hex(8)}"
+        try:
+            os.replace(path, trash)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(trash, ignore_errors=True)
+
+    def _shrink(self) -> None:
+        """Remove what was used longest ago until the rest is within the limit."""
+        entries = self.entries()
+        total = sum(entry.size_bytes for entry in entries)
+        # The first is the one just written.
+        for entry in entries[:0:-1]:
+            if total <= self.limit_bytes:
+                return
+            self._discard(entry.path)
+            total -= entry.size_bytes
+
+    def _sweep_up(self) -> None:
+        """Remove what killed processes left: their locks are free."""
+        for trash in self.root.glob(".trash-*"):
+            shutil.rmtree(trash, ignore_errors=True)
+        for lock in self.root.glob(".partial-*.lock"):
+            try:
+                with only_one(lock) as alone:
+                    if alone:
+                        shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            except (Held, OSError):
+                continue

@@ -1,0 +1,117 @@
+"""Which units of a sublayer to remove, given that those that stay can make up for them: structured OBS.
+
+Source: the optimal brain surgeon for groups (ZipLM, Kurtic et al., NeurIPS 2023, section 3), here with the output
+factor G of the loss's curvature (``calibration/curvature.py``) instead of the identity, so that errors are in units of
+the loss and can be compared between sublayers. Removing the unit S and updating the rest optimally costs
+
+    ½ tr(W_S ([H⁻¹]_SS)⁻¹ W_Sᵀ G).
+
+One run from full width to nothing gives an order of units, and the error at every width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compress.calibration.curvature import Curvature
+from compress.core.importance import Ranking, Rankings
+from compress.models.encoder import Encoder
+from compress.models.families import SublayerKind
+
+# Relative to the mean diagonal of H: keeps dead and duplicate units from making it singular.
+DAMPING = 1e-3
+# Variance, relative to the mean one, below which an input counts as constant.
+CONSTANT = 1e-9
+# Sublayers of very many units are taken apart in about so many steps, several of the cheapest units in each.
+STEPS = 192
+
+
+def removal_order(
+    weight: Tensor, curvature: Curvature, unit_size: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Take a sublayer apart, cheapest units first, the others compensating.
+
+    Args:
+        weight: the output matrix [outputs, units x unit size].
+        curvature: of the same sublayer.
+        unit_size: columns of a unit: the head size, or 1 for filters.
+
+    Returns:
+        Units in the order in which they should *stay*, most important first [units], and the loss when the first n of
+        them are kept, for n = 0..units [units + 1]; it falls with n and ends at 0.
+    """
+    # W_Sᵀ K W_S = ‖K^½ W_S‖²: with √G multiplied in once, costs are plain squares from then on.
+    matrix = weight.detach().double().T @ _root(curvature.outputs.double())
+    hessian = curvature.inputs.double()
+    # An input that never changes gives nothing that the bias cannot, however large its weights; damping would charge.
+    scale = hessian.diagonal().mean().clamp_min(1e-30)
+    matrix[hessian.diagonal() <= CONSTANT * scale] = 0.0
+    damping = DAMPING * scale
+    inverse = torch.linalg.inv(hessian + damping * torch.eye(len(hessian), dtype=torch.float64))
+    units = len(matrix) // unit_size
+    step = max(1, units // STEPS)
+    alive = torch.arange(units)
+    removed: list[int] = []
+    losses = [0.0]
+    while len(alive):
+        scores = _scores(matrix, inverse, unit_size)
+        count = min(step, len(alive))
+        cheapest = torch.argsort(scores, stable=True)[:count]
+        columns = (cheapest[:, None] * unit_size + torch.arange(unit_size)).reshape(-1)
+        # What the removed columns gave, as the others can and cannot make up for it.
+        lost = torch.linalg.solve(inverse[columns][:, columns], matrix[columns])
+        cost = 0.5 * float((lost * matrix[columns]).sum())
+        parts = scores[cheapest].clamp_min(1e-30)
+        for unit, part in zip(alive[cheapest].tolist(), (parts / parts.sum()).tolist(), strict=True):
+            removed.append(unit)
+            losses.append(losses[-1] + max(0.0, cost) * part)
+        stays = torch.ones(len(alive), dtype=torch.bool)
+        stays[cheapest] = False
+        rows = stays.repeat_interleave(unit_size)
+        coupling = inverse[rows][:, columns]
+        matrix = matrix[rows] - coupling @ lost
+        inverse = inverse[rows][:, rows] - coupling @ torch.linalg.solve(inverse[columns][:, columns], coupling.T)
+        alive = alive[stays]
+    return np.array(removed[::-1], dtype=np.int64), np.array(losses[::-1])
+
+
+def _root(matrix: Tensor) -> Tensor:
+    """R with R Rᵀ = matrix, symmetric positive semidefinite up to rounding; directions of no weight are left out."""
+    values, vectors = torch.linalg.eigh(matrix)
+    counts = values > 1e-12 * values.max().clamp_min(1e-300)
+    return vectors[:, counts] * values[counts].sqrt()
+
+
+def _scores(matrix: Tensor, inverse: Tensor, unit_size: int) -> Tensor:
+    """Cost of removing each unit alone, [units]."""
+    if unit_size == 1:
+        return matrix.square().sum(1) / inverse.diagonal()
+    units = len(matrix) // unit_size
+    blocks = inverse.reshape(units, unit_size, units, unit_size)
+    own = blocks[torch.arange(units), :, torch.arange(units), :]
+    grouped = matrix.reshape(units, unit_size, -1)
+    return (torch.linalg.solve(own, grouped) * grouped).sum((1, 2))
+
+
+def rank_by_curvature(encoder: Encoder, found: Mapping[tuple[int, SublayerKind], Curvature]) -> Rankings:
+    """Rank all units by structured OBS.
+
+    Args:
+        encoder: dense.
+        found: curvature of every sublayer, by layer and kind.
+
+    Returns:
+        Rankings whose losses are in units of the loss: the units that stay make up for those that go.
+    """
+    sizes: dict[SublayerKind, int] = {"attention": encoder.shape.head_size, "ffn": 1}
+    rankings: dict[SublayerKind, list[Ranking]] = {"attention": [], "ffn": []}
+    for number, layer in enumerate(encoder):
+        for kind, size in sizes.items():
+            weight = layer.get(f"{kind}_output").weight
+            rankings[kind].append(Ranking(*removal_order(weight, found[number, kind], size)))
+    return Rankings(heads=tuple(rankings["attention"]), filters=tuple(rankings["ffn"]))

@@ -1,0 +1,255 @@
+"""Is this machine fit to compress on, and quiet enough to measure on? One finding a line, with its remedy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from compress.export import cuda_events
+from compress.export.cuda import PROVIDER
+from compress.export.tensorrt import lacking_tensorrt, release
+from compress.profile.gpu import Gpu, gpus
+from compress.profile.target import usable_cores
+from compress.profile.timing import measure
+
+State = Literal["ok", "warning", "problem"]
+OK: State = "ok"
+WARNING: State = "warning"
+PROBLEM: State = "problem"
+
+# Below these a run of a small encoder is likely to fail.
+LEAST_MEMORY_GB = 3.0
+LEAST_DISK_GB = 2.0
+# Spread of repeated timings (interquartile range over median) above which verdicts take longer, and are often open.
+SHAKY, HOPELESS = 0.1, 0.5
+_PRODUCT, _ROUNDS = 256, 60
+# Compute capabilities that current releases have left behind. Sources: release notes of TensorRT 10.5 (Volta removed);
+# NVIDIA, CUDA 13.0 release notes (Maxwell, Pascal and Volta removed), which torch's default builds rest on.
+OLDEST_TENSORRT = 7.5
+OLDEST_CUDA_13 = 7.5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at.
+
+    Attributes:
+        name: what.
+        state: ``ok``, ``warning`` (works, but not as well as it could) or ``problem``.
+        value: what was found.
+        remedy: what to do; empty where nothing is to be done.
+    """
+
+    name: str
+    state: State
+    value: str
+    remedy: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+def examine() -> list[Finding]:
+    """Everything there is to look at, in a few seconds; changes nothing."""
+    return [
+        _python(),
+        _library("torch", "2.9", "pip install -c constraints.txt torch"),
+        _library("transformers", "4.57", "pip install 'transformers>=4.57,<6'"),
+        *_runtimes(),
+        *_gpus(),
+        _memory(),
+        _disk(),
+        _threads(),
+        *_governor(),
+        _load(),
+        steadiness(),
+    ]
+
+
+def version_of(package: str) -> str | None:
+    """Installed version; None where it is not there."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
+
+
+def _python() -> Finding:
+    # An older one than this package takes could not have imported it.
+    return Finding("Python", OK, platform.python_version())
+
+
+def _library(package: str, least: str, remedy: str) -> Finding:
+    found = version_of(package)
+    if found is None:
+        return Finding(package, PROBLEM, "not installed", remedy)
+    if _numbers(found) < _numbers(least):
+        return Finding(package, PROBLEM, f"{found}, older than {least}", remedy)
+    return Finding(package, OK, found)
+
+
+def _runtimes() -> Iterator[Finding]:
+    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if version_of(name)]
+    if len(both) == 2:
+        yield Finding(
+            "ONNX Runtime",
+            PROBLEM,
+            "onnxruntime and onnxruntime-gpu are both installed, over each other",
+            "pip uninstall both, then install one: pip install 'compress[cpu]' or 'compress[gpu]'",
+        )
+    elif not both:
+        yield Finding(
+            "ONNX Runtime", PROBLEM, "not installed", "pip install 'compress[cpu]', with a GPU 'compress[gpu]'"
+        )
+    else:
+        import onnxruntime
+
+        providers = [name for name in onnxruntime.get_available_providers() if "Azure" not in name]
+        state: State = OK
+        remedy = ""
+        if gpus() and PROVIDER not in providers:
+            state, remedy = WARNING, "there is a GPU: pip uninstall onnxruntime, pip install 'compress[gpu]'"
+        yield Finding("ONNX Runtime", state, f"{both[0]} {onnxruntime.__version__}: {', '.join(providers)}", remedy)
+    if gpus():
+        yield from _tensorrt()
+    openvino = version_of("openvino")
+    yield Finding("OpenVINO", OK, openvino or "not installed", "" if openvino else "needed for cpu-openvino alone")
+
+
+def _tensorrt() -> Iterator[Finding]:
+    for gpu in gpus():
+        lacking = lacking_tensorrt(gpu.compute_capability)
+        value = f"{release()} on {gpu.name}" if lacking is None else f"not for {gpu.name}"
+        yield Finding("TensorRT", OK, value, "" if lacking is None else f"for targets such as t4-tensorrt: {lacking}")
+    if cuda_events.runtime() is None:
+        yield Finding(
+            "CUDA events", WARNING, "cuda-bindings cannot be loaded", "pip install cuda-bindings: times without copies"
+        )
+
+
+def _gpus() -> Iterator[Finding]:
+    found = gpus()
+    if not found:
+        seen = "nvidia-smi shows none" if shutil.which("nvidia-smi") else "none: there is no nvidia-smi"
+        yield Finding("GPU", OK, seen, "GPU targets are planned from data sheets here and measured on the device")
+    for gpu in found:
+        yield judge(gpu)
+
+
+def judge(gpu: Gpu) -> Finding:
+    """A GPU against what TensorRT and CUDA still support."""
+    value = (
+        f"{gpu.name}, compute capability {gpu.compute_capability}, driver {gpu.driver}, {gpu.memory_mb / 1024:.0f} GB, "
+        f"clock {gpu.now_mhz} of {gpu.most_mhz} MHz"
+    )
+    capability = float(gpu.compute_capability)
+    if capability < min(OLDEST_TENSORRT, OLDEST_CUDA_13):
+        return Finding(
+            "GPU",
+            WARNING,
+            value,
+            "TensorRT left Volta with release 10.5 and CUDA with 13: use TensorRT 10.4 and libraries for CUDA 12 "
+            "(`docker build --build-arg FLAVOR=v100`)",
+        )
+    return Finding("GPU", OK, value)
+
+
+def _memory() -> Finding:
+    free = _free_gb()
+    if free is None:
+        return Finding("memory", OK, "not told by this system")
+    if free < LEAST_MEMORY_GB:
+        return Finding("memory", WARNING, f"{free:.1f} GB free", "close other programs, or use fewer --samples")
+    return Finding("memory", OK, f"{free:.1f} GB free")
+
+
+def _free_gb() -> float | None:
+    """Memory a new program could have, in 10^9 bytes, container limits included; None off Linux."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        if limit.isdigit():
+            free = min(free, int(limit) - int((group / "memory.current").read_text(encoding="ascii")))
+    except (OSError, ValueError):
+        pass  # no limit, or another kind of groups
+    return free / 1e9
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(".").free / 1e9
+    if free < LEAST_DISK_GB:
+        return Finding("disk", WARNING, f"{free:.1f} GB free here", "free some space, or choose another --output")
+    return Finding("disk", OK, f"{free:.1f} GB free here")
+
+
+def _threads() -> Finding:
+    usable, there = usable_cores(), os.cpu_count() or 1
+    told = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ}
+    value = f"{usable} of {there} cores usable" + "".join(f", {name}={text}" for name, text in told.items())
+    if any(text.isdigit() and int(text) < usable for text in told.values()):
+        return Finding(
+            "threads", WARNING, value, "PyTorch uses fewer threads than there are cores: unset it, unless that is meant"
+        )
+    return Finding("threads", OK, value)
+
+
+def _governor() -> Iterator[Finding]:
+    governors = set()
+    for file in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor"):
+        try:
+            governors.add(file.read_text(encoding="ascii").strip())
+        except OSError:
+            continue
+    if not governors:
+        yield Finding("clock governor", OK, "not told (a virtual machine, or not Linux)")
+    elif governors == {"performance"}:
+        yield Finding("clock governor", OK, "performance")
+    else:
+        value = ", ".join(sorted(governors))
+        yield Finding(
+            "clock governor", WARNING, value, "for steady timings: sudo cpupower frequency-set -g performance"
+        )
+
+
+def _load() -> Finding:
+    if not hasattr(os, "getloadavg"):
+        return Finding("load", OK, "not told by this system")
+    load, cores = os.getloadavg()[0], usable_cores()
+    if load > 0.5 * cores:
+        return Finding("load", WARNING, f"{load:.1f} on {cores} cores", "stop other programs before measuring")
+    return Finding("load", OK, f"{load:.1f} on {cores} cores")
+
+
+def steadiness(rounds: int = _ROUNDS) -> Finding:
+    """How far repeated timings of one matrix product lie apart: interquartile range over median."""
+    matrix = np.random.default_rng(0).standard_normal((_PRODUCT, _PRODUCT), dtype=np.float32)
+    times = measure([lambda: matrix @ matrix], rounds=rounds)[:, 0]
+    low, middle, high = np.quantile(times, (0.25, 0.5, 0.75))
+    return judge_spread(float((high - low) / middle), float(middle))
+
+
+def judge_spread(spread: float, median_ms: float) -> Finding:
+    """A spread of timings as a finding."""
+    value = f"a product of {median_ms:.2f} ms varies by {spread:.0%} (interquartile range over median)"
+    if spread <= SHAKY:
+        return Finding("timing", OK, value)
+    more = "verdicts near the limit will be inconclusive" if spread > HOPELESS else "measuring takes longer"
+    return Finding("timing", WARNING, value, f"{more}: measure on a quiet machine, with a fixed clock")

@@ -1,0 +1,12 @@
+"""Values and laws that everything rests on.
+
+    plan         Plan, Structure, Budget, sizes of an encoder
+    importance   Fisher information, rankings, what the search reads
+    statistics   bootstrap intervals, verdicts
+    parsing      JSON and TOML that others may have written, with limits
+    progress     the protocol that stages report to
+    locks        one process at a time
+    errors       error classes and their exit codes
+
+Imports nothing of the package and no torch.
+"""

@@ -1,0 +1,118 @@
+"""Importance of heads and filters as the search reads it: values without tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.core.plan import Structure, Widths
+
+
+@dataclass(frozen=True)
+class Fisher:
+    """Fisher information of the gates.
+
+    Attributes:
+        heads: diagonal, [layers, heads].
+        filters: diagonal, [layers, filters].
+        head_blocks: within a layer, [layers, heads, heads]; None if not asked for.
+        filter_blocks: within a layer, [layers, filters, filters]; None if not asked for.
+        samples: number of examples behind the means.
+        label_free: whether labels were drawn from the model's own predictions.
+    """
+
+    heads: NDArray[np.float64]
+    filters: NDArray[np.float64]
+    head_blocks: NDArray[np.float32] | None
+    filter_blocks: NDArray[np.float32] | None
+    samples: int
+    label_free: bool
+
+
+def rank_losses(importance: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Rank a sublayer's units by importance, [units].
+
+    Returns:
+        The units, most important first (ties by index), and the importance lost when the first 0..n of them are kept.
+    """
+    order = np.argsort(-importance, kind="stable")
+    kept = np.concatenate([[0.0], np.cumsum(importance[order])])
+    return order, np.maximum(kept[-1] - kept, 0.0)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A sublayer's units in the order in which they should stay, and what is lost by keeping only the first n.
+
+    Attributes:
+        order: units, most important first, [units].
+        loss: for n = 0..units, [units + 1]; 0 at the end.
+    """
+
+    order: NDArray[np.int64]
+    loss: NDArray[np.float64]
+
+    def first(self, count: int) -> tuple[int, ...]:
+        """The units that stay when ``count`` do, ascending."""
+        return tuple(np.sort(self.order[:count]).tolist())
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """Rankings of all sublayers, by layer.
+
+    Attributes:
+        heads, filters: of each layer.
+        coefficients: what the search multiplies the losses of attention and FFN of each layer with, [layers, 2]; None
+            for ones. What is said about a plan stays in the losses' own unit, so that plans can be compared.
+    """
+
+    heads: tuple[Ranking, ...]
+    filters: tuple[Ranking, ...]
+    coefficients: NDArray[np.float64] | None = None
+
+    @classmethod
+    def from_fisher(cls, fisher: Fisher) -> Rankings:
+        """By the diagonal: losses of units add up."""
+        return cls(
+            heads=tuple(Ranking(*rank_losses(row)) for row in fisher.heads),
+            filters=tuple(Ranking(*rank_losses(row)) for row in fisher.filters),
+        )
+
+    @classmethod
+    def none(cls) -> Rankings:
+        """No rankings: for a plan that keeps everything."""
+        return cls((), ())
+
+    def total(self) -> float:
+        """What is lost when nothing stays: the scale of every loss."""
+        return float(sum(r.loss[0] for r in (*self.heads, *self.filters)))
+
+    def lost(self, widths: Widths) -> float:
+        """What these widths lose."""
+        if not self.heads:
+            return 0.0
+        heads = sum(float(r.loss[n]) for r, n in zip(self.heads, widths.heads, strict=True))
+        return heads + sum(float(r.loss[n]) for r, n in zip(self.filters, widths.filters, strict=True))
+
+    def structure(self, widths: Widths) -> Structure:
+        """The best units for these widths."""
+        return Structure(
+            heads=tuple(r.first(n) for r, n in zip(self.heads, widths.heads, strict=True)),
+            filters=tuple(r.first(n) for r, n in zip(self.filters, widths.filters, strict=True)),
+        )
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What the search goes by.
+
+    Attributes:
+        rankings: order of every sublayer's units, and their loss.
+        fisher: the paper's importance, for ``kwon``; None for ``full``.
+    """
+
+    rankings: Rankings
+    fisher: Fisher | None

@@ -1,0 +1,311 @@
+"""Several processes of one run (torchrun, accelerate): who is the first, and how they talk.
+
+The first process is the command: it reads, exports, profiles, searches, writes and prints. The others wait until it has
+something to share (``pipeline/helper.py``), and end when it does. What goes between them is JSON and the bytes of
+tensors, no pickle. Where a process is lost its neighbours' connections break, and so everyone ends: nobody waits for
+the dead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from compress.core import errors
+from compress.core.errors import CompressError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# As torchrun names them, and the MPI implementations that accelerate starts processes by.
+_RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+_WORLD = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_LOCAL = ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
+# Processes start within minutes of each other; afterwards the first may measure for days while the others wait.
+MEETING, WAITING = timedelta(minutes=10), timedelta(days=14)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a launcher put this process.
+
+    Attributes:
+        rank: 0 for the first.
+        world: processes in all.
+        local: processes on this machine.
+    """
+
+    rank: int
+    world: int
+    local: int
+
+
+def place(environment: Mapping[str, str] | None = None) -> Place | None:
+    """This process's place among several; None where it is alone."""
+    found = os.environ if environment is None else environment
+    rank, world = _number(found, _RANK), _number(found, _WORLD)
+    if rank is None or world is None or world < 2 or not {"MASTER_ADDR", "MASTER_PORT"} <= set(found):
+        return None
+    return Place(rank, world, _number(found, _LOCAL) or 1)
+
+
+def meant_to_be_several(environment: Mapping[str, str] | None = None) -> bool:
+    """Whether this process is alone although its launcher was asked for more: accelerate with --cpu, without MPI."""
+    found = os.environ if environment is None else environment
+    return "ACCELERATE_MIXED_PRECISION" in found and "MASTER_ADDR" in found and _number(found, _WORLD) is None
+
+
+def _number(environment: Mapping[str, str], names: Sequence[str]) -> int | None:
+    return next((int(environment[name]) for name in names if environment.get(name, "").isdecimal()), None)
+
+
+class LostProcess(CompressError):
+    """Another process of the run has ended, or does not answer."""
+
+
+class Told(Exception):
+    """An error that the first process has been told of, and reports."""
+
+
+class Group:
+    """The processes of a run; without anything else, this one alone.
+
+    Every method but ``send`` and ``receive`` is called by all of them at the same point. With one process they do
+    nothing.
+
+    Attributes:
+        rank: of this process; 0 is the first.
+        world: how many there are.
+    """
+
+    def __init__(self, rank: int = 0, world: int = 1, channel: Any = None, threads: tuple[int, int] = (0, 0)) -> None:
+        self.rank, self.world = rank, world
+        self._channel, self._shared, self._busy = channel, threads, False
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the command."""
+        return self.rank == 0
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """What all processes do together; one that leaves it by an error can talk to the others no more."""
+        import torch
+
+        alone, shared = self._shared
+        self._busy = True
+        if alone:
+            torch.set_num_threads(shared)
+        yield
+        if alone:
+            torch.set_num_threads(alone)
+        self._busy = False
+
+    def leave(self) -> None:
+        """Let the others end: the command is done. In the middle of something a broken connection tells them."""
+        if self.world > 1 and not self._busy:
+            self.share({"task": "end"})
+
+    def share(
+        self, facts: Mapping[str, Any] | None = None, tensors: Mapping[str, Tensor] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What the first process gives, for all.
+
+        Args:
+            facts: plain JSON types; of the first process, as the tensors.
+            tensors: are received on the processor.
+        """
+        given, values = dict(facts or {}), dict(tensors or {})
+        if self.world == 1:
+            return given, values
+        import torch
+
+        with self._talking():
+            described = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in values.items()}
+            text = json.dumps([given, described]).encode() if self.first else b""
+            length = torch.tensor([len(text)])
+            self._broadcast(length)
+            content = _bytes(text) if self.first else torch.empty(int(length), dtype=torch.uint8)
+            self._broadcast(content)
+            given, described = json.loads(bytes(content.numpy()))
+            for name, (kind, shape) in described.items():
+                tensor = values[name].detach().cpu() if self.first else torch.empty(shape, dtype=getattr(torch, kind))
+                # As bytes, since gloo does not carry every type.
+                tensor = tensor.contiguous()
+                self._broadcast(tensor.reshape(-1).view(torch.uint8))
+                values[name] = tensor
+            return given, values
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Sum tensors over all processes, in place; the same bits everywhere."""
+        if self.world == 1 or not tensors:
+            return
+        import torch
+        from torch import distributed
+
+        # Tensors on GPUs go through NCCL, the group that all processes have in common.
+        channel = self._channel if tensors[0].device.type == "cpu" else None
+        with self._talking():
+            flat = torch.cat([t.detach().reshape(-1).to(torch.float32) for t in tensors])
+            distributed.all_reduce(flat, group=channel)
+            start = 0
+            for tensor in tensors:
+                tensor.detach().copy_(flat[start : start + tensor.numel()].view_as(tensor))
+                start += tensor.numel()
+
+    def report(self, error: Exception | None) -> None:
+        """Tell the first process how something went; its counterpart is ``hear``."""
+        from torch import distributed
+
+        facts: dict[str, str] = {}
+        if error is not None:
+            known = isinstance(error, CompressError)
+            text = str(error) if known else f"{type(error).__name__}: {error}"
+            facts = {"kind": type(error).__name__ if known else "", "text": f"process {self.rank}: {text}"}
+        content = _bytes(json.dumps(facts).encode())
+        with self._talking():
+            distributed.send(_length(content), 0, group=self._channel)
+            distributed.send(content, 0, group=self._channel)
+
+    def hear(self, rank: int) -> None:
+        """Wait for another process's ``report``.
+
+        Raises:
+            CompressError: what that process could not do.
+        """
+        import torch
+        from torch import distributed
+
+        with self._talking():
+            length = torch.zeros(1, dtype=torch.int64)
+            distributed.recv(length, rank, group=self._channel)
+            content = torch.empty(int(length), dtype=torch.uint8)
+            distributed.recv(content, rank, group=self._channel)
+        facts = json.loads(bytes(content.numpy()))
+        if facts:
+            kind = getattr(errors, facts["kind"], CompressError) if facts["kind"] else CompressError
+            raise kind(facts["text"])
+
+    @contextmanager
+    def agreeing(self) -> Iterator[None]:
+        """A block that every process must get through before any goes on.
+
+        Raises:
+            CompressError: on the first process, what another could not do.
+            Told: on another, after its own error.
+        """
+        if self.world == 1 or self.first:
+            yield
+            for rank in range(1, self.world):
+                self.hear(rank)
+            return
+        with self.telling():
+            yield
+        self.report(None)
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Errors of the block go to the first process, which waits in ``hear``."""
+        try:
+            yield
+        except LostProcess:
+            raise
+        except Exception as error:
+            self.report(error)
+            raise Told from error
+
+    def send(self, tensors: Sequence[Tensor]) -> None:
+        """Hand tensors to the first process."""
+        from torch import distributed
+
+        with self._talking():
+            for tensor in tensors:
+                distributed.send(tensor.contiguous().reshape(-1), 0, group=self._channel)
+
+    def receive(self, rank: int, into: Sequence[Tensor]) -> None:
+        """Add what another process sends to tensors, in place."""
+        import torch
+        from torch import distributed
+
+        with self._talking():
+            for tensor in into:
+                buffer = torch.empty_like(tensor).reshape(-1)
+                distributed.recv(buffer, rank, group=self._channel)
+                tensor += buffer.view_as(tensor)
+
+    def _broadcast(self, tensor: Tensor) -> None:
+        from torch import distributed
+
+        if tensor.numel():
+            distributed.broadcast(tensor, 0, group=self._channel)
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            who = "another process of this run" if self.first else "the first process of this run"
+            said = (str(error) or type(error).__name__).splitlines()[0][:120]
+            raise LostProcess(f"{who} has ended or cannot be reached; what it said is above ({said})") from None
+
+
+_joined = Group()
+
+
+def joined() -> Group:
+    """The processes that this one runs with: those of the launcher after ``meet``, else this one alone."""
+    return _joined
+
+
+def meet(where: Place) -> Group:
+    """Wait for the other processes of the launcher.
+
+    The first one alone computes with the threads of all on its machine: while it does, the others wait.
+
+    Raises:
+        LostProcess: they do not come.
+    """
+    global _joined
+    import torch
+    from torch import distributed
+
+    on_gpus = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true", "yes")
+    try:
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=MEETING, rank=where.rank, world_size=where.world
+        )
+        channel = distributed.new_group(backend="gloo", timeout=WAITING)
+    except (RuntimeError, ValueError) as error:
+        raise LostProcess(
+            f"the {where.world} processes of this run do not find each other: {str(error).splitlines()[0][:200]}; "
+            "where no launcher was meant, unset RANK and WORLD_SIZE"
+        ) from None
+    threads = (0, 0)
+    if where.rank == 0 and where.local > 1:
+        own = torch.get_num_threads()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or own
+        threads = max(own, min(own * where.local, cores)), own
+        torch.set_num_threads(threads[0])
+    _joined = Group(where.rank, where.world, channel, threads)
+    # gloo aborts a process whose connections are half made when another one ends, and then nothing can be said. So the
+    # first one, which is the likeliest to end early, over a user's mistake, begins when all have come this far.
+    with _joined.agreeing():
+        pass
+    return _joined
+
+
+def _bytes(text: bytes) -> Tensor:
+    import torch
+
+    return torch.frombuffer(bytearray(text), dtype=torch.uint8)
+
+
+def _length(content: Tensor) -> Tensor:
+    import torch
+
+    return torch.tensor([content.numel()])

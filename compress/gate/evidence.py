@@ -1,0 +1,267 @@
+"""What an artifact says of itself, checked: its files against the manifest, its records for sense.
+
+Law (``tests/test_gating_evidence.py``): whatever the files hold, the result is ``Evidence`` or a ``CompressError``.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from compress.artifact.files import OUTCOMES, VALIDATION
+from compress.artifact.manifest import NAME, files_of, read_manifest
+from compress.artifact.verify import refuse_damage
+from compress.core.errors import ArtifactError
+from compress.core.parsing import Missing, Unreadable, parse_json, printable, read_text
+from compress.core.statistics import Interval
+
+# What makes two latencies comparable.
+_DEVICE = ("processor", "gpu", "compute_capability", "cores", "threads", "system", "runtime")
+_DEPLOYMENT = ("target", "batch_size", "seq_len")
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Bounds = Annotated[tuple[Number, Number], Field(strict=False)]
+
+
+class _Part(BaseModel):
+    # Keys beside those that a gate reads are the business of others.
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+
+class _Latency(_Part):
+    dense: Positive | None
+    compressed: Positive | None
+    ci95: Bounds | None
+
+
+class _Speedup(_Part):
+    value: Positive | None
+    ci95: Bounds | None
+
+
+class _Drop(_Part):
+    value: Number
+    ci95: Bounds
+
+
+class _Metric(_Part):
+    name: str
+    dense: Number
+    compressed: Number
+    ci95: Bounds
+    drop: _Drop | None = None
+
+
+class _Size(_Part):
+    dense: Annotated[int, Field(gt=0)]
+    compressed: Annotated[int, Field(gt=0)]
+
+
+class _Macs(_Part):
+    fraction: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Parity(_Part):
+    max_abs_diff: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Deployment(_Part):
+    target: str
+    batch_size: Annotated[int, Field(ge=1, le=10**6)]
+    seq_len: Annotated[int, Field(ge=1, le=10**6)]
+    device: Mapping[str, str | int]
+
+
+class Validation(_Part):
+    """``validation.json``, as far as a gate reads it."""
+
+    latency_ms: _Latency
+    speedup: _Speedup
+    metric: _Metric
+    size_bytes: _Size
+    macs: _Macs
+    parity: _Parity
+    verdict: Literal["pass", "fail", "inconclusive"]
+    reason: str = ""
+    deployment: _Deployment
+    date: str
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Per-example results, so that two artifacts can be compared example by example.
+
+    Attributes:
+        metric: its name.
+        combine: how rows become the metric, by name.
+        data: fingerprint of the evaluation data.
+        rows: of the compressed model, a row per example, [n] or [n, parts].
+    """
+
+    metric: str
+    combine: str
+    data: str
+    rows: NDArray[np.float64]
+
+    def matches(self, other: Outcomes) -> bool:
+        """Whether another artifact's rows can be held against these one by one."""
+        return (self.metric, self.combine, self.data, self.rows.shape) == (
+            other.metric,
+            other.combine,
+            other.data,
+            other.rows.shape,
+        )
+
+    def combiner(self) -> Callable[[NDArray[np.float64]], float] | None:
+        """From rows to the metric; None is their mean."""
+        from compress.artifact.validation import combiners
+
+        return combiners()[self.combine]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """An artifact as a gate sees it.
+
+    Attributes:
+        artifact: its directory.
+        manifest: its manifest.
+        sizes: bytes of every file that is there, by name.
+        validation: None where it was never validated.
+        outcomes: None where none are kept.
+        unlisted: files that the manifest does not list.
+    """
+
+    artifact: Path
+    manifest: Mapping[str, Any]
+    sizes: Mapping[str, int]
+    validation: Validation | None
+    outcomes: Outcomes | None
+    unlisted: tuple[str, ...]
+
+    @property
+    def device(self) -> str:
+        """Where it was measured, in words."""
+        described = {} if self.validation is None else self.validation.deployment.device
+        name = described.get("gpu") or described.get("processor") or "an unknown device"
+        return printable(f"{name}, {described.get('threads', '?')} threads")
+
+    @property
+    def data(self) -> Any:
+        """Fingerprint of the evaluation data; None where nothing has it."""
+        return self.outcomes.data if self.outcomes else _at(self.manifest, "data", "evaluation", "sha256")
+
+    @property
+    def dense(self) -> Any:
+        """Fingerprint of the dense model's weights; None where the manifest has none."""
+        return _at(self.manifest, "model", "sha256")
+
+    def age_days(self, now: datetime.datetime) -> float | None:
+        """How long ago it was validated, negative in the future; None where the date cannot be read."""
+        if self.validation is None:
+            return None
+        try:
+            then = datetime.datetime.fromisoformat(self.validation.date)
+        except ValueError:
+            return None
+        if then.tzinfo is None:
+            then = then.replace(tzinfo=datetime.timezone.utc)
+        return (now - then).total_seconds() / 86400
+
+
+def gather(artifact: str | Path) -> Evidence:
+    """Read an artifact.
+
+    Raises:
+        ArtifactError: it is none, is damaged, or was written by a newer version.
+    """
+    root = Path(artifact)
+    manifest = read_manifest(root)
+    findings = refuse_damage(root)
+    return Evidence(
+        artifact=root,
+        manifest=manifest,
+        sizes={name: file.stat().st_size for name, file in files_of(root).items() if file.is_file()}
+        | {NAME: (root / NAME).stat().st_size},
+        validation=read_validation(root),
+        outcomes=_read_outcomes(root),
+        unlisted=tuple(finding.file for finding in findings if finding.problem == "extra"),
+    )
+
+
+def read_validation(artifact: Path) -> Validation | None:
+    """``validation.json`` of an artifact; None where it has none.
+
+    Raises:
+        ArtifactError: it is damaged.
+    """
+    file = artifact / VALIDATION
+    try:
+        found = Validation.model_validate_json(_reread(read_text(file)))
+    except Missing:
+        return None
+    except Unreadable as error:
+        raise ArtifactError(f"'{file}' is damaged: {error}; run `compress validate`") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "all of it"
+        raise ArtifactError(f"'{file}' is damaged: {where}: {first['msg']}; run `compress validate`") from None
+    for value, bounds in (
+        (found.latency_ms.compressed, found.latency_ms.ci95),
+        (found.speedup.value, found.speedup.ci95),
+    ):
+        if value is not None and (bounds is None or min(bounds) <= 0):
+            raise ArtifactError(f"'{file}' is damaged: {value:g} has no interval; run `compress validate`")
+    return found
+
+
+def _reread(text: str) -> str:
+    parse_json(text)  # for its limits
+    return text
+
+
+def _read_outcomes(artifact: Path) -> Outcomes | None:
+    file = artifact / OUTCOMES
+    from compress.artifact.validation import OUTCOMES_FORMAT, combiners
+
+    try:
+        document = parse_json(read_text(file))
+        if document["format"] != OUTCOMES_FORMAT or document["combine"] not in combiners():
+            return None  # of another version: without it intervals are wider, and that is all
+        rows = np.asarray(document["compressed"], dtype=np.float64)
+        if rows.ndim not in (1, 2) or not len(rows) or not np.isfinite(rows).all():
+            raise ValueError("no table of numbers")
+        return Outcomes(str(document["metric"]), document["combine"], str(document["evaluation_sha256"]), rows)
+    except Missing:
+        return None
+    except (Unreadable, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ArtifactError(f"'{file}' is damaged: {error}; run `compress validate`") from None
+
+
+def comparable(candidate: Evidence, baseline: Evidence) -> list[str]:
+    """What of device and deployment differs between two validations; empty where latencies can be compared."""
+    if candidate.validation is None or baseline.validation is None:
+        return []
+    mine, theirs = candidate.validation.deployment, baseline.validation.deployment
+    pairs = [(name, getattr(mine, name), getattr(theirs, name)) for name in _DEPLOYMENT]
+    pairs += [(name, mine.device.get(name), theirs.device.get(name)) for name in _DEVICE]
+    return [printable(f"{name.replace('_', ' ')} {ours}, not {other}") for name, ours, other in pairs if ours != other]
+
+
+def interval(value: float, bounds: tuple[float, float]) -> Interval:
+    """As ``validation.json`` has it."""
+    return Interval(value, min(value, *bounds), max(value, *bounds))
+
+
+def _at(document: Any, *path: str) -> Any:
+    for name in path:
+        document = document.get(name) if isinstance(document, dict) else None
+    return document

@@ -1,0 +1,8 @@
+"""Everything a run reads, checked before the first second of computing.
+
+    checkpoint   the dense model with its tokenizer and task
+    processors   tokenizers and image processors
+    load         checkpoint, target, calibration and evaluation examples
+
+May import tasks, models, data, options, profile, core.
+"""

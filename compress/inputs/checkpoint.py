@@ -1,0 +1,304 @@
+"""A checkpoint in: weights, tokenizer, family and task, checked before anything is computed with them.
+
+Only safetensors are read, never pickle, and no code from a checkpoint is run. A hub name is first brought into the
+hub's cache; from there on everything is a local directory, and nothing touches the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.core.errors import ModelError
+from compress.data.hub import existing, hub_reachable, looks_local
+from compress.data.tables import first_line
+from compress.inputs.processors import IMAGE_PROCESSOR_FILES, TOKENIZER_FILES, load_image_processor, load_tokenizer
+from compress.models.encoder import Encoder, encoder_of, family_of, image_input, longest_input, shape_of
+from compress.tasks import Task, task_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+# How sentence-transformers notes what becomes of token embeddings.
+_POOLING = ("modules.json", "*_Pooling/config.json")
+# What transformers raises for weights and configurations that contradict each other; it has no class of its own.
+_LOADING_ERRORS = (
+    *(OSError, ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, AssertionError, ImportError),
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A dense model, ready to be calibrated.
+
+    Attributes:
+        name: the directory's or repository's own name, without path or owner.
+        model: with its task head, float32, in evaluation mode, without gradients.
+        tokenizer: the one saved beside it; of a model of images its processor.
+        encoder: the model seen through its family's entry.
+        task: what the head is for.
+        fingerprint: SHA-256 (hex) of the weights file; of a list of names and hashes where there are several files.
+        directory: where the checkpoint's files are (for a hub name: in the hub's cache).
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: Any
+    encoder: Encoder
+    task: Task
+    fingerprint: str
+    directory: Path
+
+
+def load_checkpoint(model: str, task: str | None = None, seq_len: int | None = None) -> Checkpoint:
+    """Load and check a checkpoint.
+
+    Args:
+        model: a local directory, or a name on the hub.
+        task: a name of ``TASKS``; None takes what the head says.
+        seq_len: the sequence length it will be used with, special tokens included; None skips the check.
+
+    Raises:
+        ModelError: not there, damaged, not an encoder of a supported family, without a trained head that fits the
+            task, with weights that are not numbers, without a tokenizer, or too short for ``seq_len``.
+        ConfigError: there is no such task.
+    """
+    directory = _local_directory(model)
+    config = _read_config(directory, model)
+    chosen = task_of(config, task).of_checkpoint(directory)
+    _check_length(config, seq_len, model)
+    files = _weight_files(directory, model)
+    fingerprint = _fingerprint(files)
+    with _quiet():
+        load = load_image_processor if chosen.processor == "image" else load_tokenizer
+        tokenizer = load(directory, config, model)
+    network = _load_model(directory, config, chosen, model)
+    return Checkpoint(
+        # A directory in the hub's cache is named after a commit.
+        name=directory.name if existing(model) else model.rsplit("/", 1)[-1],
+        model=network,
+        tokenizer=tokenizer,
+        encoder=encoder_of(network),
+        task=chosen,
+        fingerprint=fingerprint,
+        directory=directory,
+    )
+
+
+def _local_directory(model: str) -> Path:
+    try:
+        path = existing(model)
+        if path is not None and path.is_dir():
+            return path.resolve()
+    except OSError as error:
+        raise ModelError(f"model '{model}' cannot be read: {first_line(error)}") from None
+    if path is not None:
+        raise ModelError(f"model '{model}' is a file; give the directory that holds config.json and {WEIGHTS}")
+    if looks_local(model):
+        raise ModelError(f"model '{model}' does not exist; give a directory with a checkpoint, or a name on the hub")
+    return _from_hub(model)
+
+
+def _from_hub(model: str) -> Path:
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    advice = f"if '{model}' was meant as a path, there is no such directory"
+    # Without a connection the cache may still have it.
+    cached_only = not hub_reachable()
+    try:
+        with _quiet():
+            config = Path(hf_hub_download(model, "config.json", local_files_only=cached_only))
+            # Before gigabytes of a model that cannot be used are fetched.
+            _read_config(config.parent, model)
+            beside = (*TOKENIZER_FILES, *IMAGE_PROCESSOR_FILES, *_POOLING)
+            patterns = ["config.json", WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors", *beside]
+            return Path(snapshot_download(model, allow_patterns=patterns, local_files_only=cached_only))
+    except (OSError, ValueError, RuntimeError) as error:
+        if cached_only:
+            raise ModelError(
+                f"model '{model}' is not on this machine and the hub cannot be reached; {advice}"
+            ) from None
+        raise ModelError(f"cannot get model '{model}' from the hub: {first_line(error)}; {advice}") from None
+
+
+def _read_config(directory: Path, model: str) -> Any:
+    """The configuration, of a supported family."""
+    from transformers import AutoConfig
+
+    file = directory / "config.json"
+    if not file.is_file():
+        raise ModelError(f"model '{model}' has no config.json; give a checkpoint saved with save_pretrained")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        family = raw.get("model_type")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise ModelError(f"'{file}' cannot be read as a configuration: {first_line(error)}") from None
+    # Before transformers, which knows far more families and would run code for those it does not know.
+    family_of(str(family))
+    try:
+        with _quiet():
+            config = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+        shape_of(config)
+    except ModelError:
+        raise
+    # What a wrong value raises differs between releases of transformers, and not all of it has a common base.
+    except Exception as error:
+        raise ModelError(f"'{file}' is no valid {family} configuration: {_one_line(error)}") from None
+    if getattr(config, "quantization_config", None):
+        raise ModelError(f"model '{model}' is quantized already; give the checkpoint it was quantized from")
+    return config
+
+
+def _check_length(config: Any, seq_len: int | None, model: str) -> None:
+    # What an image takes is settled: `loading.deployed` judges the option.
+    longest = longest_input(config) if image_input(config) is None else None
+    if seq_len is not None and longest is not None and seq_len > longest:
+        raise ModelError(
+            f"sequence length {seq_len} is beyond the {longest} positions of model '{model}'; "
+            f"--seq-len must be at most {longest}"
+        )
+
+
+def _weight_files(directory: Path, model: str) -> list[Path]:
+    """The safetensors files, each of them whole."""
+    if (directory / WEIGHTS).is_file():
+        files = [directory / WEIGHTS]
+    elif (directory / WEIGHTS_INDEX).is_file():
+        index = directory / WEIGHTS_INDEX
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            # A name with a folder in it could lead anywhere.
+            files = [directory / Path(str(name)).name for name in names]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"'{index}' is no list of weight files: {error!r}") from None
+    else:
+        pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.h5") for p in directory.glob(pattern))
+        advice = (
+            f"it has {', '.join(pickled)}, which can run code when read; convert it with save_pretrained"
+            if pickled
+            else "give a checkpoint saved with save_pretrained"
+        )
+        raise ModelError(f"model '{model}' has no {WEIGHTS}: {advice}")
+    for file in files:
+        _check_safetensors(file)
+    return files
+
+
+def _check_safetensors(file: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(40)
+        if start.startswith(b"version https://git-lfs"):
+            raise ModelError(f"'{file}' is a Git LFS pointer, not the weights; fetch them with `git lfs pull`")
+        with safe_open(str(file), framework="numpy"):
+            pass
+    except OSError as error:
+        raise ModelError(f"weights '{file}' cannot be read: {first_line(error)}") from None
+    except SafetensorError as error:
+        raise ModelError(f"weights '{file}' are damaged or cut off: {first_line(error)}; copy them again") from None
+
+
+def _fingerprint(files: list[Path]) -> str:
+    hashes = []
+    for file in files:
+        digest = hashlib.sha256()
+        with file.open("rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+        hashes.append(digest.hexdigest())
+    if len(files) == 1:
+        return hashes[0]
+    lines = "".join(f"{one}  {file.name}\n" for one, file in zip(hashes, files, strict=True))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _load_model(directory: Path, config: Any, task: Task, model: str) -> PreTrainedModel:
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+
+    loader = getattr(transformers, task.auto_class_name)
+    try:
+        with _quiet():
+            network, report = loader.from_pretrained(
+                str(directory),
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (*_LOADING_ERRORS, SafetensorError) as error:
+        raise ModelError(f"model '{model}' cannot be loaded: {_one_line(error)}") from None
+    _check_complete(network, report, task, model)
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise ModelError(
+                f"model '{model}' has {bad} weights that are NaN or infinite in '{name}'; use a sound checkpoint"
+            )
+    network.requires_grad_(False)
+    return network.eval()
+
+
+def _check_complete(network: Any, report: dict[str, Any], task: Task, model: str) -> None:
+    """Refuse weights that transformers had to make up."""
+    mismatched = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get("mismatched_keys", ()))
+    if mismatched:
+        raise ModelError(
+            f"model '{model}': the weights {_some(mismatched)} do not have the sizes that config.json says"
+        )
+    missing = []
+    for key in sorted(report.get("missing_keys", ())):
+        if key.startswith(task.unread_weights):
+            # Made up by transformers at random: zeros are the same in every run.
+            network.get_parameter(key).data.zero_()
+        else:
+            missing.append(key)
+    head = [key for key in missing if not key.startswith(f"{network.base_model_prefix}.")]
+    if head:
+        raise ModelError(
+            f"model '{model}' has no trained head for {task.name}: {_some(head)} missing in its weights; "
+            "fine-tune it on the task first"
+        )
+    if missing:
+        raise ModelError(f"model '{model}' is incomplete: {_some(missing)} missing in its weights")
+
+
+def _some(keys: list[str]) -> str:
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return ", ".join(f"'{key}'" for key in keys[:3]) + more
+
+
+def _one_line(error: BaseException) -> str:
+    # Some messages are a headline with what matters on the lines after it.
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers and the hub without progress bars and log lines; the user's settings come back after."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging
+
+    level, bars, downloads = logging.get_verbosity(), logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+        if not downloads:
+            enable_progress_bars()

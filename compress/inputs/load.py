@@ -1,0 +1,201 @@
+"""Everything a run reads, checked and in memory: checkpoint, target, calibration and evaluation examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compress.core.errors import ConfigError, DataError
+from compress.core.plan import EncoderShape
+from compress.data.batches import Encoded
+from compress.data.images import folder_of_classes
+from compress.data.load import load_data, sample_rows
+from compress.inputs.checkpoint import Checkpoint, load_checkpoint
+from compress.options.help import DEFAULTS
+from compress.options.run_config import RunConfig
+from compress.profile.target import Target, load_target, offered
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from compress.core.progress import Progress
+
+# Rows of a lone file that are kept from calibration, to validate on.
+_HELD_BACK = 0.2
+_HELD_BACK_ROWS = 2000
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a run works on.
+
+    Attributes:
+        checkpoint: dense model, tokenizer, task.
+        target: the device.
+        calibration: examples to calibrate on; empty without data.
+        evaluation: examples to validate on; empty where none are needed.
+    """
+
+    checkpoint: Checkpoint
+    target: Target
+    calibration: Encoded
+    evaluation: Encoded
+
+    @property
+    def shape(self) -> EncoderShape:
+        return self.checkpoint.encoder.shape
+
+    @property
+    def length(self) -> float:
+        """Mean tokens of a calibration example, at which MACs are counted; 128 without data, patches of images."""
+        return self.calibration.mean_length or float(self.calibration.positions or 128)
+
+    @property
+    def output_names(self) -> dict[int, str]:
+        """Names of the model's classes or tags, by number."""
+        return {int(number): str(name) for number, name in (self.checkpoint.model.config.id2label or {}).items()}
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Inputs of the exported model, in the tokenizer's order."""
+        return tuple(self.calibration.features)
+
+
+def load_model(config: RunConfig) -> Loaded:
+    """Checkpoint and target; no data, but for one made-up example that tells the model's inputs."""
+    target = load_target(config.target).for_calls(config.batch_size, config.seq_len)
+    offered(target, config.precision)
+    checkpoint = load_checkpoint(config.model, config.task, config.seq_len)
+    if config.embedding is not None:
+        checkpoint = replace(checkpoint, task=checkpoint.task.giving(config.embedding))
+    return Loaded(checkpoint, target, _no_examples(checkpoint), _no_examples(checkpoint))
+
+
+def load(config: RunConfig, progress: Progress, *, evaluation: bool = True) -> Loaded:
+    """Read and check all inputs of a run.
+
+    Args:
+        config: resolved options.
+        progress: told what was guessed.
+        evaluation: whether evaluation data is needed.
+
+    Raises:
+        CompressError: of the kind that fits what is wrong.
+    """
+    bare = load_model(config)
+    checkpoint = bare.checkpoint
+    train, held, note = train_and_validation(config.calibration_data, config.eval_data, config.seed, evaluation)
+    if note:
+        progress.info(note)
+    calibration = _encode(config, checkpoint, train, config.samples, progress)
+    progress.info(f"{len(calibration)} calibration examples of {calibration.mean_length:.1f} tokens on average")
+    if (alone := _only_label(calibration)) is not None:
+        progress.info(
+            f"warning: all calibration examples have the label {alone}; texts of the other classes are missing from "
+            "what the model is fitted to: mix the data, or give more of it"
+        )
+    checkpoint = replace(checkpoint, task=checkpoint.task.of_calibration(calibration))
+    examples = bare.evaluation if held is None else _encode(config, checkpoint, held, None, None)
+    return Loaded(checkpoint, bare.target, calibration, examples)
+
+
+def deployed(config: RunConfig, loaded: Loaded) -> RunConfig:
+    """The options as the model takes them: of images the number of positions is settled, and no option.
+
+    Raises:
+        ConfigError: ``--seq-len`` was given for a model of images.
+    """
+    positions = loaded.calibration.positions
+    if positions is None or config.seq_len == positions:
+        return config
+    if config.seq_len != DEFAULTS["seq_len"]:
+        raise ConfigError(
+            f"--seq-len {config.seq_len} is for texts: this model reads {positions} positions of every image, as its "
+            "image and patch size say; leave it out"
+        )
+    return config.model_copy(update={"seq_len": positions})
+
+
+def load_training(config: RunConfig, loaded: Loaded, most: int | None, seq_len: int | None) -> Encoded:
+    """The examples that may be trained on: all that calibration was drawn from.
+
+    Args:
+        config: resolved options.
+        loaded: checkpoint and task.
+        most: examples at most, drawn at random; None for all.
+        seq_len: tokens per example; None for the deployment's.
+
+    Raises:
+        DataError: as ``load``.
+    """
+    rows, _, _ = train_and_validation(config.calibration_data, config.eval_data, config.seed)
+    cut = config if seq_len is None else config.model_copy(update={"seq_len": seq_len})
+    return _encode(cut, loaded.checkpoint, rows, most, None)
+
+
+def train_and_validation(
+    data: str, eval_data: str | None, seed: int, evaluation: bool = True
+) -> tuple[Dataset, Dataset | None, str]:
+    """Rows to learn from and rows to validate on; of a lone file, a part is held back.
+
+    Args:
+        data: file, directory or hub name.
+        eval_data: the same of other data to validate on; None takes the validation part of ``data``.
+        seed: of the rows held back.
+        evaluation: whether rows to validate on are needed.
+
+    Returns:
+        Both, and a sentence on what was held back, or nothing.
+
+    Raises:
+        DataError: as ``load_data``; or too few rows.
+    """
+    train = load_data(data, "train")
+    if not evaluation:
+        return train, None, ""
+    if eval_data is not None:
+        return train, load_data(eval_data, "validation"), ""
+    if not Path(data).expanduser().is_file() and folder_of_classes(data) is None:
+        return train, load_data(data, "validation"), ""
+    train, held = _hold_back(train, seed)
+    return train, held, f"{len(held)} rows of {data} are held back to validate on (--eval-data names other data)"
+
+
+def _encode(
+    config: RunConfig, checkpoint: Checkpoint, rows: Dataset, samples: int | None, progress: Progress | None
+) -> Encoded:
+    task, model_config = checkpoint.task, checkpoint.model.config
+    columns = task.columns(rows, model_config, config.text_column, config.label_column)
+    if progress is not None:
+        for guess in columns.guesses:
+            progress.info(guess)
+    encoded = task.encode(
+        sample_rows(rows, samples, config.seed), checkpoint.tokenizer, columns, config.seq_len, model_config
+    )
+    # A row may give several examples: the two texts of a pair, the windows of a long one.
+    return encoded if samples is None else encoded.take(samples, config.seed)
+
+
+def _hold_back(rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
+    import numpy as np
+
+    count = min(_HELD_BACK_ROWS, int(_HELD_BACK * len(rows)))
+    if count < 1:
+        raise DataError(
+            f"{len(rows)} rows are too few to calibrate and to validate on; give evaluation data with --eval-data"
+        )
+    order = np.random.default_rng(seed).permutation(len(rows))
+    return rows.select(np.sort(order[count:])), rows.select(np.sort(order[:count]))
+
+
+def _only_label(data: Encoded) -> int | None:
+    """The label of all examples, where they are categories and have but one."""
+    labels = data.labels
+    if labels is None or labels.ndim != 1 or labels.dtype.kind != "i" or len(labels) < 2:
+        return None
+    return int(labels[0]) if bool((labels == labels[0]).all()) else None
+
+
+def _no_examples(checkpoint: Checkpoint) -> Encoded:
+    return checkpoint.task.no_examples(checkpoint.tokenizer, checkpoint.model.config)

@@ -1,0 +1,32 @@
+"""What ``--effort`` buys, in one place: how much is measured, searched and trained.
+
+Everything but measuring is counted, not timed, so that equal inputs give equal plans and weights on any machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Effort:
+    """One level of effort.
+
+    Attributes:
+        profile_seconds: of measuring, for a latency profile.
+        candidates: structures that the search tries out in sketches (``search/spdy.py``), beside its first.
+        epochs: passes over the calibration examples in joint reconstruction (``reconstruction/joint.py``).
+        most_flops: bound on what those passes may cost; None for none. Large models on long texts get fewer steps.
+    """
+
+    profile_seconds: float
+    candidates: int
+    epochs: int
+    most_flops: float | None
+
+
+EFFORT = {
+    "fast": Effort(profile_seconds=25.0, candidates=0, epochs=0, most_flops=0.0),
+    "standard": Effort(profile_seconds=45.0, candidates=16, epochs=4, most_flops=4e13),
+    "thorough": Effort(profile_seconds=120.0, candidates=96, epochs=16, most_flops=None),
+}

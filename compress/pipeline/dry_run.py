@@ -1,0 +1,92 @@
+"""What ``compress run --resume`` would do, without doing it: which results are stored, and how long the others took.
+
+The stages are gone through as in a run, with a memory that makes nothing. What rests on a result that is not stored
+cannot be known to be stored either, and counts as to be done.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from compress.cache.memo import Foreseen, Memory, NotStored
+from compress.cache.store import Store
+from compress.core.progress import Progress, Silent
+from compress.inputs.load import deployed, load
+from compress.options.run_config import RunConfig
+from compress.stages import cache_keys
+from compress.stages.absent_device import open_device
+from compress.stages.calibrate import weighed
+from compress.stages.context import Stages
+from compress.stages.device import Device
+from compress.stages.finish import finish_promising
+from compress.stages.profile import profiles_of, reachable
+from compress.stages.search import propose_all
+
+# The stages of every run, in order; those that only some runs have appear where they are met.
+_ALWAYS = ("dense", "form", "profile", "calibrate", "reconstruct", "export", "validate")
+
+
+def foresee(config: RunConfig, *, progress: Progress | None = None) -> list[Foreseen]:
+    """Read and check what the run would read, and look its results up.
+
+    Args:
+        config: as for ``pipeline.run``.
+        progress: told about warnings.
+
+    Raises:
+        CompressError: the inputs are wrong, as a run would say, or the budget is known to be out of reach.
+    """
+    told = progress or Silent()
+    if config.unstructured is not None:
+        from compress.pipeline.unstructured import read_inputs
+
+        read_inputs(config, Stages(told))
+        return [Foreseen(name, "", False, None, None) for name in ("fine-prune", "pack", "export", "validate")]
+    store = Store.default()
+    with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
+        memory = Memory(store, Path(scratch), reading=True, making=False)
+        loaded = load(config, told)
+        config = deployed(config, loaded)
+        # What is used again is in the table; only what is wrong with it is worth a line.
+        quiet = Stages(Silent(), memory)
+        device: Device | None = None
+        profiles = importance = None
+        with suppress(NotStored):
+            device = open_device(config, loaded, Path(scratch), quiet)
+        # How large the dense file is, only that tells.
+        known = device is not None or config.size_mb is None
+        device = device or Device(config, loaded.target, Path(scratch) / "dense.onnx", {}, quiet)
+        with suppress(NotStored):
+            profiles = profiles_of(config, loaded, device, quiet)
+            profiles = reachable(config, loaded, profiles, device, quiet) if known else None
+        with suppress(NotStored):
+            importance = weighed(config, loaded, quiet)
+        if profiles is not None and importance is not None:
+            with suppress(NotStored):
+                proposals = propose_all(config, loaded, importance, profiles, device, quiet)
+                finish_promising(config, loaded, proposals, device, quiet)
+        return _rows(memory, store, loaded.checkpoint.name, given=config.profile is not None)
+
+
+def _rows(memory: Memory, store: Store, model: str, given: bool) -> list[Foreseen]:
+    rows = []
+    met = [step.name for step, _ in memory.met]
+    for step, entry in memory.met:
+        if entry is None:
+            last = store.last(step.name, step.label)
+            rows.append(Foreseen(step.name, step.label, False, None, last.seconds if last else None))
+        else:
+            rows.append(Foreseen(step.name, step.label, True, entry.age_seconds(), entry.seconds))
+    for name in _ALWAYS:
+        if name not in met and not (given and name == "profile"):
+            last = store.last(name, model)
+            rows.append(Foreseen(name, "", False, None, last.seconds if last else None))
+    return in_order(rows)
+
+
+def in_order(rows: Sequence[Foreseen]) -> list[Foreseen]:
+    """The rows in the order of the stages."""
+    return sorted(rows, key=lambda row: cache_keys.ORDER.index(row.stage))

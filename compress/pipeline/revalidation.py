@@ -1,0 +1,80 @@
+"""`compress validate`: an artifact measured again, here and now."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.artifact.manifest import read_manifest
+from compress.artifact.sparse import artifact_is_sparse
+from compress.artifact.verify import refuse_damage
+from compress.core.errors import ArtifactError
+from compress.core.plan import Plan
+from compress.core.progress import Progress, Silent
+from compress.inputs.load import deployed, load
+from compress.options.run_config import make_config
+from compress.stages.context import Stages
+from compress.stages.device import Device
+
+if TYPE_CHECKING:
+    pass
+
+
+from compress.pipeline.compression import RunResult, result_of
+from compress.pipeline.single_stages import chosen_for
+
+
+def validate_artifact(
+    artifact: Path, overrides: Mapping[str, Any] | None = None, *, progress: Progress | None = None
+) -> RunResult:
+    """Measure an artifact again, here and now, and renew its validation.json.
+
+    Args:
+        artifact: directory that ``run`` or ``export`` wrote.
+        overrides: options that replace the artifact's own (``eval_data``, ``target``, ``batch_size``, ...).
+        progress: told about stages as they begin.
+    """
+    from compress.artifact.model import load as load_artifact
+    from compress.export.lowering import Engine
+    from compress.export.onnx import report_of
+    from compress.export.openvino import IR
+    from compress.stages.export import parity_of
+    from compress.stages.results import Exported
+    from compress.stages.write import renew_validation
+
+    stages = Stages(progress or Silent())
+    manifest = read_manifest(artifact)
+    if artifact_is_sparse(manifest):
+        raise ArtifactError(
+            f"'{artifact}' was made by `compress run --unstructured`: there is no latency to measure again, and its "
+            "accuracy stands in validation.json; run it anew for other data"
+        )
+    refuse_damage(artifact)
+    try:
+        config = make_config({**manifest["configuration"], "output": artifact, "profile": None, **(overrides or {})})
+        engine = Engine.from_json(manifest["engine"]) if "engine" in manifest else Engine()
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"'{artifact}' does not say how it was made: {error}; make it again") from None
+    plan = Plan.read(artifact)
+    with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
+        with stages.stage("load"):
+            loaded = load(config, stages)
+            config = deployed(config, loaded)
+            chosen_for(loaded, plan)
+            model = load_artifact(artifact)
+        with stages.stage("export dense"):
+            device = Device.open(config, loaded, Path(scratch))
+        try:
+            with stages.stage("validate"):
+                file = artifact / (IR if loaded.target.runtime == "openvino" else "model.onnx")
+                tolerance = 1e-3 if engine.precision == "fp32" else math.inf
+                parity = parity_of(file, model, loaded, tolerance)
+                exported = Exported(file, engine, report_of(artifact / "model.onnx"), parity, file)
+                _, validation = device.validate(plan, exported, loaded)
+        finally:
+            device.close()
+        renew_validation(artifact, manifest, validation, config, plan, loaded.target)
+    return result_of(artifact, plan, validation, stages)

@@ -1,0 +1,146 @@
+"""Many budgets at once: one calibration and one profile per precision, a front of accuracy against measured latency."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compress.artifact.directory import scratch_beside, staged
+from compress.artifact.files import SWEEP, dump
+from compress.artifact.manifest import described
+from compress.cache.memo import Memory
+from compress.cache.store import Store
+from compress.core.errors import BudgetUnreachable, ConfigError
+from compress.core.importance import Importance
+from compress.core.plan import Budget, BudgetKind
+from compress.core.progress import Progress, Silent
+from compress.inputs.load import Loaded, deployed, load
+from compress.options.run_config import RunConfig
+from compress.pipeline.sweep_result import Point, Swept, with_front
+from compress.report.write import NAME as REPORT
+from compress.report.write import front_page_of, write_page
+from compress.stages.calibrate import weighed
+from compress.stages.context import Stages
+from compress.stages.device import Device
+from compress.stages.finish import finish, finish_promising
+from compress.stages.profile import profiles_of, reachable
+from compress.stages.results import Finished, Proposal
+from compress.stages.search import dense_plan, propose_all
+from compress.stages.write import inputs_of
+
+if TYPE_CHECKING:
+    from compress.export.lowering import Engine
+    from compress.profile.take import Profile
+
+
+def parse_budgets(kind: BudgetKind, text: str) -> list[Budget]:
+    """``4,6,8`` as budgets of a kind.
+
+    Raises:
+        ConfigError: a part is no positive number, or there is none.
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or not all(0 < value < float("inf") for value in values):
+        raise ConfigError(f"budgets '{text}' are no positive numbers with commas between; write 4,6,8")
+    return [Budget(kind, value) for value in dict.fromkeys(values)]
+
+
+def sweep(
+    config: RunConfig,
+    budgets: Sequence[Budget],
+    *,
+    origins: Mapping[str, str] | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Swept:
+    """Compress a model to many budgets; write a table, a picture and a report, no artifacts.
+
+    A budget that cannot be reached is said and left out.
+
+    Args:
+        config: options; its own budget does not count.
+        budgets: what to try, latencies or speed-ups.
+        origins: per option where its value came from; None where nobody knows.
+        resume: use again what earlier runs have stored.
+        progress: told about stages as they begin.
+
+    Raises:
+        CompressError: see ``core/errors.py``; nothing is written then.
+    """
+    store = Store.default()
+    nothing = {"latency_ms": None, "speedup": None, "macs": None}
+    with staged(config.output) as output, scratch_beside(output) as scratch:
+        stages = Stages(progress or Silent(), Memory(store, scratch, reading=resume))
+        with stages.stage("load"):
+            loaded = load(config, stages)
+            config = deployed(config, loaded)
+        with stages.stage("export dense"):
+            device = Device.open(config, loaded, scratch, stages)
+        try:
+            with stages.stage("profile"):
+                profiles = profiles_of(config.model_copy(update=nothing), loaded, device, stages)
+            with stages.stage("calibrate"):
+                importance = weighed(config, loaded, stages)
+            # Nothing pruned, in every precision.
+            unpruned = config.model_copy(update={**nothing, "macs": 1.0})
+            done = [_dense(unpruned, loaded, importance, *pair, device, stages) for pair in profiles]
+            points = [Point.of("dense", finished) for finished in done]
+            for budget in budgets:
+                asked = config.model_copy(update={**nothing, budget.kind: budget.value})
+                points += _at(asked, loaded, importance, profiles, device, stages)
+        finally:
+            device.close()
+        metric, deployment = done[0].measured["metric"]["name"], done[0].measured["deployment"]
+        where = {name: value for name, value in deployment.items() if name not in ("precision", "engine")}
+        facts = {**inputs_of(config, loaded, origins), "device": where.get("device"), "seconds": stages.seconds}
+        swept = Swept(config.output, metric, where, tuple(with_front(points)), described(facts))
+        (output / SWEEP).write_text(dump(swept.document()), encoding="utf-8")
+        write_page(front_page_of(swept.document()), output / REPORT)
+        _draw(swept, output, stages)
+    return swept
+
+
+def _dense(
+    config: RunConfig,
+    loaded: Loaded,
+    importance: Importance,
+    engine: Engine,
+    profile: Profile,
+    device: Device,
+    stages: Stages,
+) -> Finished:
+    proposal = Proposal(engine, profile, dense_plan(config, loaded, profile), importance)
+    return finish(config, loaded, proposal, device, stages)
+
+
+def _at(
+    config: RunConfig,
+    loaded: Loaded,
+    importance: Importance,
+    profiles: Sequence[tuple[Engine, Profile]],
+    device: Device,
+    stages: Stages,
+) -> list[Point]:
+    """The points of one budget: every promising precision."""
+    try:
+        within = reachable(config, loaded, profiles, device, stages)
+    except BudgetUnreachable as error:
+        stages.info(str(error))
+        return []
+    with stages.stage("search"):
+        proposals = propose_all(config, loaded, importance, within, device, stages)
+    finished, _ = finish_promising(config, loaded, proposals, device, stages)
+    return [Point.of(str(config.budget), candidate) for candidate in finished]
+
+
+def _draw(swept: Swept, output: Path, stages: Stages) -> None:
+    from compress.pipeline.sweep_plot import save_front
+
+    try:
+        save_front(swept, output / "sweep.png")
+    except ConfigError as error:
+        stages.info(f"no picture: {error}")

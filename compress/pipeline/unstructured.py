@@ -1,0 +1,187 @@
+"""The job of a run with ``--unstructured``: weights masked, trained, packed, exported, and measured for accuracy.
+
+Nothing is profiled or timed: zeros in a matrix save bytes, and no runtime that is served here skips them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.artifact.directory import staged
+from compress.artifact.files import TRAINING
+from compress.artifact.model import save_model
+from compress.core.errors import ConfigError
+from compress.core.plan import Plan
+from compress.fineprune.log import phase_summary, write_log
+from compress.fineprune.prepare import Prepared, open_session, prepare, teacher_name
+from compress.inputs.load import Loaded, deployed, load
+from compress.options.help import DEFAULTS, flag
+from compress.options.run_config import RunConfig
+from compress.stages.context import Stages
+from compress.stages.results import FinePruned, Finished, Proposal, Repairs
+from compress.stages.search import dense_plan
+
+if TYPE_CHECKING:
+    from compress.sparsity.compact_file import Stored
+    from compress.sparsity.train import Thinned
+
+# Options that say nothing where nothing is timed, searched for or rounded on the way to a device, and why.
+_SENSELESS = {
+    "target": "nothing is made for a device",
+    "precision": "the compact file is int8 as it is, and model.onnx stays fp32",
+    "size_mb": "the fraction settles the size",
+    "method": "there is no structure to search for",
+    "search_seconds": "there is no structure to search for",
+    "effort": "nothing is measured, searched for or reconstructed",
+    "profile": "nothing is timed",
+}
+_PLAIN: dict[str, Any] = {**DEFAULTS, "precision": "fp32"}
+
+
+def refuse_contradictions(config: RunConfig) -> None:
+    """Raise ConfigError for options that mean nothing together with ``--unstructured``."""
+    for name, why in _SENSELESS.items():
+        value = getattr(config, name)
+        if value != _PLAIN.get(name):
+            raise ConfigError(
+                f"{flag(name)} {value} and --unstructured {config.unstructured:g}: {why}; leave one of them out"
+            )
+
+
+def read_inputs(config: RunConfig, stages: Stages) -> tuple[RunConfig, Loaded, Prepared]:
+    """Everything that the job reads, checked."""
+    refuse_contradictions(config)
+    loaded = load(config, stages)
+    config = deployed(config, loaded)
+    prepared = prepare(config, loaded, stages)
+    assert prepared is not None
+    return config, loaded, prepared
+
+
+def run_unstructured(
+    config: RunConfig, stages: Stages, origins: Mapping[str, str] | None = None
+) -> tuple[Plan, dict[str, Any]]:
+    """Leave a fraction of the encoder's single weights, and write the artifact.
+
+    Args:
+        config: with ``unstructured``.
+        stages: told how it goes.
+        origins: per option where its value came from, for the manifest.
+
+    Returns:
+        A plan that removes no unit, and what validation.json holds.
+
+    Raises:
+        CompressError: see ``core/errors.py``; nothing is written then.
+    """
+    from compress.export.lowering import Engine
+    from compress.sparsity.compact_file import NAME, load_compact, write_compact
+    from compress.stages.export import export_checked
+    from compress.stages.write import write_artifact
+
+    with staged(config.output) as output:
+        with stages.stage("load"):
+            config, loaded, prepared = read_inputs(config, stages)
+        with stages.stage("fine-prune"):
+            thinned = _thin_out(config, loaded, prepared, stages)
+            if thinned.phase is not None:
+                write_log(output / TRAINING, list(thinned.phase.rows))
+        # What the file gives back is what is measured, not what was put in.
+        with stages.stage("pack"):
+            state = write_compact(thinned.model, output / NAME)
+            compact = load_compact(output / NAME)
+        with stages.stage("export"):
+            exported = export_checked(thinned.model, output / "model.onnx", loaded)
+            save_model(thinned.model, output)
+        with stages.stage("validate"):
+            validation = _validate(config, loaded, thinned, compact, state, output, exported.parity)
+        stages.info(validation["reason"])
+        plan = dense_plan(config, loaded)
+        done = Finished(
+            Proposal(Engine(), None, plan),
+            thinned.model,
+            Repairs(fine_pruned=_account(prepared, loaded, thinned, validation)),
+            exported,
+            validation,
+        )
+        write_artifact(output, config, loaded, done, [], stages, origins)
+    return plan, validation
+
+
+def _thin_out(config: RunConfig, loaded: Loaded, prepared: Prepared, stages: Stages) -> Thinned:
+    from compress.sparsity.train import thin_out
+
+    recipe = prepared.recipe
+    assert config.unstructured is not None and recipe.unstructured is not None
+    session = open_session(config, loaded, prepared, stages) if recipe.unstructured.trains else None
+    return thin_out(loaded.checkpoint, recipe, config.unstructured, session, seed=config.seed)
+
+
+def _validate(
+    config: RunConfig,
+    loaded: Loaded,
+    thinned: Thinned,
+    compact: Any,
+    state: Mapping[str, Stored],
+    output: Path,
+    parity: float,
+) -> dict[str, Any]:
+    """validation.json: what others read is of the compact file; the masked checkpoint is beside it."""
+    from compress.artifact.model import PYTORCH, WEIGHTS
+    from compress.artifact.sparse import said
+    from compress.sparsity.compact_file import NAME
+    from compress.sparsity.summary import weights_section
+    from compress.stages.device import deployment_section
+    from compress.stages.export import DENSE_ENGINE
+    from compress.stages.validate import document, metric_section, slices_section
+    from compress.tasks import outputs_of
+
+    task, data = loaded.checkpoint.task, loaded.evaluation
+    dense, masked, packed = (outputs_of(m, task, data) for m in (loaded.checkpoint.model, thinned.model, compact))
+    metric = metric_section(task, data, dense, packed)
+    assert config.unstructured is not None
+    weights = weights_section(
+        loaded.checkpoint.encoder,
+        thinned.model,
+        state,
+        asked=config.unstructured,
+        metric={
+            "name": metric["name"],
+            "dense": metric["dense"],
+            "masked": metric_section(task, data, dense, masked)["compressed"],
+            "compact": metric["compressed"],
+        },
+        # The dense model's file has the same tensors.
+        files=((output / PYTORCH / WEIGHTS).stat().st_size, (output / NAME).stat().st_size),
+    )
+    plan = dense_plan(config, loaded)
+    verdict = "pass" if weights["remaining"] <= config.unstructured + 1e-9 else "fail"
+    found = document(
+        plan=plan,
+        predicted_ms=None,
+        comparison=None,
+        verdict=verdict,  # type: ignore[arg-type]
+        reason=said(weights),
+        metric=metric,
+        sizes=(weights["file_bytes"]["dense"], weights["file_bytes"]["compact"]),
+        size_mb=None,
+        length=loaded.length,
+        parity=parity,
+        deployment=deployment_section(config, config.target, DENSE_ENGINE, loaded.target),
+        slices=slices_section(task, data, loaded.output_names, dense, packed),
+    )
+    latency = {**found["latency_ms"], "source": "not measured: zeros among weights save bytes, not time"}
+    return {**found, "latency_ms": latency, "unstructured": weights}
+
+
+def _account(prepared: Prepared, loaded: Loaded, thinned: Thinned, validation: Mapping[str, Any]) -> FinePruned:
+    phases = () if thinned.phase is None else ({"name": "unstructured", **phase_summary(thinned.phase)},)
+    return FinePruned(
+        recipe=prepared.recipe.model_dump(mode="json", exclude_none=True),
+        teacher=teacher_name(prepared, loaded) if phases else None,
+        examples=len(prepared.train),
+        phases=phases,
+        metric_before=validation["metric"]["dense"],
+    )

@@ -1,0 +1,87 @@
+"""Gates on heads and filters: multipliers, 1 by default, put in as forward-pre-hooks.
+
+A head's gate multiplies the d_h columns that it feeds into W_o, a filter's gate the one column it feeds into W_2. The
+attention kernel is not touched, so any attention implementation works, and a gate at 0 equals physical removal. The
+gradient of the loss with respect to a gate stays alive at 0, which lets masked units be weighed too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.core.plan import Structure
+from compress.models.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Multipliers of every unit.
+
+    Attributes:
+        heads: per layer ``[heads]``, or ``[batch, heads]`` for a gate of its own per sample.
+        filters: per layer ``[filters]`` or ``[batch, filters]``.
+    """
+
+    heads: tuple[Tensor, ...]
+    filters: tuple[Tensor, ...]
+
+    @classmethod
+    def ones(cls, encoder: Encoder) -> Gates:
+        """Gates that change nothing."""
+        shape = encoder.shape
+        return cls(
+            heads=tuple(torch.ones(shape.heads) for _ in encoder),
+            filters=tuple(torch.ones(shape.filters) for _ in encoder),
+        )
+
+    @classmethod
+    def of(cls, structure: Structure, encoder: Encoder) -> Gates:
+        """1 for the units a structure keeps, 0 for the others."""
+        gates = cls.ones(encoder)
+        for tensors, kept in ((gates.heads, structure.heads), (gates.filters, structure.filters)):
+            for tensor, units in zip(tensors, kept, strict=True):
+                tensor.zero_()
+                tensor[list(units)] = 1.0
+        return gates
+
+    def per_sample(self, batch: int) -> Gates:
+        """A copy with a gate per sample, ``[batch, units]``, that collects gradients.
+
+        With the *summed* loss of a batch, one backward pass then gives true per-sample gradients; gradients of the
+        mean loss of a mini-batch, as in the code published with Kwon et al., average them before they are squared.
+        """
+        return Gates(
+            heads=tuple(g.expand(batch, -1).clone().requires_grad_() for g in self.heads),
+            filters=tuple(g.expand(batch, -1).clone().requires_grad_() for g in self.filters),
+        )
+
+
+def _gate(module: nn.Module, gate: Tensor, unit_size: int) -> Any:
+    def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x = arguments[0]
+        scale = gate if unit_size == 1 else gate.repeat_interleave(unit_size, dim=-1)
+        # [batch, units] gets an axis for the positions; [units] broadcasts as it is.
+        scale = scale.unsqueeze(1) if scale.dim() == 2 else scale
+        return (x * scale.to(x.dtype), *arguments[1:])
+
+    return module.register_forward_pre_hook(hook)
+
+
+@contextmanager
+def gated(encoder: Encoder, gates: Gates) -> Iterator[None]:
+    """Run the dense encoder with gates; they are gone when the block ends."""
+    handles = []
+    try:
+        for layer, heads, filters in zip(encoder, gates.heads, gates.filters, strict=True):
+            handles.append(_gate(layer.get("attention_output"), heads, encoder.shape.head_size))
+            handles.append(_gate(layer.get("ffn_output"), filters, 1))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

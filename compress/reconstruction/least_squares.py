@@ -1,0 +1,121 @@
+"""Least squares from sums over tokens: ridge towards given weights, and the paper's one scale per unit.
+
+Products of a batch are taken in the model's precision, sums over batches and all solving in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compress.core.errors import DataError
+
+LARGEST_SCALE = 10.0
+
+
+@dataclass
+class Gram:
+    """Sums over tokens for one regression: XᵀX, XᵀY, ΣY², with X̃ = [X, 1]; float64.
+
+    Attributes:
+        xx: [inputs + 1, inputs + 1].
+        xy: [inputs + 1, outputs].
+        yy: scalar.
+        tokens: number of tokens.
+    """
+
+    xx: Tensor
+    xy: Tensor
+    yy: float = 0.0
+    tokens: int = 0
+
+    @classmethod
+    def zeros(cls, inputs: int, outputs: int) -> Gram:
+        return cls(
+            torch.zeros(inputs + 1, inputs + 1, dtype=torch.float64),
+            torch.zeros(inputs + 1, outputs, dtype=torch.float64),
+        )
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Add tokens: x [tokens, inputs], y [tokens, outputs]."""
+        if not len(x):
+            return
+        ones = torch.ones(len(x), 1, dtype=x.dtype)
+        augmented = torch.cat([x, ones], dim=1)
+        # Products of one batch in the model's precision, sums over batches in float64.
+        self.xx += (augmented.T @ augmented).double()
+        self.xy += (augmented.T @ y).double()
+        self.yy += float(y.double().square().sum())
+        self.tokens += len(x)
+
+    def plus(self, other: Gram, weight: float = 1.0) -> Gram:
+        return Gram(
+            self.xx + weight * other.xx,
+            self.xy + weight * other.xy,
+            self.yy + weight * other.yy,
+            self.tokens + other.tokens,
+        )
+
+    def error(self, weights: Tensor) -> float:
+        """Squared error of Y ≈ X̃ W, relative to ΣY²; weights [inputs + 1, outputs]."""
+        total = (weights * (self.xx @ weights)).sum() - 2 * (weights * self.xy).sum() + self.yy
+        return max(0.0, float(total)) / max(self.yy, 1e-30)
+
+
+def solve_spd(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solve a symmetric positive definite system; where rounding has made it indefinite, jitter grows until it is not.
+
+    Raises:
+        DataError: the matrix is not finite.
+    """
+    if not torch.isfinite(matrix).all():
+        raise DataError(
+            "the activations on the calibration data are not finite, or too large to be squared: they overflow; check "
+            "the checkpoint in float32, and the data for texts unlike those it was trained on"
+        )
+    jitter = 0.0
+    scale = float(matrix.diagonal().mean().clamp_min(1e-30))
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(matrix + jitter * torch.eye(len(matrix), dtype=matrix.dtype))
+        if not failed:
+            return torch.cholesky_solve(right, factor)
+        jitter = max(10 * jitter, 1e-12 * scale)
+
+
+def ridge_solution(gram: Gram, original: Tensor, ridge: float) -> Tensor:
+    """W = (X̃ᵀX̃ + λD)⁻¹ (X̃ᵀY + λD W₀): least squares drawn towards the original weights; the bias is free.
+
+    Args:
+        gram: sums over training tokens.
+        original: W₀ [inputs + 1, outputs], the bias in its last row.
+        ridge: λ, relative to D, the mean diagonal of XᵀX.
+    """
+    inputs = len(gram.xx) - 1
+    strength = torch.zeros(inputs + 1, dtype=torch.float64)
+    if inputs:
+        strength[:-1] = ridge * gram.xx.diagonal()[:-1].mean()
+    return solve_spd(gram.xx + torch.diag(strength), gram.xy + strength[:, None] * original)
+
+
+def scale_solution(gram: Gram, original: Tensor, unit_size: int) -> Tensor | None:
+    """The paper's mask tuning: W = diag(m) W₀ with one scale per unit, the bias as it is.
+
+    The normal equations for m follow from the same Gram matrices: M = Σ over a unit's rows of (XᵀX) ⊙ (W₀W₀ᵀ).
+    A scale of 1 is preferred where the data do not say otherwise.
+
+    Returns:
+        [inputs + 1, outputs]; None if a scale leaves ±10.
+    """
+    weights, bias = original[:-1], original[-1]
+    units = len(weights) // unit_size
+    normal = gram.xx[:-1, :-1] * (weights @ weights.T)
+    normal = normal.reshape(units, unit_size, units, unit_size).sum((1, 3))
+    target = gram.xy[:-1] - gram.xx[:-1, -1:] * bias
+    right = (weights * target).sum(1).reshape(units, unit_size).sum(1)
+    damp = 1e-6 * normal.diagonal().mean().clamp_min(1e-30)
+    scales = solve_spd(normal + damp * torch.eye(units, dtype=torch.float64), (right + damp)[:, None])[:, 0]
+    if not bool((scales.abs() <= LARGEST_SCALE).all()):
+        return None
+    return torch.cat([weights * scales.repeat_interleave(unit_size)[:, None], bias[None]])

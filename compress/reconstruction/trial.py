@@ -1,0 +1,74 @@
+"""How good a structure is, found out in about a second: prune, reconstruct on a few examples, compare on others.
+
+Losses of single sublayers (``calibration/obs.py``) add up only roughly: later layers make up for errors of earlier
+ones, and some of what they get wrong nobody reads. A sketch shows what is left of all that: the model is pruned and
+reconstructed as the final one will be, on fewer examples and with one ridge, and its divergence from the dense model is
+measured on calibration examples that the fit has not seen. The evaluation data is never touched.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from compress.core.plan import Structure
+from compress.data.batches import Encoded
+from compress.models.encoder import Encoder, encoder_of
+from compress.pruning.removal import remove
+from compress.reconstruction.closed_form import fit
+from compress.reconstruction.layerwise import Teacher, positions_read
+from compress.tasks import Task
+
+# Examples to fit on and, as many again, to compare on; and a bound on their tokens, which bounds memory.
+EXAMPLES = 512
+TOKENS = 16_384
+HELD_OUT_EVERY = 5
+RIDGE = 1e-2
+BYSTANDERS = 0.1
+
+
+class Sketch:
+    """Scores structures of one model.
+
+    Args:
+        dense: the model to prune.
+        task: runs it.
+        data: calibration examples; labels are not read.
+        seed: of the choice of examples.
+    """
+
+    def __init__(self, dense: Encoder, task: Task, data: Encoded, *, seed: int = 0) -> None:
+        self._dense, self._task = dense, task
+        order = np.random.default_rng(seed).permutation(len(data))
+        within = int(np.searchsorted(np.cumsum(data.lengths[order]), 2 * TOKENS, side="right"))
+        count = max(1, min(EXAMPLES, within // 2, len(data) // 2))
+        fitted, compared = data.select(np.sort(order[:count])), data.select(np.sort(order[count : 2 * count]))
+        self._read = positions_read(dense, task, data)
+        self._teacher = Teacher(dense, task, fitted, batch_size=64, keep=True)
+        # As in the real thing, a fit that does not help is not taken.
+        self._held_out = np.arange(count) % HELD_OUT_EVERY == 0
+        self._batches = list(compared.batches(64))
+        with torch.no_grad():
+            self._references = [task.forward(dense.model, batch.inputs) for batch in self._batches]
+
+    @torch.no_grad()
+    def score(self, structure: Structure) -> float:
+        """Mean divergence from the dense model on examples that the sketch was not fitted on."""
+        model = _bare_copy(self._dense.model)
+        remove(model, structure)
+        student = encoder_of(model)
+        fit(self._teacher, student, self._held_out, read=self._read, ridges=(RIDGE,), bystanders=(BYSTANDERS,))
+        total = 0.0
+        for batch, reference in zip(self._batches, self._references, strict=True):
+            total += float(self._task.divergence(self._task.forward(model, batch.inputs), reference).sum())
+        return total / sum(len(batch.indices) for batch in self._batches)
+
+
+def _bare_copy(model: nn.Module) -> Any:
+    """A copy that shares the embeddings, which removal and reconstruction leave alone."""
+    shared = {id(module): module for module in model.modules() if isinstance(module, nn.Embedding)}
+    return copy.deepcopy(model, shared)

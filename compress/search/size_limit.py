@@ -1,0 +1,176 @@
+"""The bytes of the exported file as a second constraint of the search (``--size-mb``), beside latency or MACs.
+
+A byte gets a price that is added to the losses; the exact search (``search/knapsack.py``) is run at several prices, and
+the lowest at which the file is small enough gives the structure. Source: Lagrangian relaxation of a knapsack with a
+second constraint (Everett, Operations Research 1963); the value of the relaxation bounds how far the result is from
+optimal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.core.errors import BudgetUnreachable
+from compress.core.plan import EncoderShape, Widths
+from compress.search.knapsack import Allocation, Sublayer, allocate
+
+Floats = NDArray[np.float64]
+
+# The price is bracketed by factors of 4 and then halved in, on a logarithmic scale, so many times.
+_BRACKETS, _HALVINGS = 40, 12
+# Quanta of the budget while a price is looked for: fewer than for the plan itself, for the sake of time.
+_BUCKETS = 4_000
+
+
+@dataclass(frozen=True)
+class Room:
+    """How large a file may be, and what its parts take.
+
+    Attributes:
+        limit: bytes of the file, at most.
+        fixed: bytes of everything that is no head and no filter: embeddings, norms, task head, graph.
+        per_head, per_filter: bytes that one of them takes.
+    """
+
+    limit: float
+    fixed: float
+    per_head: float
+    per_filter: float
+
+    @classmethod
+    def of(cls, limit_mb: float, shape: EncoderShape, dense_bytes: float, bytes_per_weight: float) -> Room:
+        """From the size of the dense file; biases are left with the fixed part, so that little is overestimated.
+
+        Args:
+            limit_mb: 10^6 bytes.
+            shape: dense sizes.
+            dense_bytes: of the dense model's file in the same number format.
+            bytes_per_weight: of that format.
+        """
+        # MACs of one token are weights, but for attention's scores: 2·s²·d_h of a head.
+        per_head = (shape.macs_per_head(1) - 2 * shape.head_size) * bytes_per_weight
+        per_filter = shape.macs_per_filter(1) * bytes_per_weight
+        removable = shape.layers * (shape.heads * per_head + shape.filters * per_filter)
+        return cls(1e6 * limit_mb, max(0.0, dense_bytes - removable), per_head, per_filter)
+
+    def used(self, widths: Widths) -> float:
+        """Bytes of the file with these widths."""
+        return self.fixed + sum(widths.heads) * self.per_head + sum(widths.filters) * self.per_filter
+
+    def fits(self, widths: Widths) -> bool:
+        """Whether such a file is small enough."""
+        return self.used(widths) <= self.limit
+
+    def check(self) -> None:
+        """Raise BudgetUnreachable where even without heads and filters the file is too large."""
+        if self.fixed > self.limit:
+            raise BudgetUnreachable(
+                f"size {self.limit / 1e6:.4g} MB cannot be reached: embeddings, norms and head alone take "
+                f"{self.fixed / 1e6:.3g} MB in this number format, and that is the least reachable. Raise --size-mb, "
+                "or try --precision int8 or auto"
+            )
+
+
+def allocate_within(
+    sublayers: Sequence[Sublayer],
+    sizes: Sequence[Floats],
+    room: float,
+    budget: float,
+    *,
+    fixed: float = 0.0,
+    buckets: int | None = None,
+) -> Allocation:
+    """The allocation of least loss within the budget whose sizes add up to no more than ``room``.
+
+    Args:
+        sublayers: what each can be, cost in the budget's unit.
+        sizes: bytes of each width, per sublayer; ascending, 0 at width 0.
+        room: bytes for all sublayers together, not negative.
+        budget, fixed, buckets: as in ``search.allocate``.
+
+    Returns:
+        As ``allocate``; the gap is to the bound of the relaxation, above 0 even where the solution is optimal.
+
+    Raises:
+        BudgetUnreachable: as in ``allocate``.
+    """
+    plain = allocate(sublayers, budget, fixed=fixed, buckets=buckets)
+    if _size(sizes, plain) <= room:
+        return plain
+    bound = plain.loss - (plain.gap or 0.0)
+    best: Allocation | None = None
+
+    def at(price: float) -> bool:
+        """Whether the structure at a price is small enough; remembers the best that is, and the best bound."""
+        nonlocal best, bound
+        priced = [replace(s, loss=s.loss + price * size) for s, size in zip(sublayers, sizes, strict=True)]
+        found = allocate(priced, budget, fixed=fixed, buckets=min(buckets or _BUCKETS, _BUCKETS))
+        bound = max(bound, found.loss - (found.gap or 0.0) - price * room)
+        if _size(sizes, found) > room:
+            return False
+        loss = _loss(sublayers, found.levels)
+        if best is None or loss < best.loss:
+            best = replace(found, loss=loss)
+        return True
+
+    price = sum(float(s.loss.max()) for s in sublayers) / max(sum(float(size[-1]) for size in sizes), 1.0)
+    price = max(price, 1e-30)
+    too_low = 0.0
+    for _ in range(_BRACKETS):
+        if at(price):
+            break
+        too_low, price = price, 4 * price
+    if best is None:
+        # No price is high enough where losses are infinite; nothing at all always fits.
+        levels = (0,) * len(sublayers)
+        best = Allocation(levels, fixed + _cost(sublayers, levels), _loss(sublayers, levels), None)
+    too_low = too_low or price * 4.0**-_HALVINGS
+    for _ in range(_HALVINGS):
+        middle = float(np.sqrt(too_low * price))
+        if at(middle):
+            price = middle
+        else:
+            too_low = middle
+    levels = _use_rest(sublayers, sizes, best.levels, room, budget - fixed)
+    loss = _loss(sublayers, levels)
+    return Allocation(levels, fixed + _cost(sublayers, levels), loss, max(0.0, loss - bound))
+
+
+def _size(sizes: Sequence[Floats], allocation: Allocation) -> float:
+    return sum(float(size[level]) for size, level in zip(sizes, allocation.levels, strict=True))
+
+
+def _cost(sublayers: Sequence[Sublayer], levels: Sequence[int]) -> float:
+    return sum(float(s.cost[level]) for s, level in zip(sublayers, levels, strict=True))
+
+
+def _loss(sublayers: Sequence[Sublayer], levels: Sequence[int]) -> float:
+    return sum(float(s.loss[level]) for s, level in zip(sublayers, levels, strict=True))
+
+
+def _use_rest(
+    sublayers: Sequence[Sublayer], sizes: Sequence[Floats], start: Sequence[int], room: float, available: float
+) -> tuple[int, ...]:
+    """Change single widths, the largest gain first, as long as both the cost and the size stay within their limits."""
+    levels = list(start)
+    cost = _cost(sublayers, levels)
+    size = sum(float(of[level]) for of, level in zip(sizes, levels, strict=True))
+    while True:
+        best_gain = 0.0
+        move: tuple[int, int] | None = None
+        for number, (sublayer, of, level) in enumerate(zip(sublayers, sizes, levels, strict=True)):
+            fits = (cost - sublayer.cost[level] + sublayer.cost <= available) & (size - of[level] + of <= room)
+            for candidate in np.flatnonzero(fits):
+                gain = float(sublayer.loss[level] - sublayer.loss[candidate])
+                if gain > best_gain:
+                    best_gain, move = gain, (number, int(candidate))
+        if move is None:
+            return tuple(levels)
+        chosen, width = move
+        cost += float(sublayers[chosen].cost[width] - sublayers[chosen].cost[levels[chosen]])
+        size += float(sizes[chosen][width] - sizes[chosen][levels[chosen]])
+        levels[chosen] = width

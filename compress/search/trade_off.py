@@ -1,0 +1,47 @@
+"""What other budgets would keep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from compress.core.errors import BudgetUnreachable
+from compress.core.importance import Rankings
+from compress.core.plan import Budget
+from compress.search.planner import make_plan as search_plan
+
+if TYPE_CHECKING:
+    from compress.profile.take import Profile
+
+
+def trade_off(rankings: Rankings, profile: Profile, length: float, seed: int = 0) -> list[dict[str, float]]:
+    """Importance kept at 40 latencies, from little above the least to the dense model's, for ``compress why``.
+
+    Args:
+        rankings: order of every sublayer's units, and their loss.
+        profile: latency table.
+        length: mean tokens of an example, for MACs.
+        seed: recorded in the plans.
+
+    Returns:
+        For each latency that can be reached ``latency_ms``, ``importance_kept`` and ``macs_fraction``.
+    """
+    table = profile.table
+    points = []
+    for step in range(1, 41):
+        budget_ms = table.fixed_ms + (table.dense_ms - table.fixed_ms) * step / 40
+        try:
+            plan = search_plan(
+                shape=profile.shape,
+                budget=Budget("latency_ms", budget_ms),
+                method="full",
+                rankings=rankings,
+                length=length,
+                profile=profile,
+                seed=seed,
+            )
+        except BudgetUnreachable:
+            continue
+        points.append(
+            {"latency_ms": budget_ms, "importance_kept": plan.importance_kept, "macs_fraction": plan.macs_fraction}
+        )
+    return points

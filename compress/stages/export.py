@@ -1,0 +1,146 @@
+"""From a model in PyTorch to a file that a target runs, compared with PyTorch on real examples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from compress.data.batches import Encoded
+from compress.export import fp16, graph, openvino
+from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
+from compress.export.lowering import Engine, lower
+from compress.export.onnx import check_parity, export_onnx, report_of
+from compress.export.runtime import open_session
+from compress.inputs.load import Loaded
+from compress.stages.results import Exported
+
+if TYPE_CHECKING:
+    from compress.core.progress import Progress
+    from compress.stages.context import Stages
+
+PARITY_EXAMPLES = 64
+# Examples that static int8 takes the ranges of activations from.
+STATIC_EXAMPLES = 128
+# As exported, in float32.
+DENSE_ENGINE = Engine()
+
+
+def export_checked(
+    model: Any, path: Path, loaded: Loaded, engine: Engine = DENSE_ENGINE, float_path: Path | None = None
+) -> Exported:
+    """Export a model, compare it with PyTorch, and lower it to its number format.
+
+    The float graph has to equal PyTorch; what int8 differs by is measured, and judged by the accuracy it costs.
+
+    Args:
+        model: in PyTorch.
+        path: file to write.
+        loaded: examples to compare on, and to calibrate int8 on.
+        engine: form and number format.
+        float_path: where the float32 file goes; None keeps none beside a quantized one.
+
+    Raises:
+        ExportError: the float graph is not the model.
+    """
+    unquantized = path if engine.scheme in ("float", "nncf") else (float_path or path.with_name(f".{path.name}.float"))
+    write_onnx(model, unquantized, loaded)
+    write_lowered(unquantized, replace(engine, precision="fp32", scheme="float"), unquantized, loaded)
+    parity = parity_of(unquantized, model, loaded)
+    if loaded.target.runtime == "openvino":
+        return _as_openvino(model, unquantized, loaded, engine)
+    if engine.scheme != "float":
+        write_lowered(unquantized, replace(engine, form="plain"), path, loaded)
+        parity = parity_of(path, model, loaded, tolerance=math.inf)
+        if float_path is None:
+            graph.remove(unquantized)
+            unquantized = path
+    return Exported(path, engine, report_of(path), parity, unquantized)
+
+
+def export_half(
+    model: Any, path: Path, loaded: Loaded, engine: Engine, float_path: Path, progress: Progress | Stages
+) -> Exported:
+    """Export a model in fp16; what fp16 cannot hold on real examples stays in fp32.
+
+    Args:
+        model, path, loaded, engine: see ``export_checked``.
+        float_path: where the float32 file goes, which is compared with PyTorch.
+        progress: told what stays in fp32.
+    """
+    import onnx
+
+    export_checked(model, float_path, loaded, replace(engine, precision="fp32"))
+    proto = onnx.load(str(float_path))
+    kept = fp16.hold(proto, samples_of(loaded))
+    if kept.nodes:
+        progress.info(f"kept in fp32: {kept.reason}: {', '.join(kept.nodes)}")
+    engine = replace(engine, left_out=kept.nodes)
+    write_lowered(float_path, engine, path, loaded)
+    return Exported(path, engine, report_of(path), parity_of(path, model, loaded, math.inf), float_path)
+
+
+def _as_openvino(model: Any, onnx_file: Path, loaded: Loaded, engine: Engine) -> Exported:
+    """The IR beside a float32 ONNX file, which stays for other runtimes."""
+    path = onnx_file.parent / openvino.IR
+    samples = samples_of(loaded) if engine.scheme == "nncf" else None
+    openvino.save(openvino.convert(onnx_file, loaded.target, samples), path)
+    parity = parity_of(path, model, loaded, tolerance=1e-3 if samples is None else math.inf)
+    size = path.stat().st_size + path.with_suffix(".bin").stat().st_size
+    return Exported(
+        path, engine, replace(report_of(onnx_file), size_bytes=size), parity, path if samples is None else onnx_file
+    )
+
+
+def write_onnx(model: Any, path: Path, loaded: Loaded) -> None:
+    """Export a model with the inputs and outputs of its task."""
+    task = loaded.checkpoint.task
+    export_onnx(model, path, input_names=loaded.input_names, output_names=task.file_names, outputs=task.file_outputs)
+
+
+def parity_of(path: Path, model: Any, loaded: Loaded, tolerance: float = 1e-3) -> float:
+    """Largest difference of a file from the PyTorch model that it should equal, on real examples.
+
+    Raises:
+        ExportError: they differ by more than the tolerance.
+    """
+    examples, task = _some_examples(loaded), loaded.checkpoint.task
+    session = open_session(path, loaded.target)
+    try:
+        batches = (batch.inputs for batch in examples.batches(8))
+        return check_parity(session, model, batches, task.forward, tolerance, read=task.read_file)
+    finally:
+        session.close()
+
+
+def write_lowered(source: Path, engine: Engine, path: Path, loaded: Loaded) -> None:
+    """Write an exported float32 file as an engine has it."""
+    import onnx
+
+    if engine == Engine():
+        return  # as exported
+    if engine.form == "offline" and graph.size_bytes(source) > EXTERNAL_DATA_ABOVE_BYTES:
+        return  # the optimizer takes no such file
+    graph.save(lower(onnx.load(str(source)), engine, samples_of(loaded)), path, EXTERNAL_DATA_ABOVE_BYTES)
+
+
+def _some_examples(loaded: Loaded) -> Encoded:
+    examples = loaded.evaluation if len(loaded.evaluation) else loaded.calibration
+    if not len(examples):
+        return made_up(loaded, 16, 8)
+    return examples.select(range(min(PARITY_EXAMPLES, len(examples))))
+
+
+def made_up(loaded: Loaded, length: int, count: int) -> Encoded:
+    """Examples that mean nothing, for a model without data."""
+    checkpoint = loaded.checkpoint
+    return checkpoint.task.made_up(checkpoint.model.config, loaded.input_names, length, count)
+
+
+def samples_of(loaded: Loaded) -> list[dict[str, NDArray[Any]]]:
+    """Batches to calibrate int8 on."""
+    examples = loaded.calibration.select(range(min(STATIC_EXAMPLES, len(loaded.calibration))))
+    return [{name: tensor.numpy() for name, tensor in batch.inputs.items()} for batch in examples.batches(8)]

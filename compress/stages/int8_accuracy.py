@@ -1,0 +1,173 @@
+"""int8 that holds its accuracy: the layers whose rounding changes the outputs most stay in float."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from compress.core.statistics import Interval, drop_interval
+from compress.data.batches import Encoded
+from compress.stages.export import samples_of
+
+if TYPE_CHECKING:
+    from compress.export.lowering import Engine
+    from compress.export.session import Session
+    from compress.inputs.load import Loaded
+    from compress.stages.context import Stages
+    from compress.stages.results import Exported
+
+# Calibration examples that int8 is judged on: enough to tell 1 % from 3 %, few enough for every layer in turn.
+JUDGED_EXAMPLES = 256
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What int8 does to the outputs when one weight alone is quantized.
+
+    Attributes:
+        weight: as ``quantize.quantizable`` names it.
+        error: root mean square of the change of the outputs, relative to their spread.
+    """
+
+    weight: str
+    error: float
+
+
+def answers_of(session: Session, loaded: Loaded, data: Encoded, batch_size: int = 32) -> NDArray[Any]:
+    """What a file answers on examples, as its task reads it."""
+    from compress.export.measure import predict
+
+    task = loaded.checkpoint.task
+    return predict(session, data, batch_size, read=task.read_file, fill=task.fill)
+
+
+def drop_between(loaded: Loaded, data: Encoded, dense: NDArray[Any], ours: NDArray[Any]) -> Interval:
+    """What ``ours`` loses of the metric against ``dense``, paired; without labels, of agreement with it."""
+    task = loaded.checkpoint.task
+    before, after = task.evaluate(dense, data, dense), task.evaluate(ours, data, dense)
+    return drop_interval(before.scores, after.scores, after.combine)
+
+
+def too_much(drop: Interval, allowed: float) -> bool:
+    """Whether a drop is beyond what is allowed, and beyond the noise of the examples it was measured on."""
+    return drop.value > allowed and drop.low > 0
+
+
+def hold_accuracy(float_path: Path, engine: Engine, loaded: Loaded, allowed: float, stages: Stages) -> Engine:
+    """Leave the most sensitive layers out of int8 until what it loses on calibration data is allowed.
+
+    Args:
+        float_path: the model in float32, in the engine's form.
+        engine: int8.
+        loaded: calibration examples and target.
+        allowed: drop of the metric.
+        stages: told what was left out.
+
+    Returns:
+        The engine, with ``left_out`` filled where it had to be. Where even half of the layers in float do not help, as
+        few as lose least.
+    """
+    data = loaded.calibration.select(range(max(0, len(loaded.calibration) - JUDGED_EXAMPLES), len(loaded.calibration)))
+    if not len(data):
+        return engine
+    bench = _Bench(float_path, engine, loaded, data)
+    if not too_much(bench.drop(()), allowed):
+        return engine
+    ranked = bench.ranked()
+    tried: list[tuple[float, int]] = []
+    count = 1
+    while count <= max(1, len(ranked) // 2):
+        left_out = tuple(found.weight for found in ranked[:count])
+        drop = bench.drop(left_out)
+        tried.append((drop.value, count))
+        if not too_much(drop, allowed):
+            break
+        count *= 2
+    _, count = min(tried)
+    left_out = tuple(found.weight for found in ranked[:count])
+    stages.info(f"left in fp32, since int8 changes the outputs most there: {', '.join(left_out)}")
+    return replace(engine, left_out=left_out)
+
+
+def offenders(float_path: Path, engine: Engine, loaded: Loaded) -> list[Sensitivity]:
+    """The weights that int8 hurts most, worst first; nothing where the runtime quantizes by itself."""
+    from compress.export.lowering import IN_GRAPH
+
+    if engine.scheme not in IN_GRAPH or not len(loaded.calibration):
+        return []
+    count = len(loaded.calibration)
+    data = loaded.calibration.select(range(max(0, count - JUDGED_EXAMPLES), count))
+    return _Bench(float_path, engine, loaded, data).ranked()
+
+
+class _Bench:
+    """Runs a model on some examples with any of its layers in int8."""
+
+    def __init__(self, float_path: Path, engine: Engine, loaded: Loaded, data: Encoded) -> None:
+        import onnx
+
+        self._model = onnx.load(str(float_path))
+        self._engine, self._loaded, self._data = replace(engine, form="plain"), loaded, data
+        self._dense = self._answers(None)
+
+    def _answers(self, left_out: Sequence[str] | None) -> NDArray[Any]:
+        """Outputs with these weights in float; None leaves all of them."""
+        from compress.export import graph
+        from compress.export.lowering import lower
+        from compress.export.runtime import open_session
+
+        model = self._model
+        if left_out is not None:
+            engine = replace(self._engine, left_out=tuple(left_out))
+            model = lower(model, engine, samples_of(self._loaded))
+        with tempfile.TemporaryDirectory(prefix="compress-") as folder:
+            path = Path(folder) / "model.onnx"
+            graph.save(graph.copy_of(model), path, graph.EXTERNAL_DATA_ABOVE_BYTES)
+            session = open_session(path, self._loaded.target)
+            try:
+                return answers_of(session, self._loaded, self._data)
+            finally:
+                session.close()
+
+    def drop(self, left_out: Sequence[str]) -> Interval:
+        return drop_between(self._loaded, self._data, self._dense, self._answers(left_out))
+
+    def ranked(self) -> list[Sensitivity]:
+        """Every weight's own error, the largest first."""
+        from compress.export.int8 import output_error, quantizable
+
+        weights = list(quantizable(self._model).values())
+        found = [
+            Sensitivity(
+                weight, output_error([self._answers([other for other in weights if other != weight])], [self._dense])
+            )
+            for weight in weights
+        ]
+        return sorted(found, key=lambda sensitivity: -sensitivity.error)
+
+
+def refusal_of(validation: Mapping[str, Any], exported: Exported, loaded: Loaded, allowed: float) -> str | None:
+    """Why a measured int8 file must not be used; None where it may be."""
+    found = validation["metric"].get("drop_of_int8")
+    if found is None:
+        return None
+    drop = Interval(found["value"], *found["ci95"])
+    if not too_much(drop, allowed):
+        return None
+    return refusal(drop, allowed, offenders(exported.float_path, exported.engine, loaded))
+
+
+def refusal(drop: Interval, allowed: float, worst: Sequence[Sensitivity]) -> str:
+    """The message of an int8 that costs too much, with the layers that it hurts most."""
+    layers = ", ".join(f"{found.weight} ({found.error:.1%})" for found in worst[:4])
+    return (
+        f"int8 loses {drop.value:.4f} of the metric against the same model in fp32 (95 % interval {drop.low:.4f} to "
+        f"{drop.high:.4f}), {allowed:g} is allowed"
+        + (f"; it changes the outputs most in {layers}" if layers else "")
+        + ". Use --precision fp32, or allow more with --int8-drop"
+    )

@@ -1,0 +1,143 @@
+"""Questions, contexts and answers out of the columns that data sets have them in.
+
+Known are SQuAD's (``answers`` with texts and starts), flat ones (``answer``, ``answer_start``), and spans of characters
+(SubjQA). Every answer is checked to lie in its context.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from compress.core.errors import DataError
+from compress.data.columns import Columns, find, found, given_texts, named, read_column, read_texts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+QUESTION_NAMES = ("question", "query")
+CONTEXT_NAMES = ("context", "passage", "document", "paragraph", "article", "review", "text")
+ANSWER_NAMES = ("answers", "answer", "answer_text", "human_ans_spans", "answer_span", "label", "labels")
+PLACE_NAMES = ("answer_start", "answer_starts", "human_ans_indices", "answer_indices", "start")
+# SubjQA writes this at the end of every review, and as the answer of questions without one.
+NO_ANSWER = "ANSWERNOTFOUND"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Characters ``start`` up to ``end`` of the context; both equal where there is no answer."""
+
+    start: int
+    end: int
+
+
+def choose_answer_columns(dataset: Dataset, text_column: str | None, label_column: str | None) -> Columns:
+    """Question and context, and the answers where there are any.
+
+    Raises:
+        DataError: a named column is missing, or question and context cannot be told.
+    """
+    names = list(dataset.column_names)
+    guesses = []
+    if text_column:
+        texts = given_texts(dataset, text_column)
+    else:
+        question, context = find(names, QUESTION_NAMES), find(names, CONTEXT_NAMES)
+        if question is None or context is None:
+            raise DataError(
+                f"cannot tell question and context apart; columns found: {found(dataset)}. Name them with "
+                "--text-column question,context"
+            )
+        texts = (question, context)
+        guesses.append(f"questions are taken from '{question}', contexts from '{context}' (--text-column names others)")
+    if len(texts) != 2:
+        raise DataError(f"--text-column '{text_column}' must name two columns for question-answering: question,context")
+    others = [name for name in names if name not in texts]
+    label = named(dataset, label_column, "--label-column") if label_column else find(others, ANSWER_NAMES)
+    place = find(others, PLACE_NAMES) if label else None
+    if not label_column:
+        guesses.append(
+            f"answers are taken from '{label}'{f', their places from {place!r}' if place else ''} "
+            "(--label-column names another)"
+            if label
+            else f"none of the columns {found(dataset)} looks like answers: label-free (--label-column names one)"
+        )
+    return Columns(texts, label, tuple(guesses), place=place)
+
+
+def read_questions(dataset: Dataset, columns: Columns) -> Iterator[tuple[str, str, list[Answer] | None]]:
+    """Question, context and right answers of every row; None for answers where there are no labels.
+
+    Raises:
+        DataError: an answer that is not in its context, or written in an unknown way.
+    """
+    questions, contexts = (read_texts(dataset, name) for name in columns.text)
+    contexts = [context.removesuffix(NO_ANSWER).rstrip() if NO_ANSWER in context else context for context in contexts]
+    values = [None] * len(questions) if columns.label is None else read_column(dataset, columns.label)
+    places = [None] * len(questions) if columns.place is None else read_column(dataset, columns.place)
+    known = columns.label is not None and any(value is not None for value in values)
+    for number, (question, context, value, place) in enumerate(
+        zip(questions, contexts, values, places, strict=True), 1
+    ):
+        try:
+            yield question, context, _answers(value, place, context) if known else None
+        except ValueError as error:
+            raise DataError(
+                f"row {number}, column '{columns.label}': {error}; correct the data, or name another column with "
+                "--label-column"
+            ) from None
+
+
+def _answers(value: Any, place: Any, context: str) -> list[Answer]:
+    """All right answers of one row, one without length where there is none.
+
+    Raises:
+        ValueError: not in the context, or written in an unknown way.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError(f"{value[:60]!r} is not valid JSON") from None
+    if isinstance(value, dict):
+        texts, starts = value.get("text"), value.get("answer_start")
+        texts = texts if isinstance(texts, list) else [] if texts is None else [texts]
+        starts = starts if isinstance(starts, list) else [None] * len(texts) if starts is None else [starts]
+        if len(texts) != len(starts):
+            raise ValueError(f"{len(texts)} answers have {len(starts)} places")
+        return [_answer(text, start, context) for text, start in zip(texts, starts, strict=True)] or [Answer(0, 0)]
+    if value is None or isinstance(value, str):
+        return [_answer(value or "", place, context)]
+    raise ValueError(f"{str(value)[:60]!r} is no answer; give a text, or texts and starts as SQuAD has them")
+
+
+def _answer(text: Any, place: Any, context: str) -> Answer:
+    if not isinstance(text, str):
+        raise ValueError(f"{text!r} is no text")
+    if not text.strip() or text.strip() == NO_ANSWER:
+        return Answer(0, 0)
+    numbers = [int(n) for n in re.findall(r"-?\d+", str(place))] if place is not None else []
+    if len(numbers) == 2:
+        start, end = numbers
+        if NO_ANSWER in text:
+            # Marked up to and over the mark, which is no part of the context.
+            end = min(end, len(context))
+        if not 0 <= start < end <= len(context):
+            raise ValueError(
+                f"the place {place} of answer {text[:40]!r} is outside of its context of {len(context)} characters"
+            )
+        return Answer(start, end)
+    if len(numbers) == 1:
+        start = numbers[0]
+        if start < 0 or context[start : start + len(text)] != text:
+            raise ValueError(f"answer {text[:40]!r} is not at character {start} of its context")
+        return Answer(start, start + len(text))
+    start = context.find(text)
+    if start < 0:
+        start = context.lower().find(text.lower())
+    if start < 0:
+        raise ValueError(f"answer {text[:40]!r} is not in its context")
+    return Answer(start, start + len(text))

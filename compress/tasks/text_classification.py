@@ -1,0 +1,134 @@
+"""text-classification: one of several classes for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.core.errors import DataError, ModelError
+from compress.data.batches import Encoded
+from compress.data.columns import Columns, label_ids, label_text, read_column, read_texts
+from compress.tasks.base import (
+    Measured,
+    Slice,
+    Task,
+    categorical_direction,
+    categorical_divergence,
+    draw_categories,
+    labels_to_learn,
+)
+from compress.tasks.tokenization import encode_texts
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TextClassification(Task):
+    """One of several classes for a text or a pair of texts."""
+
+    name = "text-classification"
+    metric_name = "accuracy"
+    auto_class_name = "AutoModelForSequenceClassification"
+    head_suffixes: ClassVar[tuple[str, ...]] = ("ForSequenceClassification",)
+
+    def check_config(self, config: Any) -> None:
+        kind = getattr(config, "problem_type", None)
+        if kind == "multi_label_classification":
+            raise ModelError(
+                "this checkpoint gives several labels to one example (problem_type multi_label_classification); "
+                f"{self.name} is for one label of several"
+            )
+        if kind == "regression" or config.num_labels < 2:
+            raise ModelError(
+                f"this checkpoint's head gives {config.num_labels} number(s) per example (regression), no classes; "
+                f"{self.name} needs at least two"
+            )
+
+    def new_head(self, dataset: Dataset, columns: Columns) -> list[str]:
+        values = read_column(dataset, labels_to_learn(columns))
+        return sorted({label_text(value) for value in values} - {""})
+
+    def columns(
+        self, dataset: Dataset, config: Any, text_column: str | None = None, label_column: str | None = None
+    ) -> Columns:
+        columns = self.find_columns(dataset, text_column, label_column)
+        if columns.label is None:
+            return columns
+        numbers, notes = label_ids(dataset, columns.label, config)
+        return replace(
+            columns,
+            label=columns.label if numbers else None,
+            guesses=(*columns.guesses, *notes),
+            label_ids=numbers,
+        )
+
+    def encode(self, dataset: Dataset, tokenizer: Any, columns: Columns, seq_len: int, config: Any) -> Encoded:
+        labels = numbers_of(dataset, columns.label, columns.label_ids) if columns.label is not None else None
+        texts = [read_texts(dataset, name) for name in columns.text]
+        return encode_texts(texts, tokenizer, seq_len, config, labels)
+
+    def forward(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        return cast("Tensor", model(**inputs).logits)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits, labels, reduction="none")
+
+    def divergence(self, logits: Tensor, reference: Tensor) -> Tensor:
+        return categorical_divergence(logits, reference)
+
+    def draw_labels(self, reference: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return draw_categories(reference, generator)
+
+    def fisher_direction(self, outputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return categorical_direction(outputs, generator)
+
+    def predictions(self, logits: NDArray[Any]) -> NDArray[np.int64]:
+        return np.asarray(logits).argmax(-1).astype(np.int64)
+
+    def scores(self, logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
+        return (self.predictions(logits) == np.asarray(labels)).astype(np.float64)
+
+    def slices(
+        self,
+        logits: NDArray[Any],
+        data: Encoded,
+        names: Mapping[int, str],
+        reference: NDArray[Any] | None = None,
+    ) -> list[Slice]:
+        """Of the texts of each class (without labels: of what the dense model says), how many are told right."""
+        if data.labels is not None:
+            truth, name = np.asarray(data.labels), "recall"
+        elif reference is not None:
+            truth, name = self.predictions(reference), "fidelity"
+        else:
+            raise ValueError("without labels the dense model's outputs are needed")
+        right = self.scores(logits, truth)
+        return [
+            Slice(names.get(number, str(number)), int((truth == number).sum()), Measured(name, right[truth == number]))
+            for number in np.unique(truth).tolist()
+        ]
+
+
+def numbers_of(dataset: Dataset, column: str, numbers: Mapping[str, int]) -> NDArray[np.int64]:
+    """The labels of a column as the model's numbers, [rows].
+
+    Raises:
+        DataError: a label has no number.
+    """
+    values = [label_text(value) for value in read_column(dataset, column)]
+    unknown = next((value for value in values if value not in numbers), None)
+    if unknown is not None:
+        raise DataError(
+            f"label {unknown!r} in column '{column}' is none of those found when the columns were chosen: "
+            f"{', '.join(list(numbers)[:8])}; choose the columns on the same data"
+        )
+    return np.array([numbers[value] for value in values], dtype=np.int64)

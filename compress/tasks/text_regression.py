@@ -1,0 +1,98 @@
+"""text-regression: a number for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.core.errors import ModelError
+from compress.data.batches import Encoded
+from compress.data.columns import SCORE_NAMES, Columns, choose_columns, numbers_in, read_texts
+from compress.tasks.base import Task, check_finite, labels_to_learn, noise_like, spearman
+from compress.tasks.tokenization import encode_texts
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TextRegression(Task):
+    """A number for a text or a pair of texts.
+
+    Predictions count as normal distributions of one fixed width, ``scale``: loss and divergence are halved squared
+    errors in that unit, the negative log-likelihood and the KL divergence but for a constant.
+
+    Attributes:
+        scale: standard deviation of the labels; 1 where there are none.
+    """
+
+    scale: float = 1.0
+
+    name = "text-regression"
+    metric_name = "spearman"
+    auto_class_name = "AutoModelForSequenceClassification"
+    head_suffixes = ("ForSequenceClassification",)
+
+    def check_config(self, config: Any) -> None:
+        kind = getattr(config, "problem_type", None)
+        if kind not in (None, "regression") or config.num_labels != 1:
+            raise ModelError(
+                f"this checkpoint's head gives {config.num_labels} numbers per text"
+                f"{f' (problem_type {kind})' if kind else ''}: classes; {self.name} needs exactly one output"
+            )
+
+    def of_calibration(self, data: Encoded) -> TextRegression:
+        spread = 0.0 if data.labels is None or not len(data) else float(np.std(data.labels))
+        return replace(self, scale=spread or 1.0)
+
+    def find_columns(
+        self, dataset: Dataset, text_column: str | None = None, label_column: str | None = None
+    ) -> Columns:
+        return choose_columns(dataset, text_column, label_column, SCORE_NAMES)
+
+    def new_head(self, dataset: Dataset, columns: Columns) -> list[str]:
+        return [labels_to_learn(columns)]
+
+    def columns(
+        self, dataset: Dataset, config: Any, text_column: str | None = None, label_column: str | None = None
+    ) -> Columns:
+        columns = self.find_columns(dataset, text_column, label_column)
+        if columns.label is not None and numbers_in(dataset, columns.label) is None:
+            note = f"column '{columns.label}' has no numbers: label-free"
+            return replace(columns, label=None, guesses=(*columns.guesses, note))
+        return columns
+
+    def encode(self, dataset: Dataset, tokenizer: Any, columns: Columns, seq_len: int, config: Any) -> Encoded:
+        labels = None if columns.label is None else numbers_in(dataset, columns.label)
+        texts = [read_texts(dataset, name) for name in columns.text]
+        return encode_texts(texts, tokenizer, seq_len, config, labels)
+
+    def forward(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        return cast("Tensor", model(**inputs).logits)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return 0.5 * ((logits.squeeze(-1) - labels.to(logits.dtype)) / self.scale).square()
+
+    def divergence(self, logits: Tensor, reference: Tensor) -> Tensor:
+        return self.loss(logits, reference.squeeze(-1))
+
+    def draw_labels(self, reference: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        check_finite(reference)
+        means = reference.squeeze(-1)
+        return means + self.scale * noise_like(means, generator)
+
+    @property
+    def combine(self) -> Callable[[NDArray[np.float64]], float]:
+        return spearman
+
+    def predictions(self, logits: NDArray[Any]) -> NDArray[np.float64]:
+        return np.asarray(logits, dtype=np.float64)[..., 0]
+
+    def scores(self, logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
+        return np.stack([self.predictions(logits), np.asarray(labels, dtype=np.float64)], axis=1)

@@ -1,0 +1,292 @@
+"""token-classification: a tag for every word of a sentence; spans of tags are what is scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.core.errors import ConfigError, DataError, ModelError
+from compress.data.batches import Encoded
+from compress.data.columns import Columns, choose_columns, label_text, read_column, tag_ids
+from compress.tasks.base import (
+    Measured,
+    Slice,
+    Task,
+    categorical_direction,
+    categorical_divergence,
+    draw_categories,
+    labels_to_learn,
+)
+from compress.tasks.tokenization import encode_words
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from torch import Tensor
+
+WORD_NAMES = ("tokens", "words", "text", "sentence")
+TAG_NAMES = ("tags", "ner_tags", "labels", "ner", "tag", "label", "pos_tags", "pos", "chunk_tags")
+# What loss and metric skip, by the convention of PyTorch.
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the metric compares: words, not tokens.
+
+    Attributes:
+        positions: for each example, where each word's first token is, int64 [words]; -1 for words that were cut off
+            or have no token.
+        tags: for each example the numbers of its words' tags, int64 [words]; None without labels.
+        names: of the tags, by number.
+    """
+
+    positions: list[NDArray[np.int64]]
+    tags: list[NDArray[np.int64]] | None
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TokenClassification(Task):
+    """A tag for every word: the first token of a word speaks for it, as is the custom."""
+
+    name = "token-classification"
+    metric_name = "span F1"
+    sliced_by = "type of span"
+    auto_class_name = "AutoModelForTokenClassification"
+    head_suffixes = ("ForTokenClassification",)
+
+    def check_config(self, config: Any) -> None:
+        if config.num_labels < 2:
+            raise ModelError(f"this checkpoint's head knows {config.num_labels} tag(s); {self.name} needs at least two")
+
+    def find_columns(
+        self, dataset: Dataset, text_column: str | None = None, label_column: str | None = None
+    ) -> Columns:
+        return choose_columns(dataset, text_column, label_column, TAG_NAMES, WORD_NAMES)
+
+    def new_head(self, dataset: Dataset, columns: Columns) -> list[str]:
+        tags = {label_text(tag) for row in read_lists(dataset, labels_to_learn(columns)) for tag in row} - {""}
+        # Outside of all spans first, as is the custom.
+        return sorted(tags, key=lambda name: (name != "O", name))
+
+    def columns(
+        self, dataset: Dataset, config: Any, text_column: str | None = None, label_column: str | None = None
+    ) -> Columns:
+        columns = self.find_columns(dataset, text_column, label_column)
+        if len(columns.text) > 1:
+            raise DataError(
+                f"{self.name} takes one column of words, not the pair {' and '.join(columns.text)}; name it with "
+                "--text-column"
+            )
+        if columns.label is None:
+            return columns
+        numbers, notes = tag_ids(dataset, columns.label, read_lists(dataset, columns.label), config)
+        return replace(
+            columns,
+            label=columns.label if numbers else None,
+            guesses=(*columns.guesses, *notes),
+            label_ids=numbers,
+        )
+
+    def encode(self, dataset: Dataset, tokenizer: Any, columns: Columns, seq_len: int, config: Any) -> Encoded:
+        sentences = read_lists(dataset, columns.text[0])
+        tags: list[NDArray[np.int64]] | None = None
+        if columns.label is not None:
+            tags = _numbered(sentences, read_lists(dataset, columns.label), columns)
+        encoded, positions = encode_words(sentences, tokenizer, seq_len, config)
+        names = tuple(name for _, name in sorted((config.id2label or {}).items()))
+        labels = None if tags is None else _first_tokens(tags, positions, seq_len)
+        return replace(encoded, labels=labels, targets=Words(positions, tags, names))
+
+    def forward(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        """Logits [batch, sequence, tags], 0 at padding."""
+        logits = cast("Tensor", model(**inputs).logits)
+        return logits * inputs["attention_mask"].unsqueeze(-1).to(logits.dtype)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy, summed over the tokens that have a label."""
+        from torch.nn.functional import cross_entropy
+
+        known = labels[:, : logits.shape[1]]
+        return cross_entropy(logits.transpose(1, 2), known, reduction="none", ignore_index=IGNORED).sum(-1)
+
+    def divergence(self, logits: Tensor, reference: Tensor) -> Tensor:
+        """KL divergence, summed over tokens; padding adds nothing."""
+        return categorical_divergence(logits, reference).sum(-1)
+
+    def draw_labels(self, reference: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return draw_categories(reference, generator)
+
+    def fisher_direction(self, outputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return categorical_direction(outputs, generator)
+
+    def predictions(self, logits: NDArray[Any]) -> NDArray[np.int64]:
+        """Tags of all positions, [n, sequence]."""
+        return np.asarray(logits).argmax(-1).astype(np.int64)
+
+    def scores(self, logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
+        """Fraction of each example's labelled tokens that are right, [n]."""
+        known = np.asarray(labels)[:, : logits.shape[1]]
+        right = (self.predictions(logits) == known) & (known != IGNORED)
+        return right.sum(1) / np.maximum(1, (known != IGNORED).sum(1))
+
+    def evaluate(self, logits: NDArray[Any], data: Encoded, reference: NDArray[Any] | None = None) -> Measured:
+        """F1 of spans (exact bounds and type); accuracy over words where the tags mark no spans.
+
+        Words that were cut off count as outside of any span, so too short a length costs recall.
+        """
+        words: Words = data.targets
+        ours, truth = self._read_both(logits, words, reference)
+        name = "fidelity" if words.tags is None else None
+        if not _marks_spans(words.names):
+            rows = [[(a == b).sum(), len(a)] for a, b in zip(ours, truth, strict=True)]
+            return Measured(name or "accuracy", np.array(rows, dtype=np.float64), share_of_counts)
+        spans = _span_reader(words.names)
+        return Measured(name or self.metric_name, _counts(map(spans, ours), map(spans, truth)), f1_of_counts)
+
+    def slices(
+        self,
+        logits: NDArray[Any],
+        data: Encoded,
+        names: Mapping[int, str],
+        reference: NDArray[Any] | None = None,
+    ) -> list[Slice]:
+        """F1 of each type of span; nothing where the tags mark no spans."""
+        words: Words = data.targets
+        if not _marks_spans(words.names):
+            return []
+        ours, truth = self._read_both(logits, words, reference)
+        spans = _span_reader(words.names)
+        found, real = [spans(tags) for tags in ours], [spans(tags) for tags in truth]
+        slices = []
+        for kind in sorted({span[0] for sentence in real for span in sentence}):
+            of_kind = [[{span for span in sentence if span[0] == kind} for sentence in side] for side in (found, real)]
+            rows = _counts(*of_kind)
+            slices.append(Slice(kind, int(rows[:, 2].sum()), Measured(self.metric_name, rows, f1_of_counts)))
+        return slices
+
+    def _read_both(
+        self, logits: NDArray[Any], words: Words, reference: NDArray[Any] | None
+    ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+        """Tags of all words as predicted, and as they should be: without labels those of the dense model."""
+        ours = _read(self.predictions(logits), words)
+        if words.tags is not None:
+            return ours, words.tags
+        if reference is None:
+            raise ValueError("without labels the dense model's outputs are needed")
+        return ours, _read(self.predictions(reference), words)
+
+
+def read_lists(dataset: Dataset, column: str) -> list[list[Any]]:
+    """A column of lists: as the file has them, as JSON, or as words between spaces.
+
+    Raises:
+        DataError: it is not there, or holds something else.
+    """
+    values = read_column(dataset, column)
+    lists: list[list[Any]] = []
+    for number, value in enumerate(values, start=1):
+        if isinstance(value, str):
+            lists.append(_from_text(value))
+        elif value is None or isinstance(value, list):
+            lists.append(value or [])
+        else:
+            raise DataError(
+                f"column '{column}' has {str(value)[:40]!r} in row {number}, expected a list of words or tags; name "
+                "another column with --text-column or --label-column"
+            )
+    return lists
+
+
+def _from_text(text: str) -> list[Any]:
+    if text.lstrip().startswith("["):
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        if isinstance(value, list):
+            return value
+    return text.split()
+
+
+def _numbered(sentences: Sequence[list[Any]], tags: Sequence[list[Any]], columns: Columns) -> list[NDArray[np.int64]]:
+    numbered = []
+    for number, (words, own) in enumerate(zip(sentences, tags, strict=True), start=1):
+        if len(words) != len(own):
+            raise DataError(
+                f"row {number} has {len(words)} words in column '{columns.text[0]}' and {len(own)} tags in column "
+                f"'{columns.label}'; every word needs one tag"
+            )
+        try:
+            numbered.append(np.array([columns.label_ids[label_text(tag)] for tag in own], dtype=np.int64))
+        except KeyError as error:
+            raise DataError(
+                f"tag {error} in row {number} is none of those found when the columns were chosen: "
+                f"{', '.join(list(columns.label_ids)[:8])}; choose the columns on the same data"
+            ) from None
+    return numbered
+
+
+def _first_tokens(
+    tags: Sequence[NDArray[np.int64]], positions: Sequence[NDArray[np.int64]], seq_len: int
+) -> NDArray[np.int64]:
+    """Labels of tokens [n, sequence]: a word's tag at its first token, nothing elsewhere."""
+    labels = np.full((len(tags), seq_len), IGNORED, dtype=np.int64)
+    for row, own, places in zip(labels, tags, positions, strict=True):
+        row[places[places >= 0]] = own[places >= 0]
+    return labels
+
+
+def _read(predicted: NDArray[np.int64], words: Words) -> list[NDArray[np.int64]]:
+    """Predicted tags of all words; words without a token are outside of any span."""
+    outside = words.names.index("O") if "O" in words.names else 0
+    read = []
+    for row, places in zip(predicted, words.positions, strict=True):
+        tags = np.full(len(places), outside, dtype=np.int64)
+        tags[places >= 0] = row[places[places >= 0]]
+        read.append(tags)
+    return read
+
+
+def _marks_spans(names: Sequence[str]) -> bool:
+    return any(tag[:2] in ("B-", "I-") for tag in names)
+
+
+def _span_reader(names: Sequence[str]) -> Callable[[NDArray[np.int64]], set[tuple[str, int, int]]]:
+    """From the numbers of a sentence's tags to its spans: type, first word, last word."""
+    try:
+        from seqeval.metrics.sequence_labeling import get_entities
+    except ImportError:
+        raise ConfigError(
+            "spans of tags are scored with seqeval, which is not installed; install it: pip install 'compress[tagging]'"
+        ) from None
+
+    def read(tags: NDArray[np.int64]) -> set[tuple[str, int, int]]:
+        return set(get_entities([names[tag] for tag in tags]))
+
+    return read
+
+
+def _counts(
+    found: Iterable[set[tuple[str, int, int]]], real: Iterable[set[tuple[str, int, int]]]
+) -> NDArray[np.float64]:
+    """Spans right, predicted and true in each sentence, [n, 3]."""
+    rows = [[len(ours & truth), len(ours), len(truth)] for ours, truth in zip(found, real, strict=True)]
+    return np.array(rows, dtype=np.float64)
+
+
+def f1_of_counts(rows: NDArray[np.float64]) -> float:
+    """F1 over all units, from counts (right, predicted, true) [n, 3]; 1 where there is nothing to find or found."""
+    right, found, real = rows.sum(0)
+    return float(2 * right / (found + real)) if found + real else 1.0
+
+
+def share_of_counts(rows: NDArray[np.float64]) -> float:
+    right, total = rows.sum(0)
+    return float(right / total) if total else 1.0

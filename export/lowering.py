@@ -1,0 +1,204 @@
+"""What is done to an exported graph before a runtime gets it: number format and form, one small value for all rooms.
+
+The same value lowers a structure for the profile and the finished model for the artifact, so that what is planned with
+is what is deployed. Which of the forms is the fastest differs between processors and releases, so it is measured
+(``validate.choose``), never assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from compress.export import graph
+from compress.profile.target import GPU_RUNTIMES, Precision, Target
+
+if TYPE_CHECKING:
+    from compress.export.int8 import Feed
+
+Form = Literal["plain", "packed", "offline", "standard"]
+Scheme = Literal["float", "dynamic", "static", "symmetric", "nncf"]
+# Schemes that ``lower`` carries out in the graph, each layer by itself.
+IN_GRAPH: tuple[Scheme, ...] = ("dynamic", "static", "symmetric")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How a graph is brought onto a runtime.
+
+    Attributes:
+        precision: number format.
+        form: ``plain`` as exported; ``packed``, each attention one operator with its projections; ``offline``, fused by
+            ONNX Runtime's offline optimizer; ``standard``, without operators of ONNX Runtime's own.
+        scheme: how int8 is made: ``dynamic``, ``static`` or ``symmetric`` (ONNX Runtime's library; the last is static
+            with activations as TensorRT has them), ``nncf`` (OpenVINO); ``float`` otherwise.
+        reduce_range: 7-bit weights, for processors whose 8-bit kernels saturate.
+        left_out: what stays float32: in int8 weights, as ``quantize.quantizable`` names them; in fp16 nodes.
+    """
+
+    precision: Precision = "fp32"
+    form: Form = "plain"
+    scheme: Scheme = "float"
+    reduce_range: bool = False
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For tables: ``fp32``, ``int8 dynamic, packed``."""
+        how = "" if self.scheme == "float" else f" {self.scheme}"
+        return f"{self.precision}{how}" + ("" if self.form == "plain" else f", {self.form}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {**asdict(self), "left_out": list(self.left_out)}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Engine:
+        """Read what ``to_json`` gave.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        import json
+
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(cls).validate_json(json.dumps(raw), strict=True)
+
+
+def variants(target: Target, precision: Precision) -> tuple[Engine, ...]:
+    """The ways to bring a graph onto a target in a precision; the first is the default."""
+    if target.runtime == "openvino":
+        return (Engine(precision, "plain", "float" if precision == "fp32" else "nncf"),)
+    if target.runtime == "tensorrt":
+        return (Engine(precision, "standard", "symmetric" if precision == "int8" else "float"),)
+    if target.runtime in GPU_RUNTIMES:
+        # Forms differ by operators for the processor only.
+        return (Engine(precision),)
+    if precision == "fp32":
+        return Engine(form="plain"), Engine(form="packed"), Engine(form="offline")
+    saturating = saturates()
+    return (
+        Engine("int8", "packed", "dynamic", saturating),
+        Engine("int8", "plain", "dynamic", saturating),
+        Engine("int8", "plain", "static", saturating),
+    )
+
+
+def lower(model: ModelProto, engine: Engine, samples: Sequence[Feed] = (), *, timing_only: bool = False) -> ModelProto:
+    """A float graph as an engine has it.
+
+    Args:
+        model: as ``export_onnx`` or ``graph.narrow`` gives it; not changed.
+        engine: form and number format. What ``nncf`` does to a graph it does when the runtime reads it.
+        samples: batches to calibrate on, for ``static`` and ``symmetric``.
+        timing_only: take short cuts that change answers but not the time they take.
+
+    Raises:
+        DataError: too few samples for these.
+        ExportError: the library that does it is missing, or refuses.
+    """
+    from compress.export import fp16, int8, standard_ops
+
+    if engine.form == "standard":
+        model = standard_ops.expand_attention(model)
+    elif engine.form == "packed":
+        model = pack_attention(model)
+    elif engine.form == "offline":
+        model = graph.fuse_offline(model)
+    if engine.precision == "fp16":
+        return fp16.to_half(model, engine.left_out)
+    if engine.scheme == "dynamic":
+        model = int8.quantize_dynamic(model, engine.left_out, reduce_range=engine.reduce_range, timing_only=timing_only)
+    elif engine.scheme in ("static", "symmetric"):
+        model = int8.quantize_static(
+            model,
+            samples,
+            engine.left_out,
+            reduce_range=engine.reduce_range,
+            signed=engine.scheme == "symmetric",
+            timing_only=timing_only,
+        )
+    # TensorRT computes with int8 in matrix products alone; its tables stay float.
+    return int8.embeddings_by_row(model) if engine.scheme in ("dynamic", "static") else model
+
+
+def pack_attention(model: ModelProto) -> ModelProto:
+    """Join each attention and the three projections that it reads to one ``com.microsoft.Attention``.
+
+    One matrix product instead of three, and in int8 one quantization of its input; any number of heads. Attentions
+    whose projections read different inputs, or have no bias, or that add something to the scores, stay as they are.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    makers = {output: node for node in model.graph.node for output in node.output}
+    readers: dict[str, int] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers[name] = readers.get(name, 0) + 1
+    nodes: list[NodeProto] = []
+    weights = list(model.graph.initializer)
+    for node in model.graph.node:
+        projections = [_projection(name, makers, tensors, readers) for name in node.input[:3]]
+        inputs = {found[0] for found in projections if found}
+        # Beside the projections, only a padding mask (the fifth input) is known to mean the same to both operators.
+        more = [name for position, name in enumerate(node.input) if position > 2 and position != 4 and name]
+        if node.op_type != "MultiHeadAttention" or None in projections or len(inputs) != 1 or more:
+            nodes.append(node)
+            continue
+        path = projections[0][1].rpartition(".")[0].rpartition(".")[0] or "attention"  # type: ignore[index]
+        joined = {}
+        for role, position in (("weight", 1), ("bias", 2)):
+            parts = [numpy_helper.to_array(tensors[found[position]]) for found in projections if found]
+            joined[role] = f"{path}.query_key_value.{role}"
+            weights.append(numpy_helper.from_array(np.concatenate(parts, axis=-1), joined[role]))
+        packed = helper.make_node(
+            "Attention",
+            [inputs.pop(), joined["weight"], joined["bias"], *node.input[4:5]],
+            list(node.output),
+            f"{node.name}_packed",
+            domain=graph.FUSED_DOMAIN,
+        )
+        packed.attribute.extend(a for a in node.attribute if a.name in ("num_heads", "scale"))
+        nodes.append(packed)
+    return graph.rebuilt(model, nodes, weights)
+
+
+def _projection(
+    output: str, makers: Mapping[str, NodeProto], tensors: Mapping[str, Any], readers: Mapping[str, int]
+) -> tuple[str, str, str] | None:
+    """Input, weight and bias of the linear layer that makes a value which nothing else reads; None for other values."""
+    add = makers.get(output)
+    if add is None or add.op_type != "Add" or readers[output] != 1:
+        return None
+    bias = [name for name in add.input if name in tensors]
+    product = [makers[name] for name in add.input if name in makers]
+    if len(bias) != 1 or len(product) != 1 or product[0].op_type != "MatMul" or product[0].input[1] not in tensors:
+        return None
+    return product[0].input[0], product[0].input[1], bias[0]
+
+
+def saturates() -> bool:
+    """Whether 8-bit products saturate here: x86 without VNNI adds two of them in 16 bits.
+
+    Source: ONNX Runtime's documentation, "Quantize ONNX models", on ``reduce_range``.
+    """
+    flags = _processor_flags()
+    return bool(flags) and not flags & {"avx512_vnni", "avx_vnni"}
+
+
+def _processor_flags() -> set[str]:
+    """Features of an x86 processor, as Linux names them; empty elsewhere."""
+    from pathlib import Path
+
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "flags":
+                return set(value.split())
+    except OSError:
+        pass  # not Linux
+    return set()
