@@ -108,6 +108,7 @@ def test_the_layers_of_the_architecture_are_those_of_the_contract() -> None:
     assert [line.strip() for line in listed.splitlines()] == [layer.replace("compress.", "") for layer in layers]
 
 
+@pytest.mark.slow
 def test_the_reference_builds_without_warnings(tmp_path: Path) -> None:
     pytest.importorskip("pdoc")
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
