@@ -26,7 +26,7 @@ import compress.validation
 import compress.writing
 from compress.cli import main as cli
 from compress.options.effort import EFFORT
-from compress.stages import device
+from compress.stages import present_device as device
 
 
 def run(command: dict[str, Any], said: int) -> int:

@@ -14,7 +14,7 @@ from test_pipeline import BRIEF, configured
 from compress import pipeline
 from compress.artifact.model import load
 from compress.cli import main
-from compress.stages import device
+from compress.stages import present_device as device
 from compress.tasks import TASKS
 
 WORDS = [text.split() for text, _ in TEXTS]
