@@ -79,7 +79,7 @@ def measure(layers: int, samples: int, size: str, length: int, macs: float, effo
     from compress.models.encoder import encoder_of
     from compress.options.run_config import make_config
     from compress.profile.target import load_target
-    from compress.search.planner import make_plan
+    from compress.search.planner import SearchProblem, make_plan
     from compress.stages.calibrate import weigh
     from compress.stages.context import Stages
     from compress.stages.prune import prune
@@ -102,14 +102,7 @@ def measure(layers: int, samples: int, size: str, length: int, macs: float, effo
         importance = weigh(config, loaded)
     with stages.stage("search"):
         importance = refine(config, loaded, importance, None, 1.0, stages)
-        plan = make_plan(
-            shape=loaded.shape,
-            budget=Budget("macs", macs),
-            method="full",
-            rankings=importance.rankings,
-            length=loaded.length,
-            profile=None,
-        )
+        plan = make_plan(SearchProblem(loaded.shape, Budget("macs", macs), "full", loaded.length), importance.rankings)
     with stages.stage("reconstruct"):
         prune(config, loaded, plan, stages)
     # Kilobytes on Linux.

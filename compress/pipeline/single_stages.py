@@ -15,7 +15,7 @@ from compress.inputs.load import Loaded, deployed, load, load_model
 from compress.options.run_config import RunConfig
 from compress.profile.roofline import estimate_profile
 from compress.profile.target import Precision, offered
-from compress.search.costs import limit_of
+from compress.search.costs import budget_limit
 from compress.stages.absent_device import here, open_device
 from compress.stages.budget_use import SHARE
 from compress.stages.calibrate import weighed
@@ -44,7 +44,7 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> tuple[P
     profile: Profile | None = None
     if config.profile is not None or budget.kind != "macs":
         profile = _profile_without_run(config, loaded, stages)
-        limit_of(budget, loaded.shape, profile, loaded.length)
+        budget_limit(budget, loaded.shape, profile, loaded.length)
     with stages.stage("calibrate"):
         importance = weighed(config, loaded, stages)
     with stages.stage("search"):

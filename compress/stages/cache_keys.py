@@ -33,7 +33,7 @@ from compress.stages import cache_codecs
 if TYPE_CHECKING:
     from compress.export.measure import LatencyComparison
     from compress.profile.take import Profile
-    from compress.search.size_limit import Room
+    from compress.search.size_limit import SizeLimit
     from compress.stages.results import Exported, Repairs
 
 Inputs = dict[str, Any]
@@ -76,7 +76,7 @@ def calibrate(config: RunConfig, loaded: Loaded) -> Step[Importance]:
 
 
 def try_out(
-    config: RunConfig, loaded: Loaded, profile: Profile | None, share: float, room: Room | None
+    config: RunConfig, loaded: Loaded, profile: Profile | None, share: float, room: SizeLimit | None
 ) -> Step[NDArray[np.float64]]:
     """Coefficients of the sublayers' losses, from structures tried out as a whole."""
     inputs = {

@@ -16,7 +16,7 @@ from compress.fineprune.prepare import Prepared, open_session, teacher_name
 from compress.fineprune.projection import importance_of, masks_of
 from compress.inputs.load import Loaded
 from compress.options.run_config import RunConfig
-from compress.search.planner import describe_plan
+from compress.search.planner import SearchProblem, describe_plan
 from compress.stages.finish import pruned
 from compress.stages.int8_accuracy import refusal_of
 from compress.stages.results import FinePruned
@@ -185,9 +185,8 @@ def _plan_of(
 ) -> Plan:
     """The plan of a structure that scores chose."""
     before, rankings = chosen.proposal.plan, chosen.proposal.weighed.rankings
-    plan = describe_plan(
-        loaded.shape, structure, before.budget, before.method, rankings, loaded.length, profile, None, config.seed
-    )
+    problem = SearchProblem(loaded.shape, before.budget, before.method, loaded.length, profile, seed=config.seed)
+    plan = describe_plan(problem, structure, rankings, None)
     masks, importance = masks_of(structure, loaded.shape), importance_of(rankings)
     kept = sum(float(part[mask].sum()) for part, mask in zip(importance, masks, strict=True))
     return replace(plan, importance_kept=round(kept / max(sum(float(p.sum()) for p in importance), 1e-30), 6))

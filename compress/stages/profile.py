@@ -10,7 +10,7 @@ from compress.core.errors import BudgetUnreachable
 from compress.inputs.load import Loaded
 from compress.options.run_config import RunConfig
 from compress.profile.target import of_its_device, offered
-from compress.search.costs import limit_of
+from compress.search.costs import budget_limit
 from compress.stages.context import Stages
 from compress.stages.device import Device
 from compress.stages.search import room_of
@@ -63,7 +63,7 @@ def reachable(
     unreachable: BudgetUnreachable | None = None
     for engine, profile in profiles:
         try:
-            limit_of(config.budget, loaded.shape, profile, loaded.length)
+            budget_limit(config.budget, loaded.shape, profile, loaded.length)
             room = room_of(config, loaded, engine.precision, partial(device.dense_bytes, loaded, engine))
             if room is not None:
                 room.check()

@@ -12,8 +12,8 @@ from compress.core.plan import Budget, Plan, Structure
 from compress.inputs.load import Loaded
 from compress.options.run_config import RunConfig
 from compress.profile.target import Precision
-from compress.search.planner import describe_plan, make_plan
-from compress.search.size_limit import Room
+from compress.search.planner import SearchProblem, describe_plan, make_plan
+from compress.search.size_limit import SizeLimit
 from compress.stages import cache_keys
 from compress.stages.budget_use import LEAST_USED, MOST_USED, ROUNDS, SHARE, corrected, used_budget
 from compress.stages.candidates import in_order
@@ -136,26 +136,18 @@ def search(
     importance: Importance,
     profile: Profile | None,
     share: float,
-    room: Room | None = None,
+    room: SizeLimit | None = None,
 ) -> Plan:
     """The structure that loses least within so much of the budget."""
-    return make_plan(
-        shape=loaded.shape,
-        budget=config.budget,
-        method=config.method,
-        rankings=importance.rankings,
-        length=loaded.length,
-        profile=profile,
-        fisher=importance.fisher,
-        share=share,
-        seed=config.seed,
-        room=room,
+    problem = SearchProblem(
+        loaded.shape, config.budget, config.method, loaded.length, profile, share, config.seed, room
     )
+    return make_plan(problem, importance.rankings, importance.fisher)
 
 
 def room_of(
     config: RunConfig, loaded: Loaded, precision: Precision, dense_bytes: Callable[[], float] | None = None
-) -> Room | None:
+) -> SizeLimit | None:
     """How large the file may be in a number format; None where no size was asked for.
 
     Args:
@@ -168,10 +160,10 @@ def room_of(
         dense = dense_bytes()
     else:
         dense = width * sum(weight.numel() for weight in loaded.checkpoint.model.parameters())
-    return Room.of(config.size_mb * SIZE_SHARE, loaded.shape, dense, width)
+    return SizeLimit.of(config.size_mb * SIZE_SHARE, loaded.shape, dense, width)
 
 
-def _met_by_dense(config: RunConfig, profile: Profile, room: Room | None) -> bool:
+def _met_by_dense(config: RunConfig, profile: Profile, room: SizeLimit | None) -> bool:
     """Whether the dense model, in the profile's precision, is within a latency budget and small enough."""
     if room is not None and not room.fits(Structure.dense(profile.shape).widths):
         return False
@@ -182,6 +174,5 @@ def dense_plan(config: RunConfig, loaded: Loaded, profile: Profile | None = None
     """The plan that keeps everything."""
     structure = Structure.dense(loaded.shape)
     budget = config.budget_given or Budget("macs", 1.0)
-    return describe_plan(
-        loaded.shape, structure, budget, config.method, Rankings.none(), loaded.length, profile, 0.0, config.seed
-    )
+    problem = SearchProblem(loaded.shape, budget, config.method, loaded.length, profile, seed=config.seed)
+    return describe_plan(problem, structure, Rankings.none(), 0.0)

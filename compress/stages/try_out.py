@@ -14,7 +14,7 @@ from compress.stages.budget_use import SHARE
 
 if TYPE_CHECKING:
     from compress.profile.take import Profile
-    from compress.search.size_limit import Room
+    from compress.search.size_limit import SizeLimit
     from compress.stages.context import Stages
 
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.search.size_limit import Room
+from compress.search.size_limit import SizeLimit
 from compress.stages import cache_keys
 from compress.stages.context import Stages
 
@@ -36,7 +36,7 @@ def refined(
     importance: Importance,
     profile: Profile | None,
     stages: Stages,
-    room: Room | None = None,
+    room: SizeLimit | None = None,
 ) -> Importance:
     """The same with the coefficients that trying out whole structures has found, where that is asked for."""
     if not tries_out(config, loaded):
@@ -69,7 +69,7 @@ def refine(
     profile: Profile | None,
     share: float,
     stages: Stages,
-    room: Room | None = None,
+    room: SizeLimit | None = None,
 ) -> Importance:
     """Losses of the sublayers mended so that the search's structure is the best of those tried out as a whole.
 
