@@ -44,7 +44,7 @@ from compress.options.effort import EFFORT
 from compress.options.run_config import RunConfig, make_config
 from compress.profile.take import Profile
 from compress.pruning.removal import remove
-from compress.search.planner import make_plan
+from compress.search.planner import SearchProblem, make_plan
 from compress.stages.calibrate import calibrate
 from compress.stages.context import Run
 from compress.stages.prune import prune
@@ -282,16 +282,8 @@ def planned(variant: Variant, importance: Importance, macs: float, config: RunCo
     fisher = importance.fisher
     if fisher is not None and not variant.exchange:
         fisher = replace(fisher, head_blocks=None, filter_blocks=None)
-    return make_plan(
-        shape=loaded.shape,
-        budget=Budget("macs", macs),
-        method=variant.search,
-        rankings=importance.rankings if fisher is None else Rankings.from_fisher(fisher),
-        length=loaded.length,
-        profile=None,
-        fisher=fisher,
-        seed=config.seed,
-    )
+    problem = SearchProblem(loaded.shape, Budget("macs", macs), variant.search, loaded.length, seed=config.seed)
+    return make_plan(problem, importance.rankings if fisher is None else Rankings.from_fisher(fisher), fisher)
 
 
 def carried_out(variant: Variant, plan: Plan, config: RunConfig, loaded: Loaded) -> Any:

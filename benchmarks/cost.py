@@ -82,7 +82,7 @@ def measure(layers: int, samples: int, size: str, length: int, macs: float, effo
     from compress.models.encoder import encoder_of
     from compress.options.run_config import make_config
     from compress.profile.target import load_target
-    from compress.search.planner import make_plan
+    from compress.search.planner import SearchProblem, make_plan
     from compress.stages.prune import prune
     from compress.tasks import TASKS
 
@@ -103,14 +103,7 @@ def measure(layers: int, samples: int, size: str, length: int, macs: float, effo
         importance = calibrate(run)
     with stages.stage("search"):
         importance = refined(run, importance, None)
-        plan = make_plan(
-            shape=loaded.shape,
-            budget=Budget("macs", macs),
-            method="full",
-            rankings=importance.rankings,
-            length=loaded.length,
-            profile=None,
-        )
+        plan = make_plan(SearchProblem(loaded.shape, Budget("macs", macs), "full", loaded.length), importance.rankings)
     with stages.stage("reconstruct"):
         prune(run, plan)
     # Kilobytes on Linux.

@@ -17,7 +17,7 @@ from compress.inputs.load import Loaded, deployed, load, load_model
 from compress.options.run_config import RunConfig
 from compress.profile.roofline import estimate_profile
 from compress.profile.target import Precision, offered
-from compress.search.costs import limit_of
+from compress.search.costs import budget_limit
 from compress.stages.absent_device import here
 from compress.stages.budget_use import SHARE
 from compress.stages.calibrate import calibrate
@@ -27,7 +27,7 @@ from compress.stages.open_device import open_device
 from compress.stages.profile import given_profile
 from compress.stages.prune import prune
 from compress.stages.results import Finished, Proposal
-from compress.stages.search import dense_plan, room_by_weights, search
+from compress.stages.search import dense_plan, search, size_limit_by_weights
 from compress.stages.stage import Stages
 from compress.stages.try_out import refined
 from compress.stages.write import write_artifact
@@ -50,12 +50,12 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> tuple[P
     profile: Profile | None = None
     if config.profile is not None or budget.kind != "macs":
         profile = _profile_alone(run)
-        limit_of(budget, loaded.shape, profile, loaded.length)
+        budget_limit(budget, loaded.shape, profile, loaded.length)
     with stages.stage("calibrate"):
         importance = calibrate(run)
     with stages.stage("search"):
-        room = room_by_weights(run, _planned_precision(run))
-        plan = search(run, refined(run, importance, profile, room), profile, SHARE, room)
+        size_limit = size_limit_by_weights(run, _planned_precision(run))
+        plan = search(run, refined(run, importance, profile, size_limit), profile, SHARE, size_limit)
     return plan, profile
 
 

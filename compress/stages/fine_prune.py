@@ -14,7 +14,7 @@ from compress.distributed.group import joined
 from compress.fineprune.log import phase_summary, write_log
 from compress.fineprune.prepare import Prepared, open_session, teacher_name
 from compress.fineprune.projection import importance_of, masks_of
-from compress.search.planner import describe_plan
+from compress.search.planner import SearchProblem, describe_plan
 from compress.stages.context import Run
 from compress.stages.int8_accuracy import refusal_of
 from compress.stages.prune import prune
@@ -172,9 +172,8 @@ def _plan_of(structure: Structure, run: Run, chosen: Finished, profile: Profile 
     """The plan of a structure that scores chose."""
     loaded = run.loaded
     before, rankings = chosen.proposal.plan, chosen.proposal.weighed.rankings
-    plan = describe_plan(
-        loaded.shape, structure, before.budget, before.method, rankings, loaded.length, profile, None, run.config.seed
-    )
+    problem = SearchProblem(loaded.shape, before.budget, before.method, loaded.length, profile, seed=run.config.seed)
+    plan = describe_plan(problem, structure, rankings, None)
     masks, importance = masks_of(structure, loaded.shape), importance_of(rankings)
     kept = sum(float(part[mask].sum()) for part, mask in zip(importance, masks, strict=True))
     return replace(plan, importance_kept=round(kept / max(sum(float(p.sum()) for p in importance), 1e-30), 6))

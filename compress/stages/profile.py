@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from compress.core.errors import BudgetUnreachable
 from compress.profile.target import of_its_device, offered
-from compress.search.costs import limit_of
+from compress.search.costs import budget_limit
 from compress.stages.context import Run
-from compress.stages.search import room_of
+from compress.stages.search import size_limit_of
 
 if TYPE_CHECKING:
     from compress.export.lowering import Engine
@@ -63,10 +63,10 @@ def reachable(run: Run, profiles: Sequence[tuple[Engine, Profile]]) -> list[tupl
     unreachable: BudgetUnreachable | None = None
     for engine, profile in profiles:
         try:
-            limit_of(config.budget, loaded.shape, profile, loaded.length)
-            room = room_of(run, engine)
-            if room is not None:
-                room.check()
+            budget_limit(config.budget, loaded.shape, profile, loaded.length)
+            size_limit = size_limit_of(run, engine)
+            if size_limit is not None:
+                size_limit.check()
             found.append((engine, profile))
         except BudgetUnreachable as error:
             run.info(f"{engine.precision}: {error}")

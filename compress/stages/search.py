@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from compress.core.importance import Importance, Rankings
 from compress.core.plan import Budget, Plan, Structure
 from compress.profile.target import Precision
-from compress.search.planner import describe_plan, make_plan
-from compress.search.size_limit import Room
+from compress.search.planner import SearchProblem, describe_plan, make_plan
+from compress.search.size_limit import SizeLimit
 from compress.stages import cache_codecs
 from compress.stages.budget_use import LEAST_USED, MOST_USED, ROUNDS, SHARE, corrected, used_budget
 from compress.stages.cache_keys import deployment_inputs, digest
@@ -47,9 +47,9 @@ def propose_all(run: Run, importance: Importance, profiles: Sequence[tuple[Engin
 
 def _propose(run: Run, importance: Importance, engine: Engine, profile: Profile) -> Proposal:
     """The best plan for the budget in one precision, with losses mended by trying out whole structures."""
-    config, room = run.config, room_of(run, engine)
-    if config.size_mb is not None or (config.budget.kind != "macs" and not _met_by_dense(run, profile, room)):
-        importance = refined(run, importance, None if config.budget.kind == "macs" else profile, room)
+    config, size_limit = run.config, size_limit_of(run, engine)
+    if config.size_mb is not None or (config.budget.kind != "macs" and not _met_by_dense(run, profile, size_limit)):
+        importance = refined(run, importance, None if config.budget.kind == "macs" else profile, size_limit)
     plan, profile = search_on_device(run, importance, engine, profile)
     return Proposal(engine, profile, plan, importance)
 
@@ -69,15 +69,15 @@ def search_on_device(run: Run, importance: Importance, engine: Engine, profile: 
         The plan that uses the budget best of those measured within it; where none was, the last, which rests on all
         corrections. And the profile that predicts it.
     """
-    config, budget, room = run.config, run.config.budget, room_of(run, engine)
+    config, budget, size_limit = run.config, run.config.budget, size_limit_of(run, engine)
     if budget.kind == "macs":
         # The plan of a MACs budget rests on nothing measured; the profile is there for `compress why`.
-        return search(run, importance, profile if config.profile else None, 1.0, room), profile
-    if _met_by_dense(run, profile, room):
+        return search(run, importance, profile if config.profile else None, 1.0, size_limit), profile
+    if _met_by_dense(run, profile, size_limit):
         by = " by the estimate" if profile.source == "estimated" else ""
         run.info(f"the dense model in {engine.precision} already meets {budget}{by}: nothing is pruned")
         return dense_plan(run, profile), profile
-    plan = search(run, importance, profile, SHARE, room)
+    plan = search(run, importance, profile, SHARE, size_limit)
     if config.profile is not None or profile.source == "estimated":
         return plan, profile
     within: list[tuple[float, Plan, Profile]] = []
@@ -91,7 +91,7 @@ def search_on_device(run: Run, importance: Importance, engine: Engine, profile: 
         if used <= MOST_USED:
             predicted = round(profile.table.predict(plan.structure.widths), 6)
             within.append((used, replace(plan, predicted_ms=predicted, dense_ms=profile.dense_ms), profile))
-        replanned = search(run, importance, profile, SHARE, room)
+        replanned = search(run, importance, profile, SHARE, size_limit)
         if replanned.structure == plan.structure:
             break
         plan = replanned
@@ -118,7 +118,9 @@ def _time_plan(run: Run, engine: Engine, plan: Plan, profile: Profile) -> Latenc
     return run.device.compare(plan.structure.widths, engine)
 
 
-def search(run: Run, importance: Importance, profile: Profile | None, share: float, room: Room | None = None) -> Plan:
+def search(
+    run: Run, importance: Importance, profile: Profile | None, share: float, size_limit: SizeLimit | None = None
+) -> Plan:
     """The structure that loses least within a part of the budget.
 
     Args:
@@ -126,26 +128,19 @@ def search(run: Run, importance: Importance, profile: Profile | None, share: flo
         importance: of heads and filters.
         profile: predicts latencies; None is enough for a MACs budget.
         share: part of a latency budget to plan for.
-        room: how large the file may be; None for any size.
+        size_limit: how large the file may be; None for any size.
 
     Raises:
         BudgetUnreachable: no structure is within the budget.
     """
-    return make_plan(
-        shape=run.loaded.shape,
-        budget=run.config.budget,
-        method=run.config.method,
-        rankings=importance.rankings,
-        length=run.loaded.length,
-        profile=profile,
-        fisher=importance.fisher,
-        share=share,
-        seed=run.config.seed,
-        room=room,
+    config, loaded = run.config, run.loaded
+    problem = SearchProblem(
+        loaded.shape, config.budget, config.method, loaded.length, profile, share, config.seed, size_limit
     )
+    return make_plan(problem, importance.rankings, importance.fisher)
 
 
-def room_of(run: Run, engine: Engine) -> Room | None:
+def size_limit_of(run: Run, engine: Engine) -> SizeLimit | None:
     """How large the file may be; None where no size was asked for.
 
     Args:
@@ -154,10 +149,10 @@ def room_of(run: Run, engine: Engine) -> Room | None:
     """
     if run.config.size_mb is None:
         return None
-    return _room(run, engine.precision, run.device.dense_bytes(engine))
+    return _size_limit(run, engine.precision, run.device.dense_bytes(engine))
 
 
-def room_by_weights(run: Run, precision: Precision) -> Room | None:
+def size_limit_by_weights(run: Run, precision: Precision) -> SizeLimit | None:
     """The same without a device: the dense file's size is taken from the number of weights.
 
     Args:
@@ -165,17 +160,17 @@ def room_by_weights(run: Run, precision: Precision) -> Room | None:
         precision: number format of the file.
     """
     weights = sum(weight.numel() for weight in run.loaded.checkpoint.model.parameters())
-    return None if run.config.size_mb is None else _room(run, precision, BYTES_PER_WEIGHT[precision] * weights)
+    return None if run.config.size_mb is None else _size_limit(run, precision, BYTES_PER_WEIGHT[precision] * weights)
 
 
-def _room(run: Run, precision: Precision, dense_bytes: float) -> Room:
+def _size_limit(run: Run, precision: Precision, dense_bytes: float) -> SizeLimit:
     assert run.config.size_mb is not None
-    return Room.of(run.config.size_mb * SIZE_SHARE, run.loaded.shape, dense_bytes, BYTES_PER_WEIGHT[precision])
+    return SizeLimit.of(run.config.size_mb * SIZE_SHARE, run.loaded.shape, dense_bytes, BYTES_PER_WEIGHT[precision])
 
 
-def _met_by_dense(run: Run, profile: Profile, room: Room | None) -> bool:
+def _met_by_dense(run: Run, profile: Profile, size_limit: SizeLimit | None) -> bool:
     """Whether the dense model, in the profile's precision, is within a latency budget and small enough."""
-    if room is not None and not room.fits(Structure.dense(profile.shape).widths):
+    if size_limit is not None and not size_limit.fits(Structure.dense(profile.shape).widths):
         return False
     return profile.table.dense_ms <= (run.config.budget.latency_ms(profile.dense_ms) or 0.0)
 
@@ -190,6 +185,5 @@ def dense_plan(run: Run, profile: Profile | None = None) -> Plan:
     config, loaded = run.config, run.loaded
     structure = Structure.dense(loaded.shape)
     budget = config.budget_given or Budget("macs", 1.0)
-    return describe_plan(
-        loaded.shape, structure, budget, config.method, Rankings.none(), loaded.length, profile, 0.0, config.seed
-    )
+    problem = SearchProblem(loaded.shape, budget, config.method, loaded.length, profile, seed=config.seed)
+    return describe_plan(problem, structure, Rankings.none(), 0.0)

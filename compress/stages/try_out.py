@@ -20,7 +20,7 @@ from compress.stages.stage import Inputs, Stage, stage
 
 if TYPE_CHECKING:
     from compress.profile.take import Profile
-    from compress.search.size_limit import Room
+    from compress.search.size_limit import SizeLimit
 
 # Fewer cannot be divided into some to fit trials on and some to compare on.
 LEAST_EXAMPLES = 40
@@ -33,29 +33,33 @@ def tries_out(run: Run) -> bool:
     return run.config.method == "full" and asked and len(run.loaded.calibration) >= LEAST_EXAMPLES
 
 
-def refined(run: Run, importance: Importance, profile: Profile | None, room: Room | None = None) -> Importance:
+def refined(
+    run: Run, importance: Importance, profile: Profile | None, size_limit: SizeLimit | None = None
+) -> Importance:
     """Importance with the coefficients that trying out whole structures finds, where that is asked for.
 
     Args:
         run: budget and effort.
         importance: of heads and filters.
         profile: predicts latencies; None for a MACs budget.
-        room: how large the file may be; None for any size.
+        size_limit: how large the file may be; None for any size.
     """
     if not tries_out(run):
         return importance
-    found = try_out(run, importance, profile, SHARE, room)
+    found = try_out(run, importance, profile, SHARE, size_limit)
     return replace(importance, rankings=replace(importance.rankings, coefficients=found))
 
 
-def _inputs(run: Run, importance: Importance, profile: Profile | None, share: float, room: Room | None) -> Inputs:
+def _inputs(
+    run: Run, importance: Importance, profile: Profile | None, share: float, size_limit: SizeLimit | None
+) -> Inputs:
     config = run.config
     return {
         "calibration": calibration_inputs(run),
         "budget": [config.budget.kind, config.budget.value],
         "costs": None if profile is None else digest(asdict(profile.table)),
         "share": share,
-        "room": None if room is None else asdict(room),
+        "size_limit": None if size_limit is None else asdict(size_limit),
         "candidates": EFFORT[config.effort].candidates if config.search_seconds is None else None,
         "seconds": config.search_seconds,
     }
@@ -65,10 +69,10 @@ def _inputs(run: Run, importance: Importance, profile: Profile | None, share: fl
     Stage("try-out", version=1, after="calibrate", depends_on=("calibrate",), libraries=LIBRARIES, optional=True),
     inputs=_inputs,
     codec=cache_codecs.ARRAY,
-    of=lambda run, importance, profile, share, room: "" if profile is None else profile.precision,
+    of=lambda run, importance, profile, share, size_limit: "" if profile is None else profile.precision,
 )
 def try_out(
-    run: Run, importance: Importance, profile: Profile | None, share: float, room: Room | None
+    run: Run, importance: Importance, profile: Profile | None, share: float, size_limit: SizeLimit | None
 ) -> NDArray[np.float64]:
     """Coefficients with which the search's structure is the best of those tried out as a whole.
 
@@ -79,7 +83,7 @@ def try_out(
         importance: of heads and filters.
         profile: predicts latencies; None for a MACs budget.
         share: part of a latency budget to plan for.
-        room: how large the file may be; None for any size.
+        size_limit: how large the file may be; None for any size.
 
     Returns:
         Factors of the losses of attention and FFN of each layer, [layers, 2].
@@ -92,7 +96,7 @@ def try_out(
     sketch = Sketch(loaded.checkpoint.encoder, loaded.checkpoint.task, loaded.calibration, seed=config.seed)
     found = improve(
         importance.rankings,
-        Costs.of(config.budget, loaded.shape, profile, loaded.length, share, room),
+        Costs.of(config.budget, loaded.shape, profile, loaded.length, share, size_limit),
         sketch.score,
         candidates=EFFORT[config.effort].candidates if seconds is None else None,
         seconds=seconds,
