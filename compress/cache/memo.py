@@ -120,7 +120,7 @@ class Memory:
             if entry is None:
                 return None
             value = step.codec.read(folder)
-        except (Damaged, CompressError, ValueError, KeyError, TypeError, RuntimeError, AssertionError) as error:
+        except (Damaged, CompressError, ValueError) as error:
             then = "it is made again" if self.making else "it would be made again"
             say(f"warning: the stored result of '{step.name}' is damaged and not used: {error}; {then}")
             return None
