@@ -1,6 +1,6 @@
 """How each kind of result is written to the store and read back: safetensors and JSON, never pickle.
 
-Law (``tests/test_keeping.py``): what is read equals what was written, bit for bit.
+Law (``tests/stages/test_cache_codecs.py``): what is read equals what was written, bit for bit.
 """
 
 from __future__ import annotations
