@@ -22,6 +22,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from platformdirs import user_cache_path
+
 from compress.cache.entry import (
     FORMAT_VERSION,
     RECORD,
@@ -51,7 +53,7 @@ def cache_directory() -> Path:
     """``$COMPRESS_CACHE``, else ``$XDG_CACHE_HOME/compress``, else ``~/.cache/compress``."""
     if own := os.environ.get(DIRECTORY_VARIABLE):
         return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "compress"
+    return user_cache_path("compress", appauthor=False)
 
 
 def cache_limit_bytes() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -62,3 +64,12 @@ def test_a_lock_file_of_somebody_else_is_no_riddle(tmp_path: Path, text: str) ->
 def test_no_lock_is_made_where_there_is_no_directory(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), only_one(tmp_path / "absent" / "a.lock"):
         pass
+
+
+def test_a_file_system_without_locks_locks_nothing_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with only_one(tmp_path / "a.lock") as alone:
+        assert not alone

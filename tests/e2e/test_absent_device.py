@@ -124,7 +124,7 @@ def test_the_same_table_gives_the_same_plan_fresh_or_from_a_file(
     # A measured table would differ from run to run; what it says does not matter here, only that it is the same.
     fresh = estimate_profile(shape, load_target(str(slow)), "fp32", 1, LENGTH)
     fresh = replace(fresh, target="cpu", source="measured", device={"runtime": "onnxruntime-cpu"})
-    monkeypatch.setattr(single_stages, "_profile_without_run", lambda *_: fresh)
+    monkeypatch.setattr(single_stages, "_profile_alone", lambda *_: fresh)
     from_memory, _ = pipeline.make_plan(config)
     monkeypatch.undo()
     fresh.write(tmp_path / "cpu.json")

@@ -28,7 +28,7 @@ from compress.cache.store import Store
 from compress.options.run_config import RunConfig
 from compress.pipeline import compression
 from compress.profile.take import Profile
-from compress.stages import device
+from compress.stages import dense_model
 from support.models import MakeCheckpoint
 
 LENGTH = 24
@@ -475,7 +475,7 @@ def test_a_clock_that_goes_back_disturbs_nothing(
     hours = iter(range(10**6))
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - 3600.0 * next(hours))
-    monkeypatch.setattr("compress.stages.device.FORM_SECONDS", 0.02)
+    monkeypatch.setattr("compress.stages.present_device.FORM_SECONDS", 0.02)
     monkeypatch.setattr("compress.stages.validate.MEASURE_SECONDS", (0.05,))
     first = pipeline.run(configured(arguments, tmp_path / "out"))
     assert all(0 <= seconds < 3600 for seconds in first.seconds.values())
@@ -514,7 +514,7 @@ def test_a_session_that_does_not_start(
     """A model file that the runtime, the real one, refuses."""
     import onnx
 
-    original = device.write_onnx
+    original = dense_model.write_onnx
 
     def of_another_runtime(model: Any, path: Path, loaded: Any) -> None:
         original(model, path, loaded)
@@ -522,8 +522,8 @@ def test_a_session_that_does_not_start(
         written.graph.node[-1].op_type = "OfAnotherRuntime"
         onnx.save(written, str(path))
 
-    monkeypatch.setattr(device, "write_onnx", of_another_runtime)
-    monkeypatch.setattr("compress.stages.device.FORM_SECONDS", 0.02)
+    monkeypatch.setattr("compress.stages.dense_model.write_onnx", of_another_runtime)
+    monkeypatch.setattr("compress.stages.present_device.FORM_SECONDS", 0.02)
     code = cli.main(as_options(arguments, "--output", tmp_path / "out"))
     said = capsys.readouterr().err
     assert code == 3 and "Traceback" not in said

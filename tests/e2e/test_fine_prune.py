@@ -20,7 +20,8 @@ from compress.core.plan import Plan
 from compress.fineprune.recipe import load_recipe, shipped
 from compress.options.effort import EFFORT
 from compress.options.run_config import RunConfig
-from compress.stages import device, fine_prune
+from compress.stages import fine_prune
+from compress.stages import present_device as device
 from support.data import TEXTS, write_rows
 from support.models import MakeCheckpoint
 
@@ -155,7 +156,7 @@ def test_the_weights_that_do_better_go_on(
 
     said: list[str] = []
     stages: Any = SimpleNamespace(info=said.append)
-    monkeypatch.setattr(fine_prune, "pruned", lambda *_: ("rebuilt", "repairs of rebuilt"))
+    monkeypatch.setattr(fine_prune, "prune", lambda *_: ("rebuilt", "repairs of rebuilt"))
     nothing: Any = None
     model, repairs = fine_prune._better(nothing, nothing, nothing, "trained", Session(), "repairs of trained", stages)  # type: ignore[arg-type]
     assert (model, repairs) == (goes_on, f"repairs of {goes_on}")

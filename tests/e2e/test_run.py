@@ -25,7 +25,7 @@ from compress.options.run_config import RunConfig
 from compress.profile.take import Profile
 from compress.report.html import render
 from compress.report.write import page_of
-from compress.stages import device
+from compress.stages import present_device as device
 from support.models import OF_IMAGES, TINY_SIZES, MakeCheckpoint
 from support.runs import BRIEF, LENGTH, configured
 from support.structures import undecided, with_outliers
@@ -230,7 +230,7 @@ def test_int8_that_loses_too_much_is_refused_with_the_layers_to_blame(
     options |= {"--precision": "int8", "--output": str(out), "--int8-drop": "0"}
     with pytest.MonkeyPatch.context() as patch:
         # Nothing may be left out: the file then has to be refused.
-        patch.setattr("compress.stages.device.hold_accuracy", lambda path, engine, *_: engine)
+        patch.setattr("compress.stages.present_device.hold_accuracy", lambda path, engine, *_: engine)
         code = cli.main(["run", str(model), *(text for pair in options.items() for text in pair)])
     said = capsys.readouterr().err
     assert code == 1 and "int8 loses" in said and "layer.1.output.dense" in said.partition("most in ")[2].split(",")[0]
@@ -358,7 +358,9 @@ def test_a_missing_runtime_is_said_before_anything_is_exported(
     tiny_bert: Path, data_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setattr(device, "write_onnx", lambda *_: pytest.fail("the dense model was exported"))
+    monkeypatch.setattr(
+        "compress.stages.dense_model.write_onnx", lambda *_: pytest.fail("the dense model was exported")
+    )
     arguments = ["run", str(tiny_bert), "--data", str(data_csv), "--macs", "0.5", "--seq-len", str(LENGTH)]
     assert cli.main([*arguments, "--target", "cpu-openvino", "--output", str(tmp_path / "out")]) == 3
     assert "pip install 'compress[openvino]'" in capsys.readouterr().err

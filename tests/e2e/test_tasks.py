@@ -11,7 +11,7 @@ import pytest
 
 from compress import cli, pipeline
 from compress.artifact.model import load
-from compress.stages import device
+from compress.stages import present_device as device
 from compress.tasks import TASKS
 from support.data import TEXTS, write_rows
 from support.models import random_model

@@ -118,7 +118,7 @@ def test_example_of_a_family_of_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(tmp_path / "own")])
-    monkeypatch.setattr("compress.stages.device.EFFORT", {"fast": replace(EFFORT["fast"], profile_seconds=1.0)})
+    monkeypatch.setattr("compress.stages.present_device.EFFORT", {"fast": replace(EFFORT["fast"], profile_seconds=1.0)})
     try:
         runpy.run_path(str(EXAMPLE), run_name="__main__")
     finally:

@@ -17,7 +17,7 @@ from compress.pipeline.sweep import parse_budgets
 from compress.pipeline.sweep_result import Point, with_front
 from compress.report.html import render
 from compress.report.write import page_of
-from compress.stages import device
+from compress.stages import present_device as device
 
 
 def point(ms: float, metric: float, refused: str | None = None) -> Point:

@@ -48,7 +48,7 @@ def test_profiles_have_the_clock_at_work_and_stored_results_do_not_rest_on_it(mo
     for clock in (1200, 1500):
         monkeypatch.setattr(gpu, "_asked", lambda clock=clock: (replace(idle, now_mhz=clock),))
         described.append(describe_device(t4))
-        rests_on.append(cache_keys._device(t4))
+        rests_on.append(cache_keys.device_inputs(t4))
     assert [found["gpu_clock_mhz"] for found in described] == [1200, 1500]
     assert rests_on[0] == rests_on[1] and rests_on[0]["gpu"] == "Tesla T4"
     assert gpu.at_work(gpu.Gpu("Tesla V100", "7.0", "550", 16384, 1530, 135)).now_mhz == 135, (

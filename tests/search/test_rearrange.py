@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.search.rearrange import exchange, rearranged
+from compress.search.rearrange import exchange, rearrange
 
 
 def objective(block: np.ndarray, pruned: np.ndarray) -> float:
@@ -34,5 +34,5 @@ def test_units_that_cancel_are_pruned_together() -> None:
 
 def test_kept_view_is_the_complement() -> None:
     block = np.diag([4.0, 1.0, 3.0, 2.0])
-    assert rearranged(block, (0, 2)) == (0, 2)
-    assert rearranged(block, ()) == ()
+    assert rearrange(block, (0, 2)) == (0, 2)
+    assert rearrange(block, ()) == ()

@@ -13,7 +13,7 @@ from compress.core.errors import BudgetUnreachable, ConfigError
 from compress.core.plan import EncoderShape, Widths
 from compress.options.run_config import make_config
 from compress.search.knapsack import Sublayer, allocate
-from compress.search.size_limit import Room, allocate_within
+from compress.search.size_limit import SizeLimit, allocate_within
 
 SHAPE = EncoderShape("bert", 2, 24, 4, 6, 20)
 
@@ -71,7 +71,7 @@ def test_a_small_file_where_any_latency_would_do() -> None:
 
 def test_room_counts_weights_of_heads_and_filters() -> None:
     weights = 2 * (4 * 4 * 24 * 6 + 20 * 2 * 24)
-    room = Room.of(0.02, SHAPE, dense_bytes=4 * (weights + 1000), bytes_per_weight=4)
+    room = SizeLimit.of(0.02, SHAPE, dense_bytes=4 * (weights + 1000), bytes_per_weight=4)
     assert room.fixed == pytest.approx(4000)
     assert room.used(SHAPE.dense) == pytest.approx(4 * (weights + 1000))
     assert room.used(Widths((0, 1), (0, 0))) == pytest.approx(4000 + 4 * 4 * 24 * 6)
@@ -81,7 +81,7 @@ def test_room_counts_weights_of_heads_and_filters() -> None:
 
 def test_a_size_below_the_embeddings_is_refused_with_the_least() -> None:
     with pytest.raises(BudgetUnreachable, match=r"size 0.003 MB cannot be reached.*0.004 MB.*--precision int8"):
-        Room(3000, 4000, 1, 1).check()
+        SizeLimit(3000, 4000, 1, 1).check()
 
 
 def test_the_paper_s_search_knows_no_size() -> None:

@@ -14,8 +14,7 @@ from compress.core.plan import Budget, EncoderShape, Plan, Structure
 from compress.export.lowering import Engine
 from compress.export.onnx import ExportReport
 from compress.stages import candidates
-from compress.stages.device import Exported
-from compress.stages.results import Finished, Proposal
+from compress.stages.results import Exported, Finished, Proposal
 
 SHAPE = EncoderShape("bert", layers=1, hidden_size=8, heads=2, head_size=4, filters=4)
 

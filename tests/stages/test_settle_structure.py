@@ -17,9 +17,10 @@ from compress.fineprune.projection import project
 from compress.options.run_config import RunConfig
 from compress.search.costs import Costs
 from compress.stages.budget_use import LEAST_USED, MOST_USED, ROUNDS
-from compress.stages.context import Stages
+from compress.stages.context import Run
 from compress.stages.results import Proposal
 from compress.stages.settle_structure import AIM, Settling
+from compress.stages.stage import Stages
 from support.profiles import PROFILE
 from support.simulated_machine import SHAPE
 
@@ -33,7 +34,7 @@ class SimulatedDevice:
     def __init__(self, factor: float, least: float = 0.0) -> None:
         self.factor, self.least, self.timed = factor, least, list[Widths]()
 
-    def compare(self, _loaded: Any, widths: Widths, _engine: Engine) -> LatencyComparison:
+    def compare(self, widths: Widths, _engine: Engine) -> LatencyComparison:
         self.timed.append(widths)
         dense, ours = PROFILE.dense_ms, self.of(widths)
         return LatencyComparison(*(Interval(v, v, v) for v in (dense, ours, dense / ours)), rounds=9)
@@ -48,7 +49,7 @@ def settling(device: SimulatedDevice, **options: Any) -> Settling | None:
     plan = Plan(SHAPE, Structure.dense(SHAPE), BUDGET, "full", macs_fraction=1.0)
     proposal = Proposal(Engine("fp32"), PROFILE, plan)
     costs = replace(Costs.latency(PROFILE.table, LIMIT), limit=LIMIT)
-    return Settling.of(config, SimpleNamespace(), proposal, costs, device, Stages(Said()))  # type: ignore[arg-type]
+    return Settling.of(Run(config, SimpleNamespace(), Stages(Said()), device), proposal, costs)  # type: ignore[arg-type]
 
 
 class Said:

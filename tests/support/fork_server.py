@@ -25,7 +25,7 @@ import compress.stages.validate
 import compress.stages.write
 from compress import cli
 from compress.options.effort import EFFORT
-from compress.stages import device
+from compress.stages import present_device as device
 
 
 def run(command: dict[str, Any], said: int) -> int:

@@ -19,7 +19,7 @@ from compress.core.errors import ModelError
 from compress.models.encoder import encoder_of
 from compress.models.families import SUBLAYER_KINDS
 from compress.reconstruction.layerwise import first_inputs, look
-from compress.stages import device
+from compress.stages import present_device as device
 from compress.tasks import TASKS
 from support.data import write_rows
 from support.images import classes, picture, truncated
