@@ -1,7 +1,7 @@
 """How each kind of result is written to the store and read back: safetensors and JSON, never pickle.
 
 Documents are checked against the types that they are read as: a damaged one is a ``ValueError``.
-Law (``tests/test_keeping.py``): what is read equals what was written, bit for bit.
+Law (``tests/stages/test_cache_codecs.py``): what is read equals what was written, bit for bit.
 """
 
 from __future__ import annotations
