@@ -26,10 +26,11 @@ demo: $(READY) ## compress a real encoder for this CPU, from fine-tuning to the 
 test: $(READY) ## run the test suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-lint: $(READY) ## ruff, mypy and bandit
+lint: $(READY) ## ruff, mypy, import-linter and bandit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive compress profile export
 
 docs: $(READY) ## build the API reference into build/docs
