@@ -1,7 +1,19 @@
-"""What a model is for: one class per task, from columns of data to loss and metric.
+"""One class per task: columns of the data, loss, metric.
 
-A new task is one subclass of ``Task`` in a module of its own, listed in ``TASKS``. The stages know tasks only through
-the methods of ``base.Task``, so that labels, their absence, losses and metrics are in one place.
+    base                  ``Task``, the class that all stages see; metrics and what they have in common
+    text_classification   one class per text or pair of texts
+    text_regression       one number per text or pair of texts
+    token_classification  one tag per word, scored by spans
+    question_answering    the span of a context that answers a question
+    qa_columns            columns of questions, contexts and answers
+    sentence_similarity   one embedding per text
+    image_classification  one class per image
+    tokenization          texts, words and long contexts as rows of token ids
+
+A new task is one subclass of ``Task`` in a module of its own, listed in ``TASKS``. Stages use a task only through the
+methods of ``Task``: how labels, missing labels, losses and metrics are handled is decided here and nowhere else.
+
+May import models, data, core.
 """
 
 from __future__ import annotations
