@@ -14,7 +14,7 @@ from compress.artifact.verify import refuse_damage
 from compress.core.errors import ArtifactError
 from compress.core.plan import Plan
 from compress.core.progress import Progress, Silent
-from compress.inputs.load import deployed, load
+from compress.inputs.load import load, settle_seq_len
 from compress.options.run_config import make_config
 from compress.stages.context import Stages
 from compress.stages.device import Device
@@ -62,7 +62,7 @@ def validate_artifact(
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
         with stages.stage("load"):
             loaded = load(config, stages)
-            config = deployed(config, loaded)
+            config = settle_seq_len(config, loaded)
             chosen_for(loaded, plan)
             model = load_artifact(artifact)
         with stages.stage("export dense"):

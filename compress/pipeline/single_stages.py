@@ -11,7 +11,7 @@ from compress.artifact.directory import staged
 from compress.core.plan import Plan
 from compress.core.progress import Progress, Silent
 from compress.export.runtime import refuse_absent
-from compress.inputs.load import Loaded, deployed, load, load_model
+from compress.inputs.load import Loaded, load, load_model, settle_seq_len
 from compress.options.run_config import RunConfig
 from compress.profile.roofline import estimate_profile
 from compress.profile.target import Precision, offered
@@ -40,7 +40,7 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> tuple[P
     stages, budget = Stages(progress or Silent()), config.budget
     with stages.stage("load"):
         loaded = load(config, stages, evaluation=False)
-        config = deployed(config, loaded)
+        config = settle_seq_len(config, loaded)
     profile: Profile | None = None
     if config.profile is not None or budget.kind != "macs":
         profile = _profile_without_run(config, loaded, stages)
@@ -68,7 +68,7 @@ def profile_model(config: RunConfig, *, estimate: bool = False, progress: Progre
     stages = Stages(progress or Silent())
     with stages.stage("load"):
         loaded = load_model(config)
-        config = deployed(config, loaded)
+        config = settle_seq_len(config, loaded)
     if estimate:
         precision = offered(loaded.target, config.precision)[-1]
         return estimate_profile(loaded.shape, loaded.target, precision, config.batch_size, config.seq_len)
@@ -109,7 +109,7 @@ def export_plan(config: RunConfig, plan: Plan | None, *, progress: Progress | No
     with staged(config.output) as output:
         with stages.stage("load"):
             loaded = load(config, stages, evaluation=False) if config.data else load_model(config)
-            config = deployed(config, loaded)
+            config = settle_seq_len(config, loaded)
             chosen = plan or dense_plan(config, loaded)
             chosen_for(loaded, chosen)
         with stages.stage("reconstruct"):
