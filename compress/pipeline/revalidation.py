@@ -14,7 +14,7 @@ from compress.artifact.verify import refuse_damage
 from compress.core.errors import ArtifactError
 from compress.core.plan import Plan
 from compress.core.progress import Progress, Silent
-from compress.inputs.load import deployed, load
+from compress.inputs.load import load, settle_seq_len
 from compress.options.run_config import make_config
 from compress.pipeline.compression import RunResult, result_of
 from compress.pipeline.single_stages import refuse_other_shape
@@ -58,7 +58,7 @@ def validate_artifact(
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
         with stages.stage("load"):
             loaded = load(config, stages)
-            run = Run(deployed(config, loaded), loaded, stages)
+            run = Run(settle_seq_len(config, loaded), loaded, stages)
             refuse_other_shape(loaded, plan)
             model = load_artifact(artifact)
         with stages.stage("export dense"):

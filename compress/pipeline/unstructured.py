@@ -16,7 +16,7 @@ from compress.core.errors import ConfigError
 from compress.core.plan import Plan
 from compress.fineprune.log import phase_summary, write_log
 from compress.fineprune.prepare import Prepared, open_session, prepare, teacher_name
-from compress.inputs.load import Loaded, deployed, load
+from compress.inputs.load import Loaded, load, settle_seq_len
 from compress.options.help import DEFAULTS, flag
 from compress.options.run_config import RunConfig
 from compress.stages.context import Run
@@ -55,7 +55,7 @@ def read_inputs(config: RunConfig, stages: Stages) -> tuple[Run, Prepared]:
     """Everything that the job reads, checked."""
     refuse_contradictions(config)
     loaded = load(config, stages)
-    config = deployed(config, loaded)
+    config = settle_seq_len(config, loaded)
     prepared = prepare(config, loaded, stages)
     assert prepared is not None
     return Run(config, loaded, stages), prepared

@@ -57,15 +57,15 @@ TASKS: dict[str, Task] = {
 
 
 def task_of(config: Any, name: str | None = None) -> Task:
-    """The task of a checkpoint, named or told by its head.
+    """Returns the task of a checkpoint.
 
     Args:
         config: the checkpoint's configuration.
-        name: None takes the task that fits the class in ``architectures``.
+        name: a name of ``TASKS``; None infers the task from the checkpoint's head (``architectures``).
 
     Raises:
         ConfigError: there is no task of that name.
-        ModelError: the checkpoint has no head, or another one than the task needs.
+        ModelError: the checkpoint has no head, or its head does not fit the task.
     """
     if name is not None and name not in TASKS:
         raise ConfigError(f"unknown task '{name}'.{did_you_mean(name, list(TASKS))} Tasks: {', '.join(TASKS)}")
@@ -73,7 +73,7 @@ def task_of(config: Any, name: str | None = None) -> Task:
     fitting = [task for task in TASKS.values() if any(head.endswith(task.head_suffixes) for head in heads)]
     if name is not None:
         task = TASKS[name]
-        # Without "architectures" the weights decide: a head that is not among them is found when they are loaded.
+        # Without "architectures" the weights decide: a missing head is noticed when they are loaded.
         if heads and task not in fitting:
             raise ModelError(f"task {name} does not fit this checkpoint: its head is {_head(heads)}; {_needed(task)}")
         task.check_config(config)
@@ -83,7 +83,7 @@ def task_of(config: Any, name: str | None = None) -> Task:
         try:
             task.check_config(config)
         except ModelError as error:
-            # Classifiers and regressors have heads of one class: the next task may be the one.
+            # Classifiers and regressors have the same class of head: the next task may fit.
             refusals.append(str(error))
         else:
             return task
