@@ -43,7 +43,7 @@ def _live(graph: GraphProto, nodes: Sequence[NodeProto]) -> list[NodeProto]:
     return kept[::-1]
 
 
-def rebuilt(model: ModelProto, nodes: Sequence[NodeProto], initializers: Sequence[TensorProto]) -> ModelProto:
+def rebuild(model: ModelProto, nodes: Sequence[NodeProto], initializers: Sequence[TensorProto]) -> ModelProto:
     """A model with other nodes and weights, without what no output depends on, and without the record of its making.
 
     Shapes of intermediate values are left out. They would be wrong after surgery, and they make the file slower: with
@@ -83,7 +83,7 @@ def tidy(model: ModelProto, parameter_prefix: str = "") -> ModelProto:
         parameter_prefix: what the exporter put before every parameter's name; it is cut off.
     """
     linears = {output: path for node in model.graph.node if (path := _linear_of(node)) for output in node.output}
-    tidied = rebuilt(model, model.graph.node, model.graph.initializer)
+    tidied = rebuild(model, model.graph.node, model.graph.initializer)
     graph = tidied.graph
     tensors: dict[str, TensorProto] = {}
     for tensor in graph.initializer:
@@ -262,7 +262,7 @@ def narrow(model: ModelProto, encoder: Encoder, widths: Widths) -> ModelProto:
         _narrow_attention(cut, layer, heads, encoder)
         _narrow_ffn(cut, layer, filters, encoder)
     weights = [cut.changed.get(name, tensor) for name, tensor in tensors.items()]
-    return rebuilt(model, cut.nodes, [*weights, *cut.added])
+    return rebuild(model, cut.nodes, [*weights, *cut.added])
 
 
 def _narrow_attention(cut: _Cut, layer: EncoderLayer, heads: int, encoder: Encoder) -> None:
@@ -301,7 +301,7 @@ def trim_vocabulary(model: ModelProto, rows: int) -> ModelProto:
         tensor.name: numpy_helper.from_array(numpy_helper.to_array(tensor)[:rows].copy(), tensor.name)
         for tensor in tensors
     }
-    return rebuilt(model, model.graph.node, [trimmed.get(tensor.name, tensor) for tensor in model.graph.initializer])
+    return rebuild(model, model.graph.node, [trimmed.get(tensor.name, tensor) for tensor in model.graph.initializer])
 
 
 def fusions(model: ModelProto) -> dict[str, int]:

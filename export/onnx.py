@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from compress.core.errors import ExportError
 from compress.export.attention import PaddingMask, fused_attention
 from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
-from compress.export.inputs import traced
+from compress.export.inputs import example_inputs
 from compress.models.encoder import MASK
 
 if TYPE_CHECKING:
@@ -122,10 +122,10 @@ def export_onnx(
 
     proto = graph.tidy(_trace(model, tuple(input_names), names, outputs or fields), parameter_prefix="model.")
     graph.save(proto, file, external_above_bytes=EXTERNAL_DATA_ABOVE_BYTES)
-    return report_of(file)
+    return read_report(file)
 
 
-def report_of(path: str | Path) -> ExportReport:
+def read_report(path: str | Path) -> ExportReport:
     """What ``export_onnx`` wrote to a file, read from the file.
 
     Raises:
@@ -149,7 +149,7 @@ def report_of(path: str | Path) -> ExportReport:
 
 def _trace(model: Any, input_names: tuple[str, ...], output_names: tuple[str, ...], outputs: Outputs) -> Any:
     """The exporter's ``ModelProto`` of a model; parameters are called ``model.<name>``."""
-    inputs, axes = traced(input_names, model.config)
+    inputs, axes = example_inputs(input_names, model.config)
     training = model.training
     try:
         with fused_attention(model) as mask, _quiet(), torch.no_grad():

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.errors import ExportError, TargetError
-from compress.export.inputs import inputs_of
+from compress.export.inputs import select_inputs
 from compress.profile.target import usable_cores
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class OpenVinoSession:
     def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         if self._request is None:
             raise ExportError("this session is closed; open another with open_session")
-        known = inputs_of(feed, self.input_names)
+        known = select_inputs(feed, self.input_names)
         try:
             outputs = self._request.infer(known)
         except RuntimeError as error:
@@ -57,7 +57,7 @@ def open_openvino(model: Path | bytes, target: Target) -> Session:
         TargetError: OpenVINO is not installed.
         ExportError: it refuses the model.
     """
-    openvino = library(target)
+    openvino = import_openvino(target)
     if isinstance(model, Path) and not model.is_file():
         raise ExportError(f"there is no model file '{model}'; export it with `compress export`")
     try:
@@ -92,7 +92,7 @@ def convert(model: Path | bytes, target: Target, samples: Sequence[Feed] | None 
         TargetError: OpenVINO or nncf is not installed.
         ExportError: one of them refuses the model.
     """
-    openvino = library(target)
+    openvino = import_openvino(target)
     try:
         found = _read(openvino, openvino.Core(), model)
         return found if samples is None else _quantized(found, samples, target, quick)
@@ -148,7 +148,7 @@ def _quantized(model: Any, samples: Sequence[Feed], target: Target, quick: bool)
         return nncf.quantize(model, dataset, **options)
 
 
-def library(target: Target) -> Any:
+def import_openvino(target: Target) -> Any:
     try:
         import openvino
     except ImportError:

@@ -41,7 +41,7 @@ def require_runtime(target: Target) -> None:
     if target.runtime == "onnxruntime-cpu":
         _onnxruntime(target)
     elif target.runtime == "openvino":
-        openvino.library(target)
+        openvino.import_openvino(target)
     elif target.runtime == "onnxruntime-cuda":
         require_cuda(target)
     elif target.runtime == "tensorrt":

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.errors import ExportError
-from compress.export.inputs import inputs_of
+from compress.export.inputs import select_inputs
 
 
 class Session(Protocol):
@@ -49,7 +49,7 @@ class OnnxRuntimeSession:
     def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         if self._inference is None:
             raise ExportError("this session is closed; open another with open_session")
-        known = inputs_of(feed, self.input_names)
+        known = select_inputs(feed, self.input_names)
         try:
             answers = [np.asarray(answer) for answer in self._inference.run(None, known)]
             return answers[0] if len(answers) == 1 else np.stack(answers, axis=-1)

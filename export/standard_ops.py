@@ -16,7 +16,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from compress.core.errors import ExportError
-from compress.export.graph import FUSED_DOMAIN, rebuilt
+from compress.export.graph import FUSED_DOMAIN, rebuild
 
 if TYPE_CHECKING:
     from compress.profile.target import Target
@@ -62,7 +62,7 @@ def expand_attention(model: ModelProto) -> ModelProto:
         added = [name for name in (masks.get(mask, ""), given[_BIAS]) if name]
         heads, scale = int(attributes["num_heads"]), float(attributes["scale"])
         nodes += _attention_nodes(node, heads, scale, added, weights)
-    return rebuilt(model, nodes, weights)
+    return rebuild(model, nodes, weights)
 
 
 def _mask_nodes(mask: str, added: str, weights: list[TensorProto]) -> list[NodeProto]:
@@ -121,7 +121,7 @@ def supported() -> Mapping[str, Any]:
     return tomllib.loads(file.read_text(encoding="utf-8"))
 
 
-def require(model: ModelProto, target: Target) -> None:
+def check_supported(model: ModelProto, target: Target) -> None:
     """Raise ExportError, naming what, where TensorRT's parser does not take a graph."""
     refused = unsupported(model)
     if refused:

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from compress.core.errors import ExportError, TargetError
 from compress.export import standard_ops
 from compress.export.cuda import absence, device_number
-from compress.export.inputs import inputs_of
-from compress.export.tensorrt_file import EngineRecord, digest_of, engine_of, read_engine, record_file, write_engine
+from compress.export.inputs import select_inputs
+from compress.export.tensorrt_file import EngineRecord, engine_path, onnx_digest, read_engine, record_path, write_engine
 from compress.profile.gpu import Gpu, gpus
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class EngineSession:
     def _known(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         if self._runner is None:
             raise ExportError("this session is closed; open another with open_session")
-        return {name: np.ascontiguousarray(value) for name, value in inputs_of(feed, self.input_names).items()}
+        return {name: np.ascontiguousarray(value) for name, value in select_inputs(feed, self.input_names).items()}
 
     def _call(self, known: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         with _as_export_error(f"on inputs { {name: value.shape for name, value in known.items()} }"):
@@ -114,9 +114,9 @@ def open_tensorrt(model: Path | bytes, target: Target) -> Session:
     gpu = usable_gpu(target)
     if isinstance(model, Path) and not model.is_file():
         raise ExportError(f"there is no model file '{model}'; export it with `compress export`")
-    record = record_of(model, target, gpu)
-    engine = read_engine(model, record) if isinstance(model, Path) and engine_of(model).exists() else None
-    return EngineSession(engine or built(model, target, record), record, _calls(target))
+    record = make_record(model, target, gpu)
+    engine = read_engine(model, record) if isinstance(model, Path) and engine_path(model).exists() else None
+    return EngineSession(engine or build_cached(model, target, record), record, _calls(target))
 
 
 def keep_engine(model: Path, target: Target) -> tuple[Path, ...]:
@@ -130,11 +130,11 @@ def keep_engine(model: Path, target: Target) -> tuple[Path, ...]:
     Raises:
         TargetError, ExportError: see ``open_tensorrt``.
     """
-    if target.runtime != "tensorrt" or absence(target) is not None or engine_of(model).exists():
+    if target.runtime != "tensorrt" or absence(target) is not None or engine_path(model).exists():
         return ()
-    record = record_of(model, target, usable_gpu(target))
-    write_engine(model, built(model, target, record), record)
-    return engine_of(model), record_file(model)
+    record = make_record(model, target, usable_gpu(target))
+    write_engine(model, build_cached(model, target, record), record)
+    return engine_path(model), record_path(model)
 
 
 def usable_gpu(target: Target) -> Gpu:
@@ -180,19 +180,19 @@ def release() -> str:
     return str(tensorrt.__version__)
 
 
-def record_of(model: Path | bytes, target: Target, gpu: Gpu) -> EngineRecord:
+def make_record(model: Path | bytes, target: Target, gpu: Gpu) -> EngineRecord:
     """What an engine of a model is on this machine."""
     import onnx
 
     proto = onnx.load(str(model), load_external_data=False) if isinstance(model, Path) else onnx.load_from_string(model)
-    standard_ops.require(proto, target)
+    standard_ops.check_supported(proto, target)
     calls = _calls(target)
     return EngineRecord(
         gpu=gpu.name,
         compute_capability=gpu.compute_capability,
         tensorrt=release(),
         driver=gpu.driver,
-        onnx_sha256=digest_of(model),
+        onnx_sha256=onnx_digest(model),
         batch_size=calls.batch_size,
         seq_len=calls.seq_len,
         inputs=tuple(value.name for value in proto.graph.input),
@@ -200,7 +200,7 @@ def record_of(model: Path | bytes, target: Target, gpu: Gpu) -> EngineRecord:
     )
 
 
-def built(model: Path | bytes, target: Target, record: EngineRecord) -> bytes:
+def build_cached(model: Path | bytes, target: Target, record: EngineRecord) -> bytes:
     """A serialized engine of a model, built now unless this process has just done so.
 
     Raises:

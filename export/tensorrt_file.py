@@ -87,17 +87,17 @@ class EngineRecord:
 _ADAPTER: TypeAdapter[EngineRecord] = TypeAdapter(EngineRecord)
 
 
-def engine_of(model: Path) -> Path:
+def engine_path(model: Path) -> Path:
     """Where the engine of an ONNX file lies."""
     return model.parent / _FOLDER / f"{model.stem}.plan"
 
 
-def record_file(model: Path) -> Path:
+def record_path(model: Path) -> Path:
     """Where its record lies: beside it."""
-    return engine_of(model).with_suffix(".json")
+    return engine_path(model).with_suffix(".json")
 
 
-def digest_of(model: Path | bytes) -> str:
+def onnx_digest(model: Path | bytes) -> str:
     """SHA-256 of an ONNX model, weights beside its file included, hex."""
     if isinstance(model, bytes):
         return hashlib.sha256(model).hexdigest()
@@ -114,12 +114,12 @@ def write_engine(model: Path, engine: bytes, record: EngineRecord) -> None:
         engine: serialized.
         record: what it was built on.
     """
-    path = engine_of(model)
+    path = engine_path(model)
     path.parent.mkdir(exist_ok=True)
-    record_file(model).unlink(missing_ok=True)
+    record_path(model).unlink(missing_ok=True)
     path.write_bytes(engine)
     done = replace(record, engine_sha256=hashlib.sha256(engine).hexdigest())
-    record_file(model).write_text(done.to_json(), encoding="utf-8")
+    record_path(model).write_text(done.to_json(), encoding="utf-8")
 
 
 def read_record(model: Path) -> EngineRecord:
@@ -128,21 +128,23 @@ def read_record(model: Path) -> EngineRecord:
     Raises:
         TargetError: there is none, or it is damaged or of another format.
     """
-    file = record_file(model)
+    file = record_path(model)
     try:
         record = _ADAPTER.validate_json(read_text(file))
     except Unreadable as error:
         raise TargetError(
-            f"engine '{engine_of(model)}' has no record of what it was built on ({file.name}: {error}), so it is not "
+            f"engine '{engine_path(model)}' has no record of what it was built on ({file.name}: {error}), so it is not "
             "loaded; remove it to have it built again"
         ) from None
     except ValidationError as error:
         what = error.errors()[0]["msg"]
-        raise TargetError(f"'{file}' is damaged: {what}; remove '{engine_of(model)}' to have it built again") from None
+        raise TargetError(
+            f"'{file}' is damaged: {what}; remove '{engine_path(model)}' to have it built again"
+        ) from None
     if record.format != FORMAT_VERSION:
         raise TargetError(
             f"'{file}' has format {record.format}, this version of compress reads format {FORMAT_VERSION}; remove "
-            f"'{engine_of(model)}' to have it built again"
+            f"'{engine_path(model)}' to have it built again"
         )
     return record
 
@@ -158,7 +160,7 @@ def read_engine(model: Path, here: EngineRecord) -> bytes:
         TargetError: it was built for another GPU, TensorRT, model or calls; or it is damaged.
     """
     record = read_record(model)
-    path = engine_of(model)
+    path = engine_path(model)
     different = record.differences(here)
     if different:
         raise TargetError(

@@ -21,7 +21,7 @@ from compress.export.lowering import Engine, lower, pack_attention, variants
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
 from compress.models.encoder import Encoder, encoder_of
-from compress.profile.target import Target, load_target, offered
+from compress.profile.target import Target, load_target, offered_precisions
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
 # Those that add something to the scores, or turn queries and keys, stay as they are.
@@ -120,10 +120,10 @@ def test_names_of_variants_tell_them_apart() -> None:
 
 def test_what_a_target_offers() -> None:
     cpu = load_target("cpu")
-    assert offered(cpu, "auto") == ("fp32", "int8")
-    assert offered(cpu, "int8") == ("int8",)
+    assert offered_precisions(cpu, "auto") == ("fp32", "int8")
+    assert offered_precisions(cpu, "int8") == ("int8",)
     with pytest.raises(TargetError, match=r"'cpu' \(onnxruntime-cpu\) has no fp16; use --precision fp32, int8 or auto"):
-        offered(cpu, "fp16")
+        offered_precisions(cpu, "fp16")
 
 
 def test_structures_without_sublayers_have_nothing_to_quantize(

@@ -14,7 +14,7 @@ from compress.export.runtime import refuse_absent
 from compress.inputs.load import Loaded, deployed, load, load_model
 from compress.options.run_config import RunConfig
 from compress.profile.roofline import estimate_profile
-from compress.profile.target import Precision, offered
+from compress.profile.target import Precision, offered_precisions
 from compress.search.costs import budget_limit
 from compress.stages.absent_device import here, open_device
 from compress.stages.budget_use import SHARE
@@ -70,7 +70,7 @@ def profile_model(config: RunConfig, *, estimate: bool = False, progress: Progre
         loaded = load_model(config)
         config = deployed(config, loaded)
     if estimate:
-        precision = offered(loaded.target, config.precision)[-1]
+        precision = offered_precisions(loaded.target, config.precision)[-1]
         return estimate_profile(loaded.shape, loaded.target, precision, config.batch_size, config.seq_len)
     refuse_absent(loaded.target)
     return _profile_without_run(config, loaded, stages)
@@ -118,7 +118,7 @@ def export_plan(config: RunConfig, plan: Plan | None, *, progress: Progress | No
             from compress.export.lowering import variants
             from compress.stages.export import export_checked, export_half
 
-            precision = offered(loaded.target, config.precision)[0]
+            precision = offered_precisions(loaded.target, config.precision)[0]
             engine = variants(loaded.target, precision)[0]
             if engine.precision == "fp16":
                 with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
@@ -133,7 +133,7 @@ def export_plan(config: RunConfig, plan: Plan | None, *, progress: Progress | No
 
 def _planned_precision(config: RunConfig, loaded: Loaded) -> Precision:
     """Of several precisions the fastest: what a plan without a run is for is to see what can be reached."""
-    return offered(loaded.target, config.precision)[-1]
+    return offered_precisions(loaded.target, config.precision)[-1]
 
 
 def _profile_without_run(config: RunConfig, loaded: Loaded, stages: Stages) -> Profile:

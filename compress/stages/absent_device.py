@@ -80,7 +80,7 @@ class AbsentDevice(Device):
         dense = stages.result(lambda: cache_keys.export_dense(loaded), lambda: write_dense(loaded, scratch))
         if loaded.target.runtime == "tensorrt":
             # What its parser does not take, it would refuse on the device, when everything has been computed.
-            standard_ops.require(standard_ops.expand_attention(onnx.load(str(dense))), loaded.target)
+            standard_ops.check_supported(standard_ops.expand_attention(onnx.load(str(dense))), loaded.target)
         return cls(config, loaded.target, dense, deployment_feed(config, loaded), stages)
 
     def settle(self, precision: Precision, loaded: Loaded, widths: Widths | None = None) -> Engine:
@@ -153,7 +153,7 @@ class AbsentDevice(Device):
 
         from compress.export import fp16
 
-        rounded = fp16.emulated(onnx.load(str(exported.float_path)), exported.engine.left_out)
+        rounded = fp16.emulate_fp16(onnx.load(str(exported.float_path)), exported.engine.left_out)
         with tempfile.TemporaryDirectory(prefix="compress-") as folder:
             path = Path(folder) / "model.onnx"
             graph.save(rounded, path, graph.EXTERNAL_DATA_ABOVE_BYTES)

@@ -193,16 +193,16 @@ def pruned(loaded: Loaded, plan: Plan) -> Codec[tuple[Any, Repairs]]:
         from safetensors.torch import load_file
 
         from compress.pruning.removal import remove
-        from compress.reconstruction.closed_form import Reconstructed
-        from compress.reconstruction.joint import Tuned
+        from compress.reconstruction.closed_form import SublayerFit
+        from compress.reconstruction.joint import JointFit
 
         model = copy.deepcopy(loaded.checkpoint.model)
         if plan.structure.widths != plan.shape.dense:
             remove(model, plan.structure)
         model.load_state_dict(load_file(str(folder / _TENSORS)), strict=True)
         document = _read(folder)
-        joint = None if document["joint"] is None else Tuned(**document["joint"])
-        return model, Repairs(tuple(Reconstructed(**one) for one in document["sublayers"]), joint)
+        joint = None if document["joint"] is None else JointFit(**document["joint"])
+        return model, Repairs(tuple(SublayerFit(**one) for one in document["sublayers"]), joint)
 
     return Codec(write, read)
 

@@ -16,14 +16,14 @@ from compress.core.progress import Silent
 from compress.data.batches import fixed_batch
 from compress.export import graph, openvino
 from compress.export.lowering import IN_GRAPH, Engine, lower, variants
-from compress.export.measure import LatencyComparison, choose, compare_latency, compare_without_copies
-from compress.export.onnx import report_of
+from compress.export.measure import LatencyComparison, choose_fastest, compare_latency, compare_without_copies
+from compress.export.onnx import read_report
 from compress.export.runtime import open_session, refuse_absent, require_runtime
 from compress.export.session import Session
 from compress.inputs.load import Loaded
 from compress.options.effort import EFFORT
 from compress.options.run_config import RunConfig
-from compress.profile.take import Profile, take_profile
+from compress.profile.take import ModelSource, Profile, Workload, take_profile
 from compress.profile.target import Precision, Target, describe_device
 from compress.stages import cache_keys
 from compress.stages.context import Stages
@@ -179,7 +179,7 @@ class Device:
         try:
             for engine in offered if len(offered) > 1 else ():
                 sessions[engine.name] = open_session(self.build(loaded, widths, engine), self._target)
-            chosen = choose(sessions, self.timing_feed, seconds=FORM_SECONDS) if sessions else offered[0].name
+            chosen = choose_fastest(sessions, self.timing_feed, seconds=FORM_SECONDS) if sessions else offered[0].name
         finally:
             for session in sessions.values():
                 session.close()
@@ -223,7 +223,7 @@ class Device:
             if held != engine:
                 write_lowered(float_path, replace(held, form="plain"), path, loaded)
                 parity = parity_of(path, model, loaded, tolerance=math.inf)
-                exported = replace(exported, engine=held, report=report_of(path), parity=parity)
+                exported = replace(exported, engine=held, report=read_report(path), parity=parity)
         return exported
 
     def validate(
@@ -314,14 +314,14 @@ def take_device_profile(
 ) -> Profile:
     """Measure the latency table of an engine on the device, and the dense float32 model beside it."""
     shape = loaded.shape
+    target = loaded.target.model_copy(update={"precision": engine.precision})
     profile = take_profile(
-        lambda widths: device.build(loaded, widths, engine),
-        lambda data: open_session(data, loaded.target),
-        device.timing_feed,
-        shape=shape,
-        target=loaded.target.model_copy(update={"precision": engine.precision}),
-        batch_size=config.batch_size,
-        seq_len=config.seq_len,
+        ModelSource(
+            lambda widths: device.build(loaded, widths, engine),
+            lambda data: open_session(data, loaded.target),
+            device.timing_feed,
+        ),
+        Workload(shape, target, config.batch_size, config.seq_len),
         seconds=EFFORT[config.effort].profile_seconds,
         seed=config.seed,
     )

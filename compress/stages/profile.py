@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from compress.core.errors import BudgetUnreachable
 from compress.inputs.load import Loaded
 from compress.options.run_config import RunConfig
-from compress.profile.target import of_its_device, offered
+from compress.profile.target import check_device, offered_precisions
 from compress.search.costs import budget_limit
 from compress.stages.context import Stages
 from compress.stages.device import Device
@@ -24,7 +24,7 @@ def profiles_of(config: RunConfig, loaded: Loaded, device: Device, stages: Stage
     """Engine and profile of every precision in question."""
     given = given_profile(config, loaded)
     found = []
-    for precision in offered(loaded.target, config.precision if given is None else given.precision):
+    for precision in offered_precisions(loaded.target, config.precision if given is None else given.precision):
         engine = device.settle(precision, loaded)
         found.append((engine, given or device.take_profile(config, loaded, engine, stages)))
     return found
@@ -43,7 +43,7 @@ def given_profile(config: RunConfig, loaded: Loaded) -> Profile | None:
         loaded.target,
         None if config.precision == "auto" else config.precision,
     )
-    of_its_device(profile.device, loaded.target)
+    check_device(profile.device, loaded.target)
     return profile
 
 

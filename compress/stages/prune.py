@@ -15,7 +15,7 @@ from compress.stages.results import Repairs
 
 if TYPE_CHECKING:
     from compress.data.batches import Encoded
-    from compress.reconstruction.closed_form import Reconstructed
+    from compress.reconstruction.closed_form import SublayerFit
 
 
 def prune(config: RunConfig, loaded: Loaded, plan: Plan, stages: Stages) -> tuple[Any, Repairs]:
@@ -44,10 +44,12 @@ def prune(config: RunConfig, loaded: Loaded, plan: Plan, stages: Stages) -> tupl
         stages.info(warning)
     if config.method != "full":
         return model, Repairs(sublayers)
-    from compress.reconstruction.joint import tune
+    from compress.reconstruction.joint import fit_jointly
 
     effort = EFFORT[config.effort]
-    joint = tune(dense, student, task, data, epochs=effort.epochs, most_flops=effort.most_flops, seed=config.seed)
+    joint = fit_jointly(
+        dense, student, task, data, epochs=effort.epochs, most_flops=effort.most_flops, seed=config.seed
+    )
     if joint is not None:
         outcome = "kept" if joint.accepted else "not kept: it did not help on examples held out"
         stages.info(
@@ -57,7 +59,7 @@ def prune(config: RunConfig, loaded: Loaded, plan: Plan, stages: Stages) -> tupl
     return model, Repairs(sublayers, joint)
 
 
-def _too_few(sublayers: tuple[Reconstructed, ...], data: Encoded) -> str | None:
+def _too_few(sublayers: tuple[SublayerFit, ...], data: Encoded) -> str | None:
     """What to say where a sublayer had fewer equations than unknowns; None where none had."""
     short = [s for s in sublayers if s.equations < s.width]
     if not short:

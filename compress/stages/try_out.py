@@ -78,12 +78,12 @@ def refine(
     seconds, candidates = config.search_seconds, EFFORT[config.effort].candidates
     if not tries_out(config, loaded):
         return importance
-    from compress.reconstruction.trial import Sketch
-    from compress.search.spdy import improve
+    from compress.reconstruction.trial import Trial
+    from compress.search.spdy import search_coefficients
 
     checkpoint, budget = loaded.checkpoint, config.budget
-    sketch = Sketch(checkpoint.encoder, checkpoint.task, loaded.calibration, seed=config.seed)
-    found = improve(
+    sketch = Trial(checkpoint.encoder, checkpoint.task, loaded.calibration, seed=config.seed)
+    found = search_coefficients(
         importance.rankings,
         Costs.of(budget, loaded.shape, profile, loaded.length, share, room),
         sketch.score,
