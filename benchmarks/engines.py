@@ -37,6 +37,7 @@ from compress.data.batches import fixed_batch
 from compress.export import graph
 from compress.export.lowering import lower, variants
 from compress.export.measure import choose_fastest
+from compress.export.narrowing import narrow
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
 from compress.export.session import Session
@@ -148,7 +149,7 @@ def _bert_base(folder: Path) -> tuple[list[Contestant], Any, dict[str, str]]:
 
     path = folder / "half.onnx"
     target = load_target("cpu")
-    narrowed = graph.narrow(onnx.load(str(dense)), encoder, half)
+    narrowed = narrow(onnx.load(str(dense)), encoder, half)
     graph.save(lower(narrowed, variants(target, "int8")[0]), path, graph.EXTERNAL_DATA_ABOVE_BYTES)
     contestants.append(Contestant("ours: 50% of the MACs, int8 (time only)", path, target))
     return contestants, feed, {}

@@ -62,6 +62,7 @@ class ScaledAttention(nn.Module):
         self._bias = family.position_bias
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        """``(context, weights)``, as attention modules return them; weights are None."""
         hidden = attention_input(args, kwargs)
         query, key, value = (self.get_submodule(path)(hidden) for path in (self._query, self._key, self._value))
         added = self._added(query, key, args, kwargs)

@@ -49,6 +49,7 @@ class BoundSession:
         self._binding: Any = None
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """Run the model on one batch; see ``Session.run``."""
         binding, known = self._bind(feed)
         with _as_export_error(known):
             self._inference.run_with_iobinding(binding)
@@ -84,6 +85,7 @@ class BoundSession:
         return start, self._stream
 
     def close(self) -> None:
+        """Free the model\'s memory; see ``Session.close``."""
         self._inference, self._binding = None, None
         self._bound.clear()
         if self._stream is not None:

@@ -175,6 +175,7 @@ class _Canvas:
         self._cells[y // 4][x // 2] = (bits | self._BITS[y % 4][x % 2], style)
 
     def lines(self) -> list[Text]:
+        """The lines of characters, from the top."""
         from rich.text import Text
 
         drawn = []

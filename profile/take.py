@@ -230,6 +230,7 @@ class _Found:
     factors: NDArray[np.float64]
 
     def ms(self, structure: TimedStructure) -> float:
+        """Milliseconds of a structure."""
         return self.reference_ms * structure.estimate(self.factors)[0]
 
 

@@ -18,6 +18,7 @@ from compress.core.errors import TargetError
 from compress.core.plan import Widths
 from compress.export import graph
 from compress.export.lowering import Engine, lower, pack_attention, variants
+from compress.export.narrowing import narrow
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
 from compress.models.encoder import Encoder, encoder_of
@@ -55,7 +56,7 @@ def test_packed_attention_computes_the_same(
     dense: dict[str, tuple[Encoder, onnx.ModelProto]], family: str, heads: Any, filters: Any
 ) -> None:
     encoder, proto = dense[family]
-    plain = graph.narrow(proto, encoder, Widths(heads, filters))
+    plain = narrow(proto, encoder, Widths(heads, filters))
     packed = pack_attention(plain)
     onnx.checker.check_model(packed)
     count = sum(width > 0 for width in heads)
@@ -130,6 +131,6 @@ def test_structures_without_sublayers_have_nothing_to_quantize(
     dense: dict[str, tuple[Encoder, onnx.ModelProto]], tmp_path: Path
 ) -> None:
     encoder, proto = dense["bert"]
-    bare = graph.narrow(proto, encoder, Widths((0,) * 3, (0,) * 3))
+    bare = narrow(proto, encoder, Widths((0,) * 3, (0,) * 3))
     for engine in variants(CPU, "int8"):
         np.testing.assert_array_equal(_run(lower(bare, engine, [], timing_only=True), "bert"), _run(bare, "bert"))

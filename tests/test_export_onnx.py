@@ -191,7 +191,7 @@ def test_report_of_what_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="there is no model file"):
         read_report(tmp_path / "model.onnx")
     (tmp_path / "model.onnx").write_text("not a model")
-    with pytest.raises(ExportError, match="is no ONNX model"):
+    with pytest.raises(ExportError, match="is not an ONNX model"):
         read_report(tmp_path / "model.onnx")
 
 

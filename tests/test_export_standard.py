@@ -19,6 +19,7 @@ from compress.core.plan import Widths
 from compress.export import fp16, graph
 from compress.export.int8 import quantizable
 from compress.export.lowering import Engine, lower, variants
+from compress.export.narrowing import narrow
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
 from compress.export.standard_ops import check_supported, expand_attention, supported, unsupported
@@ -60,7 +61,7 @@ def test_it_computes_the_same_at_any_widths_padding_included(
     dense: Dense, family: str, heads: Any, filters: Any
 ) -> None:
     encoder, proto = dense[family]
-    fused = graph.narrow(proto, encoder, Widths(heads, filters))
+    fused = narrow(proto, encoder, Widths(heads, filters))
     standard = expand_attention(fused)
     onnx.checker.check_model(standard)
     assert not graph.fusions(standard)

@@ -163,7 +163,7 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, file: Path) ->
     with pytest.raises(TargetError, match="CUDA_VISIBLE_DEVICES=1"):
         open_session(file, target())
     as_if(monkeypatch, T4)
-    with pytest.raises(TargetError, match=r"state them in its file under \[calls\]"):
+    with pytest.raises(TargetError, match=r"give them in its file under \[calls\]"):
         open_session(file, load_target("t4-tensorrt"))
     with pytest.raises(ExportError, match="no model file"):
         open_session(file.with_name("other.onnx"), target())

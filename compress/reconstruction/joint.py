@@ -78,7 +78,8 @@ def hidden_distance(taught: list[Tensor], own: list[Tensor], real: Tensor, read:
     """Squared error of hidden states at real tokens, relative to their variance.
 
     Args:
-        taught, own: states of the teacher and of the student, [batch, sequence, hidden] per layer.
+        taught: states of the teacher, [batch, sequence, hidden] per layer.
+        own: states of the student, of the same shapes.
         real: real tokens, bool [batch, sequence].
         read: positions of the last hidden state that count, [n]; None for all.
 

@@ -71,7 +71,8 @@ def search_macs_kwon(
     Args:
         heads: diagonal Fisher, [layers, heads].
         filters: diagonal Fisher, [layers, filters].
-        head_macs, filter_macs: cost of one unit.
+        head_macs: MACs of one head.
+        filter_macs: MACs of one filter.
         budget: MACs of all sublayers together.
 
     Returns:
@@ -103,7 +104,8 @@ def search_latency_kwon(
     Args:
         heads: diagonal Fisher, [layers, heads].
         filters: diagonal Fisher, [layers, filters].
-        attention, ffn: fitted latency of a sublayer.
+        attention: fitted latency of an attention sublayer.
+        ffn: fitted latency of an FFN sublayer.
         budget: for all sublayers together, in the unit of the fits, without the fixed part (embeddings, head).
 
     Returns:

@@ -17,6 +17,7 @@ from compress.data.batches import fixed_batch
 from compress.export import graph, openvino
 from compress.export.lowering import IN_GRAPH, Engine, lower, variants
 from compress.export.measure import LatencyComparison, choose_fastest, compare_latency, compare_without_copies
+from compress.export.narrowing import narrow
 from compress.export.onnx import read_report
 from compress.export.runtime import open_session, refuse_absent, require_runtime
 from compress.export.session import Session
@@ -120,7 +121,7 @@ class Device:
         if loaded.checkpoint.encoder.family.attention_kind is not None:
             if self._pattern is None:
                 self._pattern = self._without_vocabulary(self._dense)
-            narrowed = graph.narrow(self._pattern, loaded.checkpoint.encoder, widths)
+            narrowed = narrow(self._pattern, loaded.checkpoint.encoder, widths)
         else:
             narrowed = self._exported_anew(loaded, widths)
         if engine.scheme == "nncf":
@@ -131,7 +132,7 @@ class Device:
         return data
 
     def _exported_anew(self, loaded: Loaded, widths: Widths) -> Any:
-        """``graph.narrow`` by way of PyTorch, in seconds: for attention that is exported as it is written."""
+        """``narrow`` by way of PyTorch, in seconds: for attention that is exported as it is written."""
         import copy
 
         from compress.pruning.removal import narrow_to
