@@ -85,7 +85,7 @@ class BoundSession:
         return start, self._stream
 
     def close(self) -> None:
-        """Free the model\'s memory; see ``Session.close``."""
+        """Free the model's memory; see ``Session.close``."""
         self._inference, self._binding = None, None
         self._bound.clear()
         if self._stream is not None:

@@ -77,7 +77,7 @@ def tidy(model: ModelProto, parameter_prefix: str = "") -> ModelProto:
     """Clean up after the exporter: PyTorch names for parameters, no dead nodes, no traces of the machine.
 
     The exporter stores equal tensors once, so that all zero biases of a fresh model become one tensor, and it calls the
-    transposed matrices of linear layers val_17 and the like. Here every linear layer gets a weight and a bias of its own.
+    transposed matrices of linear layers val_17 and the like. Here every linear layer gets its own weight and bias.
 
     Args:
         model: from the exporter.

@@ -48,7 +48,7 @@ class OpenVinoSession:
         return np.array(outputs[0])
 
     def close(self) -> None:
-        """Free the model\'s memory; see ``Session.close``."""
+        """Free the model's memory; see ``Session.close``."""
         self._request = None
 
 

@@ -62,7 +62,7 @@ class OnnxRuntimeSession:
             raise ExportError(f"ONNX Runtime could not run the model on inputs {shapes}: {error}") from error
 
     def close(self) -> None:
-        """Free the model\'s memory; see ``Session.close``."""
+        """Free the model's memory; see ``Session.close``."""
         self._inference = None
 
 

@@ -91,7 +91,7 @@ class EngineSession:
         return start, int(stream)
 
     def close(self) -> None:
-        """Free the model\'s memory; see ``Session.close``."""
+        """Free the model's memory; see ``Session.close``."""
         if self._runner is not None:
             self._runner.deactivate()
             self._runner = None

@@ -27,6 +27,7 @@ class PiecewiseCost:
     slope: float
 
     def __call__(self, width: int) -> float:
+        """Cost at a width."""
         return 0.0 if width == 0 else self.base + self.slope * max(0, width - self.knee)
 
 
