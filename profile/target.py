@@ -257,7 +257,10 @@ def _read(path: Path) -> Target:
             )
         raw = {**_raw(shipped), "name": path.stem, **raw}
         if "like" in raw:
-            raise TargetError(f"target file '{path}': like = {base!r}: that target has a 'like' itself; name its base")
+            raise TargetError(
+                f"target file '{path}': like = {base!r}: that target is itself like {raw['like']!r}; use like = "
+                f"{raw['like']!r}"
+            )
     try:
         return Target.model_validate({"name": path.stem, **raw})
     except ValidationError as error:

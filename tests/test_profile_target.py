@@ -84,7 +84,7 @@ def test_a_file_may_be_like_a_shipped_target(tmp_path: Path) -> None:
     for text, words in (
         ('like = "v10"', r"like = 'v10': no shipped target.*Did you mean 'v100'\?"),
         ("like = 7", "like = 7: no shipped target"),
-        ('like = "v100-tensorrt"', "like another target itself"),
+        ('like = "v100-tensorrt"', "that target is itself like 'v100'; use like = 'v100'"),
     ):
         file.write_text(text)
         with pytest.raises(TargetError, match=words):

@@ -1,4 +1,4 @@
-"""Sketches: they leave the model alone, are exact where nothing is pruned, and see what matters."""
+"""Trials of structures: they leave the model alone, are exact if nothing is pruned, and rank structures rightly."""
 
 from __future__ import annotations
 
