@@ -36,14 +36,15 @@ from compress.core.statistics import ratio_interval
 from compress.data.batches import fixed_batch
 from compress.export import graph
 from compress.export.lowering import lower, variants
-from compress.export.measure import choose
+from compress.export.measure import choose_fastest
+from compress.export.narrowing import narrow
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
 from compress.export.session import Session
 from compress.inputs.load import Loaded, load
 from compress.options.run_config import make_config
 from compress.profile.target import Target, load_target, usable_cores
-from compress.profile.timing import sample
+from compress.profile.timing import Schedule, sample_calls
 from compress.stages.export import samples_of
 from compress.stages.int8_accuracy import answers_of
 
@@ -148,7 +149,7 @@ def _bert_base(folder: Path) -> tuple[list[Contestant], Any, dict[str, str]]:
 
     path = folder / "half.onnx"
     target = load_target("cpu")
-    narrowed = graph.narrow(onnx.load(str(dense)), encoder, half)
+    narrowed = narrow(onnx.load(str(dense)), encoder, half)
     graph.save(lower(narrowed, variants(target, "int8")[0]), path, graph.EXTERNAL_DATA_ABOVE_BYTES)
     contestants.append(Contestant("ours: 50% of the MACs, int8 (time only)", path, target))
     return contestants, feed, {}
@@ -169,7 +170,7 @@ def _dense_variants(dense: Path, folder: Path, feed: Feed, samples: Sequence[Fee
 
             graph.save(lower(onnx.load(str(dense)), engine), forms[engine.form], graph.EXTERNAL_DATA_ABOVE_BYTES)
     sessions = {form: open_session(path, cpu) for form, path in forms.items()}
-    fastest = choose(sessions, feed, seconds=4.0)
+    fastest = choose_fastest(sessions, feed, seconds=4.0)
     for session in sessions.values():
         session.close()
     found = [Contestant(f"dense, ONNX Runtime fp32 ({fastest})", forms[fastest], cpu)]
@@ -216,7 +217,7 @@ def _table(
             columns.append(f"{batch} x {length}")
             feed = feeds(batch, length)
             sessions = [contestant.open() for contestant in contestants]
-            taken = sample([partial(session.run, feed) for session in sessions], rounds=12, seconds=seconds)
+            taken = sample_calls([partial(session.run, feed) for session in sessions], Schedule(12, seconds))
             for session in sessions:
                 session.close()
             for i, contestant in enumerate(contestants):

@@ -22,7 +22,7 @@ from compress.data.batches import Batch, Encoded
 from compress.distributed.group import Group
 from compress.distributed.sharded_sum import summed
 from compress.models.encoder import Encoder
-from compress.pruning.masks import Gates, gated
+from compress.pruning.masks import Gates, apply_gates
 from compress.tasks import Task
 
 
@@ -161,7 +161,7 @@ class _Pass:
     def _forward(self, part: slice) -> tuple[Tensor, Gates]:
         """The answers, and the gates they went through."""
         own = self._base.per_sample(part.stop - part.start)
-        with gated(self._encoder, own):
+        with apply_gates(self._encoder, own):
             inputs = {name: value[part] for name, value in self._batch.inputs.items()}
             return self._task.forward(self._encoder.model, inputs), own
 

@@ -14,7 +14,7 @@ from compress.data.load import load_data, sample_rows
 from compress.inputs.checkpoint import Checkpoint, load_checkpoint
 from compress.options.help import DEFAULTS
 from compress.options.run_config import RunConfig
-from compress.profile.target import Target, load_target, offered
+from compress.profile.target import Target, load_target, offered_precisions
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -70,7 +70,7 @@ def load_model(config: RunConfig) -> Loaded:
         CompressError: of the class that fits the fault.
     """
     target = load_target(config.target).for_calls(config.batch_size, config.seq_len)
-    offered(target, config.precision)
+    offered_precisions(target, config.precision)
     checkpoint = load_checkpoint(config.model, config.task, config.seq_len)
     if config.embedding is not None:
         checkpoint = replace(checkpoint, task=checkpoint.task.giving(config.embedding))

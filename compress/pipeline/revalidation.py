@@ -35,7 +35,7 @@ def validate_artifact(
     """
     from compress.artifact.model import load as load_artifact
     from compress.export.lowering import Engine
-    from compress.export.onnx import report_of
+    from compress.export.onnx import read_report
     from compress.export.openvino import IR
     from compress.stages.export import parity_of
     from compress.stages.results import Exported
@@ -68,7 +68,7 @@ def validate_artifact(
                 file = artifact / (IR if loaded.target.runtime == "openvino" else "model.onnx")
                 tolerance = 1e-3 if engine.precision == "fp32" else math.inf
                 parity = parity_of(file, model, loaded, tolerance)
-                exported = Exported(file, engine, report_of(artifact / "model.onnx"), parity, file)
+                exported = Exported(file, engine, read_report(artifact / "model.onnx"), parity, file)
                 _, validation = device.validate(plan, exported)
         finally:
             device.close()

@@ -9,7 +9,7 @@ import torch
 from compress.calibration.fisher import fisher_information
 from compress.core.errors import DataError
 from compress.models.encoder import encoder_of
-from compress.pruning.masks import Gates, gated
+from compress.pruning.masks import Gates, apply_gates
 from compress.tasks import TASKS
 from support.examples import examples
 from support.models import random_model
@@ -25,7 +25,7 @@ def test_is_the_mean_of_squared_per_sample_gradients(family: str) -> None:
     for i in range(len(data)):
         one = next(iter(data.select([i]).batches(1)))
         gates = Gates.ones(encoder).per_sample(1)
-        with gated(encoder, gates):
+        with apply_gates(encoder, gates):
             TASK.loss(TASK.forward(encoder.model, one.inputs), one.labels).sum().backward()
         rows.append(np.stack([g.grad[0].numpy() for g in gates.filters]))
     gradients = np.stack(rows)

@@ -12,7 +12,7 @@ from compress.fineprune.masking import as_gates
 from compress.fineprune.projection import masks_of
 from compress.fineprune.recipe import StructureRecipe
 from compress.fineprune.scores import SCORERS, HardConcrete, Movement, Scorer, SoftMovement, Units, scorer_of
-from compress.pruning.masks import gated
+from compress.pruning.masks import apply_gates
 from compress.search.costs import Costs
 from support.training import PHASE, dense, examples, planted, recipe
 
@@ -39,7 +39,7 @@ def test_the_gradient_of_a_gate_is_the_weights_times_theirs_for_masked_units_too
     batch = next(examples(8).batches(8))
     assert batch.labels is not None
     leaves = mask.detached()
-    with gated(encoder, as_gates(leaves)):
+    with apply_gates(encoder, as_gates(leaves)):
         loss = checkpoint.task.loss(checkpoint.task.forward(checkpoint.model, batch.inputs), batch.labels).mean()
     gates = torch.autograd.grad(loss, list(leaves))
     # The same model with the mask in its weights: W' = mask * W, and the sum of W * dL/dW' over a unit's columns.
