@@ -12,7 +12,8 @@ import click
 
 from compress.cli.common import CONFIG, DATA, DEPLOYMENT, print_json, with_options, working
 from compress.core.errors import EXIT_FAIL, EXIT_PASS, CompressError
-from compress.options.help import GATE_HELP, flag
+from compress.options.gate_limits import KINDS, SETTINGS, Gate, merged, read_gate
+from compress.options.table import flag
 
 if TYPE_CHECKING:
     from compress.gate.breakdown import Part
@@ -63,11 +64,12 @@ def why(artifact: str, as_json: bool) -> None:
     print_json(reasons) if as_json else console.why(reasons)
 
 
-_SETTINGS = {"max_age_days": float, "device": str}
 LIMITS = [
-    click.option(flag(name), name, help=text, metavar="X" if name in _SETTINGS else "LIMIT", **kind)
-    for name, text in GATE_HELP.items()
-    for kind in ({"type": _SETTINGS[name]} if name in _SETTINGS else {"multiple": True},)
+    *(click.option(flag(name), name, help=kind.help, metavar="LIMIT", multiple=True) for name, kind in KINDS.items()),
+    *(
+        click.option(flag(name), name, help=setting.help, metavar=setting.metavar, type=setting.type)
+        for name, setting in SETTINGS.items()
+    ),
 ]
 REPORTS = [
     click.option("--baseline", metavar="OTHER", help="Artifact that limits 'of baseline' are about."),
@@ -129,8 +131,7 @@ def _gated(
     artifact: str, baseline: str | None, measure: bool, config_file: str | None, values: dict[str, Any]
 ) -> Report:
     from compress.gate.judge import judge
-    from compress.options.gate_limits import Gate, merged, read_gate
-    from compress.options.run_config import find_config_file, read_config_file
+    from compress.options.toml_file import find_config_file, read_config_file
 
     given = {name: value for name, value in values.items() if value not in (None, ())}
     file = find_config_file(config_file)
