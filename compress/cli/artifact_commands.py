@@ -149,7 +149,7 @@ def _heaviest(artifact: str) -> list[Part]:
 
 
 def _say_error(message: str, junit: str | None) -> None:
-    """Put an error where others look for the result: what an earlier run left there is not this one's."""
+    """Write an error to the places of the result, which may still hold an earlier run's."""
     from compress.gate import formats
 
     if os.environ.get("GITHUB_ACTIONS") == "true":
@@ -230,7 +230,7 @@ def report(artifacts: tuple[str, ...], output_file: str | None, as_json: bool) -
     directories = [Path(artifact) for artifact in artifacts]
     page = page_of(directories)
     if as_json and output_file is None:
-        # What a program reads has no need of a file.
+        # A program that reads the document needs no file.
         print_json(page.document())
         return
     inside = directories[0] / NAME

@@ -1,4 +1,4 @@
-"""What a run was asked to do: every option, checked, and where each value came from.
+"""The configuration of a run: every option, checked, and the origin of each value.
 
 Precedence: command line over ``compress.toml`` over target over default. Names are the same everywhere: ``--seq-len``
 on the command line is ``seq_len`` in the file and in Python.
@@ -36,7 +36,7 @@ Place = Annotated[str, BeforeValidator(_text_of_path), Field(min_length=1)]
 
 
 def _default_output(values: dict[str, Any]) -> Path:
-    """``artifacts/<model>-<target>-<budget>``, from the fields validated before ``output``."""
+    """Return ``artifacts/<model>-<target>-<budget>``, from the fields validated before ``output``."""
     model = os.path.abspath(os.path.expanduser(values.get("model", "model")))
     target = Path(values.get("target", "cpu"))
     chosen = [(kind, values[kind]) for kind in BUDGETS if values.get(kind) is not None]
@@ -56,16 +56,18 @@ def _stated(name: str) -> Any:
 class RunConfig(BaseModel):
     """Every option of a run.
 
-    Attributes say what ``None`` means where a value may be absent; the meaning of each option is in
-    ``compress.options.table.OPTIONS``.
+    The table of options (``compress.options.table``) has the meaning, the default and the bounds of each. Here stands
+    what ``None`` means.
 
     Attributes:
         model: local directory or hub name.
         data: file, directory or hub name of the calibration data; None where a stage needs none.
         eval_data: None means the validation part of ``data``.
         task: None means guessed from the checkpoint.
-        latency_ms, speedup, macs: the budget; at most one is given, none only where a stage needs none.
-        unstructured: fraction of single weights that stay, in the place of a budget; None for a budget.
+        latency_ms: budget in milliseconds; at most one budget is given, none only where a stage needs none.
+        speedup: budget as a factor over the dense model.
+        macs: budget as a fraction of the dense model's multiply-accumulates.
+        unstructured: fraction of single weights that stay, instead of a budget; None for a budget.
         profile: None means the target is measured.
         fine_prune: recipe; None trains nothing.
         teacher: None means the model itself.
@@ -155,11 +157,11 @@ class RunConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Resolved:
-    """A configuration and its history.
+    """A configuration and the origins of its values.
 
     Attributes:
         config: the values.
-        origins: per option of ``RunConfig``, where its value came from.
+        origins: origin of the value of each option.
         config_file: the file that was read; None where there was none.
         gate: the file's ``[gate]`` table.
     """
@@ -170,7 +172,7 @@ class Resolved:
     gate: Gate = field(default_factory=Gate)
 
     def rows(self) -> list[tuple[str, Any, Origin]]:
-        """Name, value (plain JSON types) and origin of every option, in the order of ``OPTIONS``."""
+        """Return name, value (plain JSON types) and origin of every option, in the order of ``OPTIONS``."""
         values = self.config.model_dump(mode="json")
         return [(name, values[name], self.origins[name]) for name in OPTIONS]
 
@@ -182,16 +184,16 @@ def resolve(
     require: Collection[str] = (),
     given_as: Origin = COMMAND_LINE,
 ) -> Resolved:
-    """Bring command line, file, target and defaults together.
+    """Return the configuration of command line, file, target and defaults together.
 
     Args:
         cli_values: options given on the command line or in Python; a None value counts as not given.
         config_file: a ``compress.toml``, or None.
-        require: what the caller cannot do without, of ``"data"`` and ``"budget"``. The model is always required.
-        given_as: what ``cli_values`` are called as an origin; anything but the command line's name is a Python caller.
+        require: options that the caller needs, of ``"data"`` and ``"budget"``. The model is always required.
+        given_as: origin of ``cli_values``; anything but the command line's name is a Python caller.
 
     Raises:
-        ConfigError: an unknown key, a wrong value, two budgets, or something required is absent.
+        ConfigError: a key is unknown, a value is wrong, there are two budgets, or a required option is missing.
         TargetError: the target is unknown.
     """
     given = {name: value for name, value in cli_values.items() if value is not None}
@@ -219,14 +221,14 @@ def resolve(
 
 
 def make_config(values: Mapping[str, Any], origins: Mapping[str, Origin] | None = None) -> RunConfig:
-    """A configuration from values alone, without a file: what is absent has its default.
+    """Return a configuration of values alone, without a file; other options have their defaults.
 
     Args:
-        values: as in ``RunConfig``; more than one budget is an error.
-        origins: where they came from, for messages.
+        values: options by name; more than one budget is an error.
+        origins: origins of the values, for messages.
 
     Raises:
-        ConfigError: an unknown name or a wrong value.
+        ConfigError: a name is unknown, or a value is wrong.
     """
     _one_budget({name: value for name, value in values.items() if value is not None})
     try:
@@ -268,7 +270,7 @@ def _target_precision(target: object) -> str:
 
 
 def _explain(error: ValidationError, origins: Mapping[str, Origin]) -> str:
-    """A validation error as a sentence: which option, what was wrong, the value, where it came from."""
+    """Return a validation error as a sentence: the option, what is wrong, the value, its origin."""
     parts = []
     for problem in error.errors(include_url=False):
         if problem["type"] == "default_factory_not_called":
