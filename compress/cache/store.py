@@ -5,8 +5,8 @@ every file and of itself. It is written beside its place and renamed when comple
 checks every byte meanwhile, so that damaged, altered and foreign entries are found, named and never used. Nothing is
 flushed to the disk: losses of a power failure are found in the same way, and made again.
 
-Laws (``tests/test_store.py``): an entry is read as it was written, byte for byte; no damage goes unnoticed; the total
-stays within the limit, and the entry used longest ago goes first; writers and readers do not disturb one another.
+Laws (``tests/cache/test_store.py``): an entry is read as it was written, byte for byte; no damage goes unnoticed; the
+total stays within the limit, and the entry used longest ago goes first; writers and readers do not disturb one another.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ The lock is the operating system's own (``flock``, by way of ``filelock``); its 
 dies leaves the file but not the lock: the next one takes it over. Where a file system has no such locks nothing is
 locked, and callers are told.
 
-Laws (``tests/test_locks.py``): of two holders one is refused and told who the other is; a killed holder's lock is free.
+Laws (``tests/core/test_locks.py``): of two holders one is refused and told who the other is; a killed holder's lock is
+free.
 """
 
 from __future__ import annotations

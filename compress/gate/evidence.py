@@ -1,6 +1,6 @@
 """What an artifact says of itself, checked: its files against the manifest, its records for sense.
 
-Law (``tests/test_gating_evidence.py``): whatever the files hold, the result is ``Evidence`` or a ``CompressError``.
+Law (``tests/gate/test_evidence.py``): whatever the files hold, the result is ``Evidence`` or a ``CompressError``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Limits of a gate and how they are written: ``20``, ``"20 MB"``, ``"60 % of dense"``, ``"1 % of baseline"``.
 
-A limit in a wrong unit is refused instead of being read as something else. Law (``tests/test_gating_limits.py``):
+A limit in a wrong unit is refused instead of being read as something else. Law (``tests/options/test_gate_limits.py``):
 ``parse(kind, str(limit))`` gives the limit back.
 """
 
