@@ -1,4 +1,4 @@
-"""Values and laws that everything rests on.
+"""Values and rules that every other room uses.
 
     plan         Plan, Structure, Budget, sizes of an encoder
     importance   Fisher information, rankings, what the search reads
