@@ -37,8 +37,8 @@ from compress.fineprune.distill import Teaching
 from compress.fineprune.masking import Masking, masking_schedule
 from compress.fineprune.projection import dense_cost, project, unit_costs
 from compress.fineprune.recipe import Distilling, Rates, StructureRecipe
-from compress.fineprune.scores import SCORERS, scorer_of
 from compress.fineprune.train import Trainer, on_device, steps_of
+from compress.fineprune.unit_scores import SCORERS, scorer_of
 from compress.inputs.checkpoint import load_checkpoint
 from compress.models.encoder import encoder_of
 from compress.pruning.removal import remove

@@ -19,7 +19,7 @@ from compress.fineprune.session import Session
 from compress.models.encoder import encoder_of
 from compress.sparsity.masking import ElementMasking
 from compress.sparsity.matrices import matrices_of
-from compress.sparsity.scores import SCORERS, Movement
+from compress.sparsity.scores import SCORERS, ElementMovement
 from compress.sparsity.topk import allowed
 from compress.sparsity.train import thin_out
 
@@ -44,7 +44,9 @@ def problem() -> tuple[torch.nn.Parameter, torch.Tensor, torch.Tensor, ElementMa
     """A linear model, half masked, its data, and the masking."""
     torch.manual_seed(0)
     weight, x, y = torch.nn.Parameter(torch.randn(3, 4)), torch.randn(10, 4), torch.randn(10, 3)
-    masking = ElementMasking([weight], Movement([weight.detach()], [torch.rand(3, 4)]), Schedule(1.0, 0.5, 10, 0, 9))
+    masking = ElementMasking(
+        [weight], ElementMovement([weight.detach()], [torch.rand(3, 4)]), Schedule(1.0, 0.5, 10, 0, 9)
+    )
     masking.advance(1)
     masking._frozen = False  # scores go on learning
     return weight, x, y, masking

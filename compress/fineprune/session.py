@@ -14,10 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 from torch import Tensor
 
 from compress.core.errors import ArtifactError
@@ -32,8 +30,8 @@ from compress.fineprune.masking import Choose, Masking, Settle, fold, masking_sc
 from compress.fineprune.parallel import mean_loss
 from compress.fineprune.projection import masks_of, unit_costs
 from compress.fineprune.recipe import Rates, Recipe, ScoredRates
-from compress.fineprune.scores import Units, scorer_of
 from compress.fineprune.train import Phase, Trainer, phase_of, steps_of
+from compress.fineprune.unit_scores import UnitImportance, Units, scorer_of
 from compress.inputs.checkpoint import Checkpoint
 from compress.models.encoder import Encoder, encoder_of
 from compress.pruning.removal import remove
@@ -115,7 +113,7 @@ class Session:
         return Structure(tuple(map(tuple, heads)), tuple(map(tuple, filters)))
 
     def find_structure(
-        self, costs: Costs, start: tuple[NDArray[np.float64], NDArray[np.float64]], settle: Settle | None = None
+        self, costs: Costs, start: UnitImportance, settle: Settle | None = None
     ) -> tuple[Any, Masking, Phase]:
         """Train the dense model under gates while the budget falls to the costs' limit.
 
@@ -134,9 +132,7 @@ class Session:
         with self._begun("structure", {"costs": numbers}, tensors):
             return self._structure(costs, start, settle)
 
-    def _structure(
-        self, costs: Costs, start: tuple[NDArray[np.float64], NDArray[np.float64]], settle: Settle | None
-    ) -> tuple[Any, Masking, Phase]:
+    def _structure(self, costs: Costs, start: UnitImportance, settle: Settle | None) -> tuple[Any, Masking, Phase]:
         rates = self._recipe.structure
         assert rates is not None
         model = copy.deepcopy(self._dense.model).to(self.accelerator.device)
