@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from structures import padded_inputs
-from training import PHASE, dense, examples, recipe
+from training import PHASE, dense, examples, recipe, training_session
 
 from compress.core.errors import ArtifactError
 from compress.core.plan import Structure
@@ -203,15 +203,12 @@ TRAIN, HELD = DATA.select(range(96)), DATA.select(range(96, 120))
 
 def session_of(directory: Path | None = None, tell: Any = None) -> Any:
     pytest.importorskip("accelerate", reason="the extra `train` is not installed")
-    from compress.fineprune.session import Session
-
     tables = recipe(
         weights={**PHASE, "epochs": 1.0},
         quantization={**PHASE, "epochs": 4.0, "learning_rate": 3e-4},
         distillation={"weight": 1.0, "temperature": 1.0},
     )
-    keeping = {"checkpoints": directory, "minutes": 1e-9, "tell": tell or (lambda _: None)}
-    return Session(dense(), None, tables, TRAIN, HELD, **keeping)
+    return training_session(dense(), tables, TRAIN, HELD, directory=directory, tell=tell or (lambda _: None))
 
 
 def test_the_last_phase_lowers_the_loss_of_the_rounded_model() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training import PHASE, dense, examples, planted, recipe
+from training import PHASE, dense, examples, planted, recipe, training_session
 
 from compress.fineprune.masking import as_gates
 from compress.fineprune.projection import masks_of
@@ -141,10 +141,7 @@ def test_scores_move_against_their_gradient() -> None:
 
 
 def test_useless_units_go_first_where_fisher_or_movement_choose() -> None:
-    # Imported here: it needs the extra `train`.
     pytest.importorskip("accelerate")
-    from compress.fineprune.session import Session
-
     checkpoint = dense()
     useful = planted(checkpoint.encoder)
     # Labels are the dense model's own: what a unit does for them is all that counts.
@@ -158,7 +155,7 @@ def test_useless_units_go_first_where_fisher_or_movement_choose() -> None:
             distillation={"weight": 1.0, "temperature": 1.0},
             validation={"times": 1},
         )
-        session = Session(checkpoint, None, tables, data.select(range(150)), data.select(range(150, 160)))
+        session = training_session(checkpoint, tables, data.select(range(150)), data.select(range(150, 160)))
         _, masking, _ = session.find_structure(costs, useful)
         masks = masks_of(masking.structure, checkpoint.encoder.shape)
         kept[name] = sum((m & u).sum() for m, u in zip(masks, useful, strict=True)) / sum(m.sum() for m in masks)

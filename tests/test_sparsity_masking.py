@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from training import PHASE, dense, examples, recipe
+from training import PHASE, dense, examples, recipe, training_session
 
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
@@ -15,7 +15,6 @@ pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 from compress.distributed.group import Group
 from compress.fineprune.distill import Losses
 from compress.fineprune.schedule import Schedule
-from compress.fineprune.session import Session
 from compress.models.encoder import encoder_of
 from compress.sparsity.masking import ElementMasking
 from compress.sparsity.matrices import matrices_of
@@ -107,7 +106,7 @@ def thin(scorer: str, fraction: float = 0.1, directory: Path | None = None, tell
     }
     tables = recipe(unstructured=table, distillation={"weight": 0.5, "hidden": 0.2}, validation={"times": 4})
     checkpoint, lines = dense(), tell or (lambda _: None)
-    session = Session(checkpoint, None, tables, TRAIN, HELD, checkpoints=directory, minutes=1e-9, tell=lines)
+    session = training_session(checkpoint, tables, TRAIN, HELD, directory=directory, tell=lines)
     return thin_out(checkpoint, tables, fraction, session)
 
 

@@ -20,7 +20,7 @@ from compress.sparsity.matrices import matrices_of
 from compress.sparsity.scores import SCORERS, start_of
 
 if TYPE_CHECKING:
-    from compress.fineprune.session import Session
+    from compress.fineprune.session import TrainingSession
 
 PHASE = "unstructured"
 
@@ -40,7 +40,9 @@ class Thinned:
     history: tuple[Projected, ...]
 
 
-def thin_out(dense: Checkpoint, recipe: Recipe, fraction: float, session: Session | None, *, seed: int = 0) -> Thinned:
+def thin_out(
+    dense: Checkpoint, recipe: Recipe, fraction: float, session: TrainingSession | None, *, seed: int = 0
+) -> Thinned:
     """Leave a fraction of the weights of the encoder's linear layers.
 
     Args:

@@ -24,7 +24,7 @@ from compress.stages.settle_structure import Settling, costs_of
 
 if TYPE_CHECKING:
     from compress.fineprune.fake_quant import Rounding
-    from compress.fineprune.session import Session
+    from compress.fineprune.session import TrainingSession
     from compress.fineprune.train import Phase
     from compress.profile.take import Profile
     from compress.stages.context import Stages
@@ -137,7 +137,13 @@ def _train(
 
 
 def _better(
-    config: RunConfig, loaded: Loaded, plan: Plan, trained: Any, session: Session, repairs: Repairs, stages: Stages
+    config: RunConfig,
+    loaded: Loaded,
+    plan: Plan,
+    trained: Any,
+    session: TrainingSession,
+    repairs: Repairs,
+    stages: Stages,
 ) -> tuple[Any, Repairs]:
     """The weights that a structure's scores were found with, or those that reconstruction gives it, if they do better.
 
@@ -154,7 +160,7 @@ def _better(
 
 
 def _rounding(
-    config: RunConfig, prepared: Prepared, chosen: Finished, session: Session, stages: Stages
+    config: RunConfig, prepared: Prepared, chosen: Finished, session: TrainingSession, stages: Stages
 ) -> Rounding | None:
     """The rounding that the last phase trains with; None where the recipe has none, or the file is not dynamic int8.
 
