@@ -240,7 +240,7 @@ def test_checkpoints_of_another_run_and_other_files_are_refused(tmp_path: Path) 
         session("one", tmp_path / "a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.tex").write_text("all of it")
-    with pytest.raises(ArtifactError, match=r"no directory of training checkpoints \(it has 'thesis.tex'\)"):
+    with pytest.raises(ArtifactError, match=r"is not a directory of training checkpoints \(it has 'thesis.tex'\)"):
         session("one", tmp_path / "b")
 
 

@@ -76,7 +76,12 @@ class Accumulation(ABC, Generic[S, D]):
 
     @abstractmethod
     def forward(self, batch: Batch, rows: slice) -> Tensor:
-        """The model's outputs, [rows, ...]."""
+        """The model's outputs, [rows, ...].
+
+        Args:
+            batch: the whole batch.
+            rows: which of its examples.
+        """
 
     @abstractmethod
     def draw(self, answers: Tensor, batch: Batch, generator: torch.Generator) -> D:
@@ -90,9 +95,13 @@ class Accumulation(ABC, Generic[S, D]):
 
     @abstractmethod
     def add(self, sums: S, portion: Portion[D]) -> None:
-        """Bring a portion into the sums.
+        """Add a portion to the sums.
 
-        It must leave the sums as they were, or say so in ``portion.counted``, when memory runs out.
+        When memory runs out in the middle, the sums must be as before, or ``portion.counted`` must say which are not.
+
+        Args:
+            sums: changed in place.
+            portion: after its forward pass, whose graph gives the gradients.
         """
 
     def known(self, batch: Batch) -> D | None:

@@ -209,7 +209,7 @@ class HardConcrete(UnitScorer):
         return Units(*map(open_probability, self.scores))
 
     def gates(self, mask: Units, training: bool = True) -> Units:
-        """Gates drawn anew in training, the mean gates at test time; neither are binary."""
+        """Gates drawn anew in training, the mean gates at test time; neither are binary. See ``UnitScorer``."""
         values = self.sample() if training else map(mean_gates, self.scores)
         return Units(*(v * m for v, m in zip(values, mask, strict=True)))
 
