@@ -15,6 +15,7 @@ import sys
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.calibration.accumulate import Passes
 from compress.calibration.fisher import fisher_information
 from compress.core.errors import CompressError
 from compress.core.importance import Rankings
@@ -45,7 +46,7 @@ def compare(given: argparse.Namespace) -> None:
     loaded = load(config, Silent(), evaluation=False)
     encoder, task, data = loaded.checkpoint.encoder, loaded.checkpoint.task, loaded.calibration
     halves = [data.select(np.arange(start, len(data), 2)) for start in (0, 1)]
-    own, other = (fisher_information(encoder, task, half, seed=given.seed, blocks=True) for half in halves)
+    own, other = (fisher_information(encoder, task, half, Passes(seed=given.seed), blocks=True) for half in halves)
     rankings = Rankings.from_fisher(own)
     print(
         "Exchange relative to the diagonal's choice, geometric mean over layers; below 1 is better\n\n"

@@ -38,8 +38,8 @@ from compress.fineprune.masking import Masking, masking_schedule
 from compress.fineprune.parallel import on_device
 from compress.fineprune.projection import dense_cost, project, unit_costs
 from compress.fineprune.recipe import Distilling, Rates, StructureRecipe
-from compress.fineprune.scores import SCORERS, scorer_of
-from compress.fineprune.train import Trainer, steps_of
+from compress.fineprune.train import Execution, PhaseSpec, Trainer, steps_of
+from compress.fineprune.unit_scores import SCORERS, scorer_of
 from compress.inputs.checkpoint import load_checkpoint
 from compress.models.encoder import encoder_of
 from compress.pruning.removal import remove
@@ -193,9 +193,8 @@ def own_step(
     encoder = encoder_of(student)
     read = positions_read(dense, task, data.select(range(1))) if distilling.hidden else None
     teaching = Teaching(distilling, task, encoder, dense if distilling.weight else None, read)
-    trainer = Trainer(
-        accelerator, "benchmark", encoder, teaching, data, data.select([0]), rates, times=1, masking=masking
-    )
+    spec = PhaseSpec("benchmark", rates, times=1)
+    trainer = Trainer(spec, encoder, teaching, data, data.select([0]), Execution(accelerator), masking)
     middle = trainer.steps // 2
     try:
         with trainer.training():

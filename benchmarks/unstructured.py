@@ -28,8 +28,9 @@ import numpy as np
 
 from compress.core.errors import CompressError
 from compress.core.progress import Silent
+from compress.fineprune.prepared import Prepared
 from compress.fineprune.recipe import Recipe, load_recipe
-from compress.fineprune.session import Session
+from compress.fineprune.session import TrainingSession
 from compress.inputs.load import Loaded, load, load_training
 from compress.options.run_config import make_config
 from compress.sparsity.compact_file import NAME, load_compact, write_compact
@@ -150,7 +151,8 @@ def compute(given: argparse.Namespace, seed: int, changed: dict[str, Any], log: 
         start = time.perf_counter()
         tables = recipe_of(recipe, scorer, given.epochs, changed)
         trains = tables.unstructured is not None and tables.unstructured.trains
-        session = Session(loaded.checkpoint, None, tables, train, held, seed=seed, tell=print) if trains else None
+        prepared = Prepared(tables, None, train, held)
+        session = TrainingSession(loaded.checkpoint, prepared, seed=seed, tell=print) if trains else None
         out = thin_out(loaded.checkpoint, tables, fraction, session, seed=seed)
         seconds = time.perf_counter() - start
         steps = 0 if out.phase is None else out.phase.steps
