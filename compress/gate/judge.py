@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact.files import MODEL
-from compress.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, ArtifactError, ConfigError, TargetError
+from compress.artifact.validation import EXIT_CODES
+from compress.core.errors import ArtifactError, ConfigError, TargetError
 from compress.core.parsing import Unreadable, parse_json, printable, read_text
 from compress.core.statistics import Interval, Verdict
 from compress.gate import decision
@@ -19,8 +20,6 @@ from compress.options.gate_limits import Gate, Limit
 if TYPE_CHECKING:
     from compress.core.progress import Progress
     from compress.gate.timing import Timings
-
-EXIT_CODES: dict[Verdict, int] = {"pass": EXIT_PASS, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compress.artifact.sparse import is_sparse
+from compress.artifact.validation import Validation
 from compress.core.errors import ArtifactError, ConfigError
 from compress.core.parsing import printable
 from compress.core.statistics import Interval
 from compress.gate import decision
-from compress.gate.evidence import Evidence, Validation, interval
+from compress.gate.evidence import Evidence, interval
 from compress.options.gate_limits import Gate, Limit
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _validated(evidence: Evidence) -> Validation:
 
 def _recorded_of(evidence: Evidence) -> Validation:
     found = _validated(evidence)
-    if is_sparse(found.model_extra):
+    if found.unstructured is not None:
         raise Open(
             f"'{evidence.artifact}' was made by `compress run --unstructured`, which saves bytes and times nothing"
         )

@@ -29,6 +29,7 @@ from compress.stages.profile import profiles_of, reachable
 from compress.stages.search import propose_all
 
 if TYPE_CHECKING:
+    from compress.artifact.validation import Validation
     from compress.cache.memo import Foreseen
 
 
@@ -104,7 +105,7 @@ def run(
             # Train it, if that was asked for, and measure it again.
             if training is not None:
                 chosen = fine_prune(config, loaded, training, chosen, device, output, stages)
-            validation = {**chosen.measured, "candidates": rows, "chosen_because": why_chosen}
+            validation = chosen.measured.model_copy(update={"candidates": rows, "chosen_because": why_chosen})
             curve = trade_off(
                 chosen.proposal.weighed.rankings, chosen.proposal.measured_with, loaded.length, config.seed
             )
@@ -145,9 +146,7 @@ def _run_unstructured(
     return result_of(config.output, plan, validation, stages)
 
 
-def result_of(output: Path, plan: Plan, validation: dict[str, Any], stages: Stages) -> RunResult:
-    from compress.artifact.validation import EXIT_CODES, apart
-
-    validation, _ = apart(validation)
-    verdict = validation["verdict"]
-    return RunResult(output, plan, validation, verdict, EXIT_CODES[verdict], dict(stages.seconds))
+def result_of(output: Path, plan: Plan, validation: Validation, stages: Stages) -> RunResult:
+    # Plain JSON types from here on: the Python API promises a dict.
+    document = validation.to_json()
+    return RunResult(output, plan, document, validation.verdict, validation.exit_code, dict(stages.seconds))

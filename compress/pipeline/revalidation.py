@@ -73,8 +73,8 @@ def validate_artifact(
                 tolerance = 1e-3 if engine.precision == "fp32" else math.inf
                 parity = parity_of(file, model, loaded, tolerance)
                 exported = Exported(file, engine, report_of(artifact / "model.onnx"), parity, file)
-                _, validation = device.validate(plan, exported, loaded)
+                found = device.validate(plan, exported, loaded)
         finally:
             device.close()
-        renew_validation(artifact, manifest, validation, config, plan, loaded.target)
-    return result_of(artifact, plan, validation, stages)
+        renew_validation(artifact, manifest, found, config, plan, loaded.target)
+    return result_of(artifact, plan, found.validation, stages)

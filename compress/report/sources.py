@@ -1,7 +1,8 @@
 """What a report is made from: an artifact's files, or a sweep's, as plain values.
 
-``Facts`` looks into JSON that anybody may have written: what is absent, or is of another kind than it should be, is
-None there and "not known" on the page. A file that is no JSON at all is an error that names it.
+validation.json is read by its schema, section by section (``Sections``). Other documents have no schema here: ``Facts``
+looks into them. Anybody may have written either: what is absent or damaged is None, and "not known" on the page. A file
+that is not JSON at all is an error that names it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 from compress.artifact.files import SWEEP, TRADE_OFF, TRAINING, VALIDATION
 from compress.artifact.manifest import NAME as MANIFEST
 from compress.artifact.manifest import read_manifest
+from compress.artifact.summary import How, Kind, Row, how_timed, row_of, rows
+from compress.artifact.validation import Sections
 from compress.core.errors import ArtifactError, CompressError
 from compress.core.parsing import Unreadable, parse_json, read_text
 from compress.core.plan import Plan
@@ -116,7 +119,7 @@ class Sources:
     Attributes:
         plan: what was kept.
         profile: where latencies come from; None where the artifact has none.
-        validation: what was measured; empty where nothing was.
+        validation: what was measured; a section that is absent or damaged is None.
         manifest: provenance.
         trade_off: (milliseconds, importance kept, MACs kept) at other budgets, ascending.
         model_sha256: of the exported file; None where it is not known.
@@ -127,13 +130,27 @@ class Sources:
 
     plan: Plan
     profile: Profile | None
-    validation: Facts
+    validation: Sections
     manifest: Facts
     trade_off: tuple[tuple[float, float, float], ...] = ()
     model_sha256: str | None = None
     training: tuple[Logged, ...] = ()
     name: str = ""
     left_out: tuple[str, ...] = ()
+
+    @property
+    def how(self) -> How | None:
+        """How latencies are known; None where they are not."""
+        return how_timed(self.validation, self.plan)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The result table."""
+        return rows(self.validation, self.plan)
+
+    def row(self, kind: Kind) -> Row:
+        """The row of a quantity; one that knows nothing where there is none."""
+        return row_of(self.rows, kind)
 
 
 def read_sources(directory: Path, *, forgiving: bool = False) -> Sources:
@@ -189,7 +206,9 @@ def make_sources(
     """The same from values at hand, before they are files.
 
     Args:
-        validation: what validation.json holds; None where nothing was measured.
+        plan: what was kept.
+        profile: where latencies come from; None without one.
+        validation: what validation.json holds, as a model or as JSON; None where nothing was measured.
         manifest: what manifest.json holds; of the files only that of ``model.onnx`` is needed.
         trade_off: what tradeoff.json holds; None without.
         training, name, left_out: as in ``Sources``.
@@ -202,7 +221,7 @@ def make_sources(
     return Sources(
         plan=plan,
         profile=profile,
-        validation=Facts(validation or {}),
+        validation=Sections.of(validation),
         manifest=known,
         trade_off=tuple(sorted((p[0], p[1], p[2]) for p in points if len(p) == 3)),
         model_sha256=known.text("files", "model.onnx", "sha256"),

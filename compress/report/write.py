@@ -16,7 +16,7 @@ from compress.report.comparison_page import comparison_page
 from compress.report.html import render
 from compress.report.page import Page
 from compress.report.sources import Facts, Logged, Sources, is_sweep, make_sources, read_json, read_sources
-from compress.report.sparse_page import is_of_weights, weights_page
+from compress.report.sparse_page import weights_page
 from compress.report.sweep_page import front_page
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def page_of(directories: Sequence[Path]) -> Page:
 
 
 def _page(sources: Sources) -> Page:
-    return weights_page(sources) if is_of_weights(sources) else artifact_page(sources)
+    weights = sources.validation.unstructured
+    return artifact_page(sources) if weights is None else weights_page(sources, weights)
 
 
 def is_artifact(directory: Path) -> bool:

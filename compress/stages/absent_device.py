@@ -26,13 +26,12 @@ from compress.profile.target import GPU_RUNTIMES, Precision, Target, load_target
 from compress.stages import cache_keys
 from compress.stages.context import Stages
 from compress.stages.device import Device, deployment_feed, deployment_section, write_dense
-from compress.stages.int8_accuracy import answers_of
-from compress.stages.results import Exported
+from compress.stages.int8_accuracy import answers_of, drop_between
+from compress.stages.results import Evaluated, Exported
 from compress.stages.validate import document, metric_section, slices_section, verdict_of, with_size
 
 if TYPE_CHECKING:
     from compress.core.progress import Progress
-    from compress.export.measure import LatencyComparison
 
 
 def open_device(config: RunConfig, loaded: Loaded, scratch: Path, stages: Stages) -> Device:
@@ -100,25 +99,25 @@ class AbsentDevice(Device):
         """As for the device, compared with PyTorch here."""
         return super().export(model, self._here(loaded), engine, allowed_drop, stages)
 
-    def validate(
-        self, plan: Plan, exported: Exported, loaded: Loaded, profile: Profile | None = None
-    ) -> tuple[LatencyComparison | None, dict[str, Any]]:
+    def validate(self, plan: Plan, exported: Exported, loaded: Loaded, profile: Profile | None = None) -> Evaluated:
         """Metric and parity of the exported file against the dense float32 one; latencies are predictions."""
         here, evaluation, task = self._here(loaded), loaded.evaluation, loaded.checkpoint.task
         dense = self._answers(self._dense, here)
         ours = self._answers(exported.path, here)
-        metric = metric_section(task, evaluation, dense, ours)
+        metric, outcomes = metric_section(task, evaluation, dense, ours)
         if exported.float_path != exported.path:
             unquantized = self._answers(exported.float_path, here)
             precision = exported.engine.precision
-            metric[f"drop_of_{precision}"] = metric_section(task, evaluation, unquantized, ours)["drop"]
+            metric = metric.with_drop_of(precision, drop_between(here, evaluation, unquantized, ours))
             if precision == "fp16":
                 rounded = self._emulated(exported, here)
-                metric["drop_of_fp16_emulated"] = metric_section(task, evaluation, unquantized, rounded)["drop"]
+                drop = drop_between(here, evaluation, unquantized, rounded)
+                metric = metric.with_drop_of("fp16_emulated", drop)
         verdict, reason = verdict_of(plan, None)
         verdict, reason = with_size(verdict, reason, exported.report.size_bytes, self._config.size_mb)
         predicted = plan.predicted_ms if profile is None else profile.table.predict(plan.structure.widths)
-        return None, document(
+        deployment = deployment_section(self._config, self._elsewhere.name, exported.engine, self._target)
+        validation = document(
             plan=plan,
             predicted_ms=predicted,
             comparison=None,
@@ -130,12 +129,10 @@ class AbsentDevice(Device):
             length=loaded.length,
             parity=exported.parity,
             # The metric was computed on this processor; the target itself has been nowhere near.
-            deployment={
-                **deployment_section(self._config, self._elsewhere.name, exported.engine, self._target),
-                "latency": plan.latency_source,
-            },
+            deployment=deployment.model_copy(update={"latency": plan.latency_source}),
             slices=slices_section(task, evaluation, loaded.output_names, dense, ours),
         )
+        return Evaluated(validation, outcomes)
 
     def _here(self, loaded: Loaded) -> Loaded:
         return replace(loaded, target=self._target)

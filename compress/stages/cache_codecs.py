@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.artifact.outcomes import Outcomes
+from compress.artifact.validation import Validation
 from compress.cache.memo import Codec
 from compress.core.importance import Fisher, Importance, Ranking, Rankings
 from compress.core.statistics import Interval
@@ -23,7 +25,7 @@ from compress.export.lowering import Engine
 from compress.export.measure import LatencyComparison
 from compress.export.onnx import ExportReport
 from compress.profile.latency_profile import Profile
-from compress.stages.results import Exported
+from compress.stages.results import Evaluated, Exported
 
 if TYPE_CHECKING:
     from compress.core.plan import Plan
@@ -142,9 +144,24 @@ def _read_timed(folder: Path) -> LatencyComparison:
     return timed
 
 
-def _read_validation(folder: Path) -> tuple[LatencyComparison | None, dict[str, Any]]:
+def _write_evaluated(found: Evaluated, folder: Path) -> None:
+    _write(
+        {
+            "timed": _timed_document(found.timed),
+            "validation": found.validation.to_json(),
+            "outcomes": found.outcomes.to_json(),
+        },
+        folder,
+    )
+
+
+def _read_evaluated(folder: Path) -> Evaluated:
     document = _read(folder)
-    return _timed(document["timed"]), document["validation"]
+    return Evaluated(
+        Validation.model_validate(document["validation"]),
+        Outcomes.from_json(document["outcomes"]),
+        _timed(document["timed"]),
+    )
 
 
 def _root(exported: Exported) -> Path:
@@ -216,7 +233,4 @@ ARRAY = Codec(_write_array, _read_array)
 IMPORTANCE = Codec(_write_importance, _read_importance)
 TIMED: Codec[LatencyComparison] = Codec(lambda timed, folder: _write(_timed_document(timed), folder), _read_timed)
 EXPORTED = Codec(_write_exported, _read_exported)
-VALIDATION: Codec[tuple[LatencyComparison | None, dict[str, Any]]] = Codec(
-    lambda result, folder: _write({"timed": _timed_document(result[0]), "validation": result[1]}, folder),
-    _read_validation,
-)
+EVALUATED = Codec(_write_evaluated, _read_evaluated)

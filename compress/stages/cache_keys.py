@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from compress.export.measure import LatencyComparison
     from compress.profile.take import Profile
     from compress.search.size_limit import Room
-    from compress.stages.results import Exported, Repairs
+    from compress.stages.results import Evaluated, Exported, Repairs
 
 Inputs = dict[str, Any]
 # Their names, in the order of a run.
@@ -112,9 +112,7 @@ def export(config: RunConfig, loaded: Loaded, engine: Engine, plan: Plan) -> Ste
     return _step("export", _export(config, loaded, engine, plan), cache_codecs.EXPORTED, loaded, engine.precision)
 
 
-def validate(
-    config: RunConfig, loaded: Loaded, exported: Exported, plan: Plan, profile: Profile
-) -> Step[tuple[LatencyComparison | None, dict[str, Any]]]:
+def validate(config: RunConfig, loaded: Loaded, exported: Exported, plan: Plan, profile: Profile) -> Step[Evaluated]:
     """What was measured on the file."""
     inputs = {
         "export": _export(config, loaded, exported.engine, plan),
@@ -123,7 +121,7 @@ def validate(
         "profile": digest(profile.to_json()),
         "size_mb": config.size_mb,
     }
-    return _step("validate", inputs, cache_codecs.VALIDATION, loaded, exported.engine.precision)
+    return _step("validate", inputs, cache_codecs.EVALUATED, loaded, exported.engine.precision)
 
 
 def _step(name: str, inputs: Inputs, codec: Any, loaded: Loaded, of: str = "") -> Step[Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.artifact.validation import Deployment, EngineForm
 from compress.core.plan import Plan, Widths
 from compress.core.progress import Silent
 from compress.data.batches import fixed_batch
@@ -36,8 +37,8 @@ from compress.stages.export import (
     write_lowered,
     write_onnx,
 )
-from compress.stages.int8_accuracy import answers_of, hold_accuracy
-from compress.stages.results import Exported
+from compress.stages.int8_accuracy import answers_of, drop_between, hold_accuracy
+from compress.stages.results import Evaluated, Exported
 from compress.stages.validate import document, measured_verdict, metric_section, slices_section, with_size
 
 if TYPE_CHECKING:
@@ -226,9 +227,7 @@ class Device:
                 exported = replace(exported, engine=held, report=report_of(path), parity=parity)
         return exported
 
-    def validate(
-        self, plan: Plan, exported: Exported, loaded: Loaded, profile: Profile | None = None
-    ) -> tuple[LatencyComparison | None, dict[str, Any]]:
+    def validate(self, plan: Plan, exported: Exported, loaded: Loaded, profile: Profile | None = None) -> Evaluated:
         """Measure latency and metric of the exported file against the dense float32 one.
 
         Args:
@@ -238,7 +237,7 @@ class Device:
             profile: what predicted its latency; None takes the plan's prediction.
 
         Returns:
-            The timing (None where the target is not here to be timed), and what validation.json holds.
+            The timing (None where the target is not here to be timed), the document, and the outcome of every example.
         """
         compressed = open_session(exported.path, self._target)
         baseline = self.baseline(loaded)
@@ -253,16 +252,15 @@ class Device:
             evaluation, task = loaded.evaluation, loaded.checkpoint.task
             ours = answers_of(compressed, loaded, evaluation, self._rows_per_call(exported))
             dense = answers_of(baseline, loaded, evaluation)
-            metric = metric_section(task, evaluation, dense, ours)
+            metric, outcomes = metric_section(task, evaluation, dense, ours)
             slices = slices_section(task, evaluation, loaded.output_names, dense, ours)
             if exported.float_path != exported.path:
                 unquantized = self._in_float(exported, loaded)
-                metric[f"drop_of_{exported.engine.precision}"] = metric_section(task, evaluation, unquantized, ours)[
-                    "drop"
-                ]
+                drop = drop_between(loaded, evaluation, unquantized, ours)
+                metric = metric.with_drop_of(exported.engine.precision, drop)
         finally:
             compressed.close()
-        return comparison, document(
+        validation = document(
             plan=plan,
             predicted_ms=plan.predicted_ms if profile is None else profile.table.predict(plan.structure.widths),
             comparison=comparison,
@@ -277,6 +275,7 @@ class Device:
             slices=slices,
             on_gpu=on_gpu,
         )
+        return Evaluated(validation, outcomes, comparison)
 
     def _rows_per_call(self, exported: Exported) -> int:
         # Dynamic int8 takes the range of activations from the whole call: answers depend on what shares it.
@@ -290,7 +289,7 @@ class Device:
             session.close()
 
 
-def deployment_section(config: RunConfig, name: str, engine: Engine, here: Target) -> dict[str, Any]:
+def deployment_section(config: RunConfig, name: str, engine: Engine, here: Target) -> Deployment:
     """What validation.json says of where and how a file was run.
 
     Args:
@@ -299,14 +298,14 @@ def deployment_section(config: RunConfig, name: str, engine: Engine, here: Targe
         engine: how it runs.
         here: what the metric was computed on: the target itself, or the processor in its stead.
     """
-    return {
-        "target": name,
-        "batch_size": config.batch_size,
-        "seq_len": config.seq_len,
-        "precision": engine.precision,
-        "engine": engine.to_json(),
-        "device": describe_device(here),
-    }
+    return Deployment(
+        target=name,
+        batch_size=config.batch_size,
+        seq_len=config.seq_len,
+        precision=engine.precision,
+        engine=EngineForm.model_validate(engine.to_json()),
+        device=describe_device(here),
+    )
 
 
 def take_device_profile(

@@ -54,20 +54,22 @@ def finish(config: RunConfig, loaded: Loaded, proposal: Proposal, device: Device
             )
         stages.info(exported.summary())
         with stages.stage("validate"):
-            timed, validation = stages.result(
+            found = stages.result(
                 partial(cache_keys.validate, config, loaded, exported, plan, profile),
                 partial(device.validate, plan, exported, loaded, profile),
             )
-        stages.info(validation["reason"])
+        validation = found.validation
+        stages.info(validation.reason)
         refused = refusal_of(validation, exported, loaded, config.int8_drop)
-        done = validation["verdict"] == "pass" or config.budget.kind == "macs" or config.profile or refused
-        if done or timed is None or attempt == ATTEMPTS:
+        done = validation.verdict == "pass" or config.budget.kind == "macs" or config.profile or refused
+        if done or found.timed is None or attempt == ATTEMPTS:
             break
         # The device has become slower, or the check was lucky: what the file itself shows counts.
-        profile = corrected(profile, plan, timed)
+        profile = corrected(profile, plan, found.timed)
         with stages.stage("search"):
             plan, profile = search_on_device(config, loaded, importance, profile, device, engine, stages)
-    return Finished(replace(proposal, profile=profile, plan=plan), model, repairs, exported, validation, refused)
+    proposal = replace(proposal, profile=profile, plan=plan)
+    return Finished(proposal, model, repairs, exported, validation, refused, found.outcomes)
 
 
 def pruned(config: RunConfig, loaded: Loaded, plan: Plan, stages: Stages) -> tuple[Any, Repairs]:
