@@ -44,11 +44,11 @@ from compress.options.effort import EFFORT
 from compress.options.run_config import RunConfig, make_config
 from compress.profile.take import Profile
 from compress.pruning.removal import remove
-from compress.search.planner import make_plan
-from compress.stages.calibrate import weigh
-from compress.stages.context import Stages
+from compress.search.planner import SearchProblem, make_plan
+from compress.stages.calibrate import calibrate
+from compress.stages.context import Run
 from compress.stages.prune import prune
-from compress.stages.try_out import refine
+from compress.stages.try_out import refined
 from compress.tasks import Task, outputs_of
 
 Method = Literal["full", "kwon"]
@@ -249,8 +249,8 @@ def compare(given: argparse.Namespace, seed: int, results: Results) -> None:
             variant = VARIANTS[name]
             if variant.weighing not in weighed:
                 changed = config.model_copy(update={"method": variant.weighing})
-                weighed[variant.weighing] = timed(weigh, changed, loaded)
-            importance, calibrate = weighed[variant.weighing]
+                weighed[variant.weighing] = timed(calibrate, Run.silent(changed, loaded))
+            importance, calibrating = weighed[variant.weighing]
             trial = 0.0
             if variant.tried:
                 if (variant.weighing, budget) not in tried:
@@ -263,7 +263,7 @@ def compare(given: argparse.Namespace, seed: int, results: Results) -> None:
                 kl=divergence(pruned, task, other, dense_other),
                 macs=plan.macs_fraction,
                 widths=plan.structure.widths,
-                seconds={"calibrate": calibrate, "search": trial + search, "remove and reconstruct": repair},
+                seconds={"calibrate": calibrating, "search": trial + search, "remove and reconstruct": repair},
             )
             results.add(name, budget, seed, found)
             _say(
@@ -274,7 +274,7 @@ def compare(given: argparse.Namespace, seed: int, results: Results) -> None:
 
 def tried_out(importance: Importance, macs: float, config: RunConfig, loaded: Loaded) -> Importance:
     """Losses mended by trying out structures."""
-    return refine(config.model_copy(update={"macs": macs}), loaded, importance, None, 1.0, Stages(Silent()))
+    return refined(Run.silent(config, loaded).asking(macs=macs), importance, None)
 
 
 def planned(variant: Variant, importance: Importance, macs: float, config: RunConfig, loaded: Loaded) -> Plan:
@@ -282,16 +282,8 @@ def planned(variant: Variant, importance: Importance, macs: float, config: RunCo
     fisher = importance.fisher
     if fisher is not None and not variant.exchange:
         fisher = replace(fisher, head_blocks=None, filter_blocks=None)
-    return make_plan(
-        shape=loaded.shape,
-        budget=Budget("macs", macs),
-        method=variant.search,
-        rankings=importance.rankings if fisher is None else Rankings.from_fisher(fisher),
-        length=loaded.length,
-        profile=None,
-        fisher=fisher,
-        seed=config.seed,
-    )
+    problem = SearchProblem(loaded.shape, Budget("macs", macs), variant.search, loaded.length, seed=config.seed)
+    return make_plan(problem, importance.rankings if fisher is None else Rankings.from_fisher(fisher), fisher)
 
 
 def carried_out(variant: Variant, plan: Plan, config: RunConfig, loaded: Loaded) -> Any:
@@ -301,7 +293,7 @@ def carried_out(variant: Variant, plan: Plan, config: RunConfig, loaded: Loaded)
         remove(model, plan.structure)
         return model
     changes = {"method": variant.repair, "effort": config.effort if variant.joint else "fast"}
-    model, _ = prune(config.model_copy(update=changes), loaded, plan, Stages(Silent()))
+    model, _ = prune(Run.silent(config, loaded).asking(**changes), plan)
     return model
 
 

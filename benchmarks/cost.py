@@ -26,6 +26,10 @@ from typing import Any
 
 import numpy as np
 
+from compress.stages.calibrate import calibrate
+from compress.stages.context import Run
+from compress.stages.try_out import refined
+
 SIZES = {
     "minilm": {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536},
     "base": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
@@ -73,17 +77,13 @@ def measure(layers: int, samples: int, size: str, length: int, macs: float, effo
     from transformers import BertConfig, BertForSequenceClassification
 
     from compress.core.plan import Budget
-    from compress.core.progress import Silent
     from compress.data.batches import Encoded
     from compress.inputs.load import Loaded
     from compress.models.encoder import encoder_of
     from compress.options.run_config import make_config
     from compress.profile.target import load_target
-    from compress.search.planner import make_plan
-    from compress.stages.calibrate import weigh
-    from compress.stages.context import Stages
+    from compress.search.planner import SearchProblem, make_plan
     from compress.stages.prune import prune
-    from compress.stages.try_out import refine
     from compress.tasks import TASKS
 
     torch.manual_seed(0)
@@ -97,21 +97,15 @@ def measure(layers: int, samples: int, size: str, length: int, macs: float, effo
     checkpoint: Any = SimpleNamespace(model=model, encoder=encoder_of(model), task=TASKS["text-classification"])
     loaded = Loaded(checkpoint, load_target("cpu"), data, data.select([]))
     config = make_config({"model": "random", "data": "random", "macs": macs, "effort": effort})
-    stages = Stages(Silent())
+    run = Run.silent(config, loaded)
+    stages = run.stages
     with stages.stage("calibrate"):
-        importance = weigh(config, loaded)
+        importance = calibrate(run)
     with stages.stage("search"):
-        importance = refine(config, loaded, importance, None, 1.0, stages)
-        plan = make_plan(
-            shape=loaded.shape,
-            budget=Budget("macs", macs),
-            method="full",
-            rankings=importance.rankings,
-            length=loaded.length,
-            profile=None,
-        )
+        importance = refined(run, importance, None)
+        plan = make_plan(SearchProblem(loaded.shape, Budget("macs", macs), "full", loaded.length), importance.rankings)
     with stages.stage("reconstruct"):
-        prune(config, loaded, plan, stages)
+        prune(run, plan)
     # Kilobytes on Linux.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return {"seconds": stages.seconds, "peak_gb": round(peak, 2), "date": time.strftime("%Y-%m-%d")}

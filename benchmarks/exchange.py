@@ -21,7 +21,7 @@ from compress.core.importance import Rankings
 from compress.core.progress import Silent
 from compress.inputs.load import load
 from compress.options.run_config import make_config
-from compress.search.rearrange import rearranged
+from compress.search.rearrange import rearrange
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def compare(given: argparse.Namespace) -> None:
             ratios = []
             for (block, unseen), ranking in zip(pairs, getattr(rankings, kind), strict=True):
                 plain = ranking.first(round(fraction * len(block)))
-                ratios.append(ratios_of(block, unseen, plain, rearranged(block, plain)))
+                ratios.append(ratios_of(block, unseen, plain, rearrange(block, plain)))
             mean = np.exp(np.log(np.maximum(ratios, 1e-12)).mean(0))
             print(f"| {fraction:g} | {kind} | " + " | ".join(f"{value:.2f}" for value in mean) + " |", flush=True)
     print(f"\n{len(halves[0])} examples in each half, seed {given.seed}")

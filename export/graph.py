@@ -235,7 +235,7 @@ def narrow(model: ModelProto, encoder: Encoder, widths: Widths) -> ModelProto:
     """Cut a dense exported graph to other widths, without PyTorch: milliseconds where an export takes seconds.
 
     The first heads and filters of every layer stay; this is for profiling, and latency does not ask which. Law: equal
-    to ``removal.remove`` with those units, followed by an export (``tests/test_export_graph.py``).
+    to ``removal.remove`` with those units, followed by an export (``tests/export/test_graph.py``).
 
     Args:
         model: a dense encoder of a family with an ``attention_kind``, as ``export_onnx`` wrote it.

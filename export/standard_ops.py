@@ -36,7 +36,7 @@ def expand_attention(model: ModelProto) -> ModelProto:
     """Write every ``com.microsoft.MultiHeadAttention`` out in standard operators; answers are the same.
 
     The form is the one whose fusion TensorRT documents: product, scale, mask, softmax, product. Law: equal to the fused
-    operator on every input, padding included (``tests/test_export_standard.py``).
+    operator on every input, padding included (``tests/export/test_standard_ops.py``).
 
     Args:
         model: as ``export_onnx`` or ``graph.narrow`` gives it; not changed.

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from platformdirs import user_cache_path
 
 from compress.core.errors import ExportError, TargetError
 from compress.export import standard_ops
@@ -251,7 +251,7 @@ def builder_config(inputs: tuple[str, ...], calls: Calls, cache: Path) -> Any:
 
 def timing_cache(record: EngineRecord) -> Path:
     """Where timings of kernels are kept: per GPU and release, in the user's cache."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress" / "tensorrt"
+    root = user_cache_path("compress", appauthor=False) / "tensorrt"
     gpu = "".join(letter if letter.isalnum() else "-" for letter in record.gpu)
     return root / f"{gpu}-{record.compute_capability}-{record.tensorrt}.cache"
 

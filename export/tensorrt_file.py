@@ -2,7 +2,7 @@
 
 An engine is machine code for one GPU and one release of its library; loading another one's ends, at best, in a message
 that does not say why. Law: what ``write_engine`` wrote is read back where nothing differs, and refused where anything
-does that decides what runs (``tests/test_export_enginefile.py``).
+does that decides what runs (``tests/export/test_tensorrt_file.py``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A profile: the latency table with its provenance, written as JSON that works anywhere afterwards.
 
-Law (``tests/test_profile_record.py``): ``Profile.from_json(p.to_json()) == p``; a damaged text is a ProfileError.
+Law (``tests/profile/test_latency_profile.py``): ``Profile.from_json(p.to_json()) == p``; a damaged text is a
+ProfileError.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def interpolated(below: Profile, above: Profile, seq_len: int) -> Profile:
     """The profile at a length between two.
 
     Law: at either length it is that profile's table, and in between it lies between the two
-    (``tests/test_profile_shapes.py``).
+    (``tests/profile/test_profiles.py``).
 
     Args:
         below, above: of one encoder, target, precision and batch size.

@@ -1,7 +1,7 @@
 """The artifact directory: written whole or not at all, and loaded back as an ordinary transformers model.
 
-Laws (``tests/test_artifact.py``): ``load`` gives back what ``save_model`` got, bit for bit, whatever the structure;
-after a failed or interrupted run there is nothing at the output path, and nothing beside it.
+Laws (``tests/artifact/test_model.py``): ``load`` gives back what ``save_model`` got, bit for bit, whatever the
+structure; after a failed or interrupted run there is nothing at the output path, and nothing beside it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """manifest.json: what an artifact consists of and how it came to be.
 
-Law (``tests/test_manifest.py``): whichever byte of the file changes, its seal no longer fits. That finds damage. It
-finds no malice: who can write the file can write the seal.
+Law (``tests/artifact/test_manifest.py``): whichever byte of the file changes, its seal no longer fits. That finds
+damage. It finds no malice: who can write the file can write the seal.
 """
 
 from __future__ import annotations

@@ -72,8 +72,15 @@ class Outcomes:
 
         Raises:
             OtherFormat: it is of another version.
-            KeyError, TypeError, ValueError, OverflowError: it is something else.
+            ValueError: it is something else.
         """
+        try:
+            return cls._of(document)
+        except (KeyError, TypeError, OverflowError) as error:
+            raise ValueError(repr(error)) from None
+
+    @classmethod
+    def _of(cls, document: Mapping[str, Any]) -> Outcomes:
         if document["format"] != FORMAT or document["combine"] not in combiners():
             raise OtherFormat(f"format {document['format']!r}, combine {document['combine']!r}")
         dense = document.get("dense")

@@ -3,8 +3,8 @@
 Two models share it. ``Validation`` is a whole document, as a run writes it and a gate reads it. ``Sections`` is what
 can be read of a document that anybody may have written: each section by itself, None where it is absent or damaged.
 
-Laws (``tests/test_validation.py``): a document of any version is read and written again to the identical bytes, and
-``Sections.of`` never raises. docs/validation.schema.json is ``schema()``.
+Laws (``tests/artifact/test_validation.py``): a document of any version is read and written again to the identical
+bytes, and ``Sections.of`` never raises. docs/validation.schema.json is ``schema()``.
 """
 
 from __future__ import annotations

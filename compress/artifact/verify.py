@@ -1,6 +1,6 @@
 """``compress verify``: is every file of an artifact what it was when it was written?
 
-Law (``tests/test_verifying.py``): whichever byte of whichever file changes, the file is named.
+Law (``tests/artifact/test_verify.py``): whichever byte of whichever file changes, the file is named.
 
 Files are compared with the artifact's own manifest, offline. That finds damage (a bad copy, a file edited or left out),
 not malice: whoever can change a file can change the manifest with it.

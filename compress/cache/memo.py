@@ -18,8 +18,6 @@ from compress.core.errors import CompressError
 
 T = TypeVar("T")
 
-# Stages whose results are measurements: they were true of the device when they were made.
-MEASURED = ("form", "profile", "check", "validate")
 # A device may have changed since (other load, other clock, other libraries below ours): said from this age on.
 OLD_SECONDS = 24 * 3600.0
 
@@ -46,12 +44,14 @@ class Step(Generic[T]):
         inputs: plain JSON types; equal inputs, equal result (or, for what is measured, one as good).
         codec: how it is stored.
         label: what of, for people.
+        measured: whether the result was true of the device when it was made, and may not be now.
     """
 
     name: str
     inputs: Mapping[str, Any]
     codec: Codec[T]
     label: str = ""
+    measured: bool = False
 
 
 class NotStored(Exception):
@@ -120,7 +120,7 @@ class Memory:
             if entry is None:
                 return None
             value = step.codec.read(folder)
-        except (Damaged, CompressError, ValueError, KeyError, TypeError, RuntimeError, AssertionError) as error:
+        except (Damaged, CompressError, ValueError) as error:
             then = "it is made again" if self.making else "it would be made again"
             say(f"warning: the stored result of '{step.name}' is damaged and not used: {error}; {then}")
             return None
@@ -128,7 +128,7 @@ class Memory:
         self.reused.append(
             {"stage": step.name, "label": step.label, "made": entry.made, "seconds": entry.seconds},
         )
-        old = step.name in MEASURED and age > OLD_SECONDS
+        old = step.measured and age > OLD_SECONDS
         say(
             f"{step.name}{f' ({step.label})' if step.label else ''}: stored {duration(age)} ago, took "
             f"{entry.seconds:.1f} s then, used again"

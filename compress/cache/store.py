@@ -5,8 +5,8 @@ every file and of itself. It is written beside its place and renamed when comple
 checks every byte while it does. Whatever is cut off, altered or of another version is therefore found, named and never
 used. (Nothing is flushed to the platter: what a power failure takes is found in the same way, and made again.)
 
-Laws (``tests/test_store.py``): what is found is what was kept, byte for byte; no damage goes unnoticed; the total stays
-within the limit, and what was used longest ago goes first; writers and readers do not disturb one another.
+Laws (``tests/cache/test_store.py``): what is found is what was kept, byte for byte; no damage goes unnoticed; the total
+stays within the limit, and what was used longest ago goes first; writers and readers do not disturb one another.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from platformdirs import user_cache_path
 
 from compress.cache.entry import (
     FORMAT_VERSION,
@@ -51,7 +53,7 @@ def cache_directory() -> Path:
     """``$COMPRESS_CACHE``, else ``$XDG_CACHE_HOME/compress``, else ``~/.cache/compress``."""
     if own := os.environ.get(DIRECTORY_VARIABLE):
         return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "compress"
+    return user_cache_path("compress", appauthor=False)
 
 
 def cache_limit_bytes() -> int:

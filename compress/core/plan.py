@@ -1,7 +1,7 @@
 """What is kept: value objects without tensors, validated when made, readable as JSON.
 
-Laws (``tests/test_plan.py``): ``Plan.from_json(p.to_json()) == p``; the JSON of equal plans is equal byte for byte;
-a plan whose units do not exist in its shape cannot be made.
+Laws (``tests/core/test_plan.py``): ``Plan.from_json(p.to_json()) == p``; the JSON of equal plans is equal byte for
+byte; a plan whose units do not exist in its shape cannot be made.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import random
 import shutil
 import tempfile
@@ -19,6 +18,8 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from platformdirs import user_cache_path
 
 from compress.core.errors import DataError, ModelError
 from compress.data.batches import batches_by_length
@@ -102,7 +103,7 @@ def encoder_directory() -> Path:
 
 def cache_root() -> Path:
     """``$XDG_CACHE_HOME/compress/demo``, with the usual default of ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress" / "demo"
+    return user_cache_path("compress", appauthor=False) / "demo"
 
 
 def fine_tuned(progress: Progress, recipe: Recipe | None = None) -> Path:

@@ -9,7 +9,7 @@ again. Within a visit calls resemble each other (drift, caches, where in memory 
 counting them as independent makes intervals too narrow. Visits are the units: their spread has all of that in it, and
 Student's t for so few of them is honest about how little is known of it.
 
-``tests/test_gating_decision.py`` simulates both kinds of error under noise like that of shared machines.
+``tests/gate/test_decision.py`` simulates both kinds of error under noise like that of shared machines.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a gate can limit, and how a limit is written: ``20``, ``"20 MB"``, ``"60 % of dense"``, ``"1 % of baseline"``.
 
-A limit in a wrong unit is refused instead of being read as something else. Law (``tests/test_gating_limits.py``): what
-``parse`` takes, ``str`` gives back in a form that ``parse`` takes for the same.
+A limit in a wrong unit is refused instead of being read as something else. Law (``tests/options/test_gate_limits.py``):
+what ``parse`` takes, ``str`` gives back in a form that ``parse`` takes for the same.
 """
 
 from __future__ import annotations

@@ -20,9 +20,10 @@ from compress.fineprune.prepare import Prepared, open_session, prepare, teacher_
 from compress.inputs.load import Loaded, deployed, load
 from compress.options.help import DEFAULTS, flag
 from compress.options.run_config import RunConfig
-from compress.stages.context import Stages
+from compress.stages.context import Run
 from compress.stages.results import Evaluated, FinePruned, Finished, Proposal, Repairs
 from compress.stages.search import dense_plan
+from compress.stages.stage import Stages
 
 if TYPE_CHECKING:
     from compress.sparsity.compact_file import Stored
@@ -51,14 +52,14 @@ def refuse_contradictions(config: RunConfig) -> None:
             )
 
 
-def read_inputs(config: RunConfig, stages: Stages) -> tuple[RunConfig, Loaded, Prepared]:
+def read_inputs(config: RunConfig, stages: Stages) -> tuple[Run, Prepared]:
     """Everything that the job reads, checked."""
     refuse_contradictions(config)
     loaded = load(config, stages)
     config = deployed(config, loaded)
     prepared = prepare(config, loaded, stages)
     assert prepared is not None
-    return config, loaded, prepared
+    return Run(config, loaded, stages), prepared
 
 
 def run_unstructured(
@@ -84,9 +85,10 @@ def run_unstructured(
 
     with staged(config.output) as output:
         with stages.stage("load"):
-            config, loaded, prepared = read_inputs(config, stages)
+            run, prepared = read_inputs(config, stages)
+            loaded = run.loaded
         with stages.stage("fine-prune"):
-            thinned = _thin_out(config, loaded, prepared, stages)
+            thinned = _thin_out(run, prepared)
             if thinned.phase is not None:
                 write_log(output / TRAINING, list(thinned.phase.rows))
         # What the file gives back is what is measured, not what was put in.
@@ -97,10 +99,10 @@ def run_unstructured(
             exported = export_checked(thinned.model, output / "model.onnx", loaded)
             save_model(thinned.model, output)
         with stages.stage("validate"):
-            found = _validate(config, loaded, thinned, compact, state, output, exported.parity)
+            found = _validate(run, thinned, compact, state, output, exported.parity)
         validation = found.validation
         stages.info(validation.reason)
-        plan = dense_plan(config, loaded)
+        plan = dense_plan(run)
         done = Finished(
             Proposal(Engine(), None, plan),
             thinned.model,
@@ -109,22 +111,21 @@ def run_unstructured(
             validation,
             outcomes=found.outcomes,
         )
-        write_artifact(output, config, loaded, done, [], stages, origins)
+        write_artifact(output, run, done, [], origins)
     return plan, validation
 
 
-def _thin_out(config: RunConfig, loaded: Loaded, prepared: Prepared, stages: Stages) -> Thinned:
+def _thin_out(run: Run, prepared: Prepared) -> Thinned:
     from compress.sparsity.train import thin_out
 
-    recipe = prepared.recipe
+    config, loaded, recipe = run.config, run.loaded, prepared.recipe
     assert config.unstructured is not None and recipe.unstructured is not None
-    session = open_session(config, loaded, prepared, stages) if recipe.unstructured.trains else None
+    session = open_session(config, loaded, prepared, run.stages) if recipe.unstructured.trains else None
     return thin_out(loaded.checkpoint, recipe, config.unstructured, session, seed=config.seed)
 
 
 def _validate(
-    config: RunConfig,
-    loaded: Loaded,
+    run: Run,
     thinned: Thinned,
     compact: Any,
     state: Mapping[str, Stored],
@@ -136,11 +137,11 @@ def _validate(
     from compress.artifact.sparse import said
     from compress.sparsity.compact_file import NAME
     from compress.sparsity.summary import weights_section
-    from compress.stages.device import deployment_section
     from compress.stages.export import DENSE_ENGINE
-    from compress.stages.validate import document, metric_section, slices_section
+    from compress.stages.validate import deployment_section, document, metric_section, slices_section
     from compress.tasks import outputs_of
 
+    config, loaded = run.config, run.loaded
     task, data = loaded.checkpoint.task, loaded.evaluation
     dense, masked, packed = (outputs_of(m, task, data) for m in (loaded.checkpoint.model, thinned.model, compact))
     metric, outcomes = metric_section(task, data, dense, packed)
@@ -159,7 +160,7 @@ def _validate(
         # The dense model's file has the same tensors.
         files=((output / PYTORCH / WEIGHTS).stat().st_size, (output / NAME).stat().st_size),
     )
-    plan = dense_plan(config, loaded)
+    plan = dense_plan(run)
     validation = document(
         plan=plan,
         predicted_ms=None,

@@ -1,9 +1,9 @@
 """Physical removal: heads and filters leave the weight matrices, empty sublayers become their bias.
 
-Law (``tests/test_removal.py``): a model whose units are gated at 0 and the model they are removed from give the same
-output, whatever the structure. A head is d_h rows of W_q, W_k and W_v and d_h columns of W_o; a filter is one row of
-W_1, another of the gate's matrix where there is one, and one column of W_2. Where W_o and W_2 have no biases they get
-some, zeros: what is left of an emptied sublayer, and what reconstruction fits.
+Law (``tests/pruning/test_removal.py``): a model whose units are gated at 0 and the model they are removed from give the
+same output, whatever the structure. A head is d_h rows of W_q, W_k and W_v and d_h columns of W_o; a filter is one row
+of W_1, another of the gate's matrix where there is one, and one column of W_2. Where W_o and W_2 have no biases they
+get some, zeros: what is left of an emptied sublayer, and what reconstruction fits.
 
 A sublayer with nothing left is x + b on its way to the LayerNorm. No matrix of width zero is ever made: ONNX Runtime
 refuses to load one.

@@ -1,6 +1,6 @@
 """The colours of a report, for light and for dark, and which of them are laid on which.
 
-Laws (``tests/test_report_colors.py``): the contrast of text with what it lies on is at least 4.5, that of what a
+Laws (``tests/report/test_colors.py``): the contrast of text with what it lies on is at least 4.5, that of what a
 picture shows at least 3 (WCAG 2.2, 1.4.3 and 1.4.11).
 """
 

@@ -12,7 +12,7 @@ from compress.core.errors import BudgetUnreachable
 from compress.core.importance import Rankings
 from compress.core.plan import Budget, EncoderShape
 from compress.search.knapsack import Sublayer
-from compress.search.size_limit import Room
+from compress.search.size_limit import SizeLimit
 
 if TYPE_CHECKING:
     from compress.profile.take import LatencyTable, Profile
@@ -33,7 +33,7 @@ class Costs:
         filter_cost: of each.
         fixed: of everything that is no sublayer.
         limit: the budget.
-        room: how large the file may be; None for any size.
+        size_limit: how large the file may be; None for any size.
     """
 
     heads: tuple[int, ...]
@@ -42,7 +42,7 @@ class Costs:
     filter_cost: NDArray[np.float64]
     fixed: float
     limit: float
-    room: Room | None = None
+    size_limit: SizeLimit | None = None
 
     @classmethod
     def macs(cls, shape: EncoderShape, fraction: float, length: float) -> Costs:
@@ -78,14 +78,14 @@ class Costs:
         profile: Profile | None,
         length: float,
         share: float,
-        room: Room | None = None,
+        size_limit: SizeLimit | None = None,
     ) -> Costs:
-        """In the unit of a budget; ``share`` and errors as in ``limit_of``."""
+        """In the unit of a budget; ``share`` and errors as in ``budget_limit``."""
         if budget.kind == "macs":
-            return replace(cls.macs(shape, budget.value, length), room=room)
-        limit = limit_of(budget, shape, profile, length, share)
+            return replace(cls.macs(shape, budget.value, length), size_limit=size_limit)
+        limit = budget_limit(budget, shape, profile, length, share)
         assert profile is not None
-        return replace(cls.latency(profile.table, limit), room=room)
+        return replace(cls.latency(profile.table, limit), size_limit=size_limit)
 
     def sublayers(self, rankings: Rankings) -> list[Sublayer]:
         """The search's view: attention and FFN of each layer in turn."""
@@ -99,7 +99,9 @@ class Costs:
         return sublayers
 
 
-def limit_of(budget: Budget, shape: EncoderShape, profile: Profile | None, length: float, share: float = 1.0) -> float:
+def budget_limit(
+    budget: Budget, shape: EncoderShape, profile: Profile | None, length: float, share: float = 1.0
+) -> float:
     """The number a search has to stay under: MACs, or milliseconds of the profile.
 
     Args:
@@ -115,11 +117,11 @@ def limit_of(budget: Budget, shape: EncoderShape, profile: Profile | None, lengt
     limit = budget.latency_ms(profile.dense_ms)
     assert limit is not None
     if limit * share < table.fixed_ms:
-        raise BudgetUnreachable(unreachable(budget, limit, table.fixed_ms, profile.target))
+        raise BudgetUnreachable(unreachable_message(budget, limit, table.fixed_ms, profile.target))
     return limit * share
 
 
-def unreachable(budget: Budget, limit_ms: float, least_ms: float, target: str) -> str:
+def unreachable_message(budget: Budget, limit_ms: float, least_ms: float, target: str) -> str:
     """The message when a latency budget cannot be met."""
     wanted = f"latency {limit_ms:.3g} ms" if budget.kind == "latency_ms" else f"{budget} ({limit_ms:.3g} ms)"
     return (

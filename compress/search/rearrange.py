@@ -42,7 +42,7 @@ def exchange(block: NDArray[np.floating], pruned: NDArray[np.int64]) -> NDArray[
     return np.flatnonzero(inside)
 
 
-def rearranged(block: NDArray[np.floating], kept: tuple[int, ...]) -> tuple[int, ...]:
+def rearrange(block: NDArray[np.floating], kept: tuple[int, ...]) -> tuple[int, ...]:
     """``exchange`` seen from the kept units: the same number of them, ascending."""
     units = np.arange(len(block))
     pruned = exchange(block, np.setdiff1d(units, np.asarray(kept, dtype=np.int64)))

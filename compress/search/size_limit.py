@@ -27,7 +27,7 @@ _BUCKETS = 4_000
 
 
 @dataclass(frozen=True)
-class Room:
+class SizeLimit:
     """How large a file may be, and what its parts take.
 
     Attributes:
@@ -42,7 +42,7 @@ class Room:
     per_filter: float
 
     @classmethod
-    def of(cls, limit_mb: float, shape: EncoderShape, dense_bytes: float, bytes_per_weight: float) -> Room:
+    def of(cls, limit_mb: float, shape: EncoderShape, dense_bytes: float, bytes_per_weight: float) -> SizeLimit:
         """From the size of the dense file; biases are left with the fixed part, so that little is overestimated.
 
         Args:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from compress.core.errors import BudgetUnreachable
 from compress.core.importance import Rankings
 from compress.core.plan import Budget
-from compress.search.planner import make_plan as search_plan
+from compress.search.planner import SearchProblem, make_plan
 
 if TYPE_CHECKING:
     from compress.profile.take import Profile
@@ -30,15 +30,8 @@ def trade_off(rankings: Rankings, profile: Profile, length: float, seed: int = 0
     for step in range(1, 41):
         budget_ms = table.fixed_ms + (table.dense_ms - table.fixed_ms) * step / 40
         try:
-            plan = search_plan(
-                shape=profile.shape,
-                budget=Budget("latency_ms", budget_ms),
-                method="full",
-                rankings=rankings,
-                length=length,
-                profile=profile,
-                seed=seed,
-            )
+            budget = Budget("latency_ms", budget_ms)
+            plan = make_plan(SearchProblem(profile.shape, budget, "full", length, profile, seed=seed), rankings)
         except BudgetUnreachable:
             continue
         points.append(

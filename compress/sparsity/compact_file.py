@@ -10,7 +10,7 @@ everything else (biases, norms, a small head) | float16; float32 where float16 w
 The file's metadata say ``format`` and ``version``, the model's ``config`` and for every tensor how it is stored. It
 holds no pickle, and what is read is checked: a damaged file is refused, not half loaded.
 
-Law (``tests/test_sparsity_compact.py``): ``read_state(write(model))`` is ``rounded_state(model)``, bit for bit.
+Law (``tests/sparsity/test_compact_file.py``): ``read_state(write(model))`` is ``rounded_state(model)``, bit for bit.
 """
 
 from __future__ import annotations

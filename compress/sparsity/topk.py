@@ -1,6 +1,6 @@
 """The most worthy elements, exactly so many.
 
-Laws (``tests/test_sparsity_choice.py``): exactly ``allowed`` elements are kept, over all matrices or in each; none that
+Laws (``tests/sparsity/test_topk.py``): exactly ``allowed`` elements are kept, over all matrices or in each; none that
 is left out is worth more than one that is kept; equal ones are kept in the order in which they lie.
 """
 

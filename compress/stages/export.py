@@ -20,7 +20,6 @@ from compress.stages.results import Exported
 
 if TYPE_CHECKING:
     from compress.core.progress import Progress
-    from compress.stages.context import Stages
 
 PARITY_EXAMPLES = 64
 # Examples that static int8 takes the ranges of activations from.
@@ -62,7 +61,7 @@ def export_checked(
 
 
 def export_half(
-    model: Any, path: Path, loaded: Loaded, engine: Engine, float_path: Path, progress: Progress | Stages
+    model: Any, path: Path, loaded: Loaded, engine: Engine, float_path: Path, progress: Progress
 ) -> Exported:
     """Export a model in fp16; what fp16 cannot hold on real examples stays in fp32.
 
@@ -81,6 +80,25 @@ def export_half(
     engine = replace(engine, left_out=kept.nodes)
     write_lowered(float_path, engine, path, loaded)
     return Exported(path, engine, report_of(path), parity_of(path, model, loaded, math.inf), float_path)
+
+
+def export_as(engine: Engine, model: Any, path: Path, loaded: Loaded, float_path: Path, progress: Progress) -> Exported:
+    """Export a model in an engine's number format.
+
+    Args:
+        engine: form and number format.
+        model: in PyTorch.
+        path: file to write.
+        loaded: examples to compare on, and to calibrate int8 on.
+        float_path: where the float32 file goes that a file in another format is made of.
+        progress: told what stays in fp32.
+
+    Raises:
+        ExportError: the float graph is not the model.
+    """
+    if engine.precision == "fp16":
+        return export_half(model, path, loaded, engine, float_path, progress)
+    return export_checked(model, path, loaded, engine, float_path)
 
 
 def _as_openvino(model: Any, onnx_file: Path, loaded: Loaded, engine: Engine) -> Exported:

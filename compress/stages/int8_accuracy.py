@@ -16,10 +16,10 @@ from compress.stages.export import samples_of
 
 if TYPE_CHECKING:
     from compress.artifact.validation import Validation
+    from compress.core.progress import Progress
     from compress.export.lowering import Engine
     from compress.export.session import Session
     from compress.inputs.load import Loaded
-    from compress.stages.context import Stages
     from compress.stages.results import Exported
 
 # Calibration examples that int8 is judged on: enough to tell 1 % from 3 %, few enough for every layer in turn.
@@ -59,7 +59,7 @@ def too_much(drop: Interval, allowed: float) -> bool:
     return drop.value > allowed and drop.low > 0
 
 
-def hold_accuracy(float_path: Path, engine: Engine, loaded: Loaded, allowed: float, stages: Stages) -> Engine:
+def hold_accuracy(float_path: Path, engine: Engine, loaded: Loaded, allowed: float, progress: Progress) -> Engine:
     """Leave the most sensitive layers out of int8 until what it loses on calibration data is allowed.
 
     Args:
@@ -67,7 +67,7 @@ def hold_accuracy(float_path: Path, engine: Engine, loaded: Loaded, allowed: flo
         engine: int8.
         loaded: calibration examples and target.
         allowed: drop of the metric.
-        stages: told what was left out.
+        progress: told what was left out.
 
     Returns:
         The engine, with ``left_out`` filled where it had to be. Where even half of the layers in float do not help, as
@@ -91,7 +91,7 @@ def hold_accuracy(float_path: Path, engine: Engine, loaded: Loaded, allowed: flo
         count *= 2
     _, count = min(tried)
     left_out = tuple(found.weight for found in ranked[:count])
-    stages.info(f"left in fp32, since int8 changes the outputs most there: {', '.join(left_out)}")
+    progress.info(f"left in fp32, since int8 changes the outputs most there: {', '.join(left_out)}")
     return replace(engine, left_out=left_out)
 
 

@@ -13,6 +13,7 @@ from compress.artifact.outcomes import Outcomes, combiners
 from compress.artifact.validation import (
     Both,
     Deployment,
+    EngineForm,
     Estimate,
     GpuLatency,
     Latency,
@@ -29,11 +30,15 @@ from compress.artifact.validation import (
 from compress.core.plan import Plan
 from compress.core.statistics import Interval, Verdict, drop_interval, score_interval, verdict_at_least, verdict_at_most
 from compress.data.batches import Encoded
+from compress.profile.target import describe_device
 from compress.tasks import Task
 from compress.tasks.base import Measured
 
 if TYPE_CHECKING:
+    from compress.export.lowering import Engine
     from compress.export.measure import GpuComparison, LatencyComparison
+    from compress.options.run_config import RunConfig
+    from compress.profile.target import Target
 
 # A first measurement this long settles most verdicts; one that straddles the limit is measured longer.
 MEASURE_SECONDS = (6.0, 12.0, 24.0)
@@ -256,3 +261,22 @@ def _short(value: float | None) -> float | None:
 
 def _ratio(dense_ms: float | None, predicted_ms: float | None) -> float | None:
     return None if dense_ms is None or not predicted_ms else round(dense_ms / predicted_ms, 4)
+
+
+def deployment_section(config: RunConfig, name: str, engine: Engine, here: Target) -> Deployment:
+    """Where and how a file was run, for validation.json.
+
+    Args:
+        config: batch size and length.
+        name: of the target that the file is for.
+        engine: how it runs.
+        here: what the metric was computed on: the target itself, or the processor in its stead.
+    """
+    return Deployment(
+        target=name,
+        batch_size=config.batch_size,
+        seq_len=config.seq_len,
+        precision=engine.precision,
+        engine=EngineForm.model_validate(engine.to_json()),
+        device=describe_device(here),
+    )

@@ -22,14 +22,13 @@ from compress.core.hashing import sha256_of
 from compress.core.plan import Plan
 from compress.export.ort_format import write_ort
 from compress.export.tensorrt import keep_engine
-from compress.inputs.load import Loaded
 from compress.options.run_config import RunConfig
 from compress.profile.target import Target
 from compress.report.sources import read_training
 from compress.report.write import NAME as REPORT
 from compress.report.write import renew_report, report_text
-from compress.stages.context import Stages
-from compress.stages.device import deployment_feed
+from compress.stages.context import Run
+from compress.stages.dense_model import deployment_feed
 
 if TYPE_CHECKING:
     from compress.stages.results import Evaluated, Finished
@@ -37,24 +36,21 @@ if TYPE_CHECKING:
 
 def write_artifact(
     directory: Path,
-    config: RunConfig,
-    loaded: Loaded,
+    run: Run,
     done: Finished,
     trade_off: Sequence[Mapping[str, float]],
-    stages: Stages,
     origins: Mapping[str, str] | None = None,
 ) -> None:
     """Write everything beside the ONNX file, the manifest last.
 
     Args:
-        directory: the artifact; has ``model.onnx`` already.
-        config: resolved options.
-        loaded: dense model, data and target.
+        directory: with the ONNX file in it.
+        run: options, inputs and seconds.
         done: the model, its plan, and what was measured on it.
-        trade_off: what the search would keep at other budgets; empty writes none.
-        stages: their seconds, and what they reused.
+        trade_off: what other budgets would keep; empty writes none.
         origins: per option where its value came from; None where nobody knows.
     """
+    config, loaded, stages = run.config, run.loaded, run.stages
     keep_engine(directory / "model.onnx", loaded.target)
     plan, profile, validation = done.proposal.plan, done.proposal.profile, done.validation
     if loaded.target.ort is not None:
@@ -75,7 +71,7 @@ def write_artifact(
     (directory / CARD).write_text(card(config, plan, validation), encoding="utf-8")
     facts = described(
         {
-            **inputs_of(config, loaded, origins),
+            **inputs_of(run, origins),
             "export": asdict(done.exported.report),
             "engine": done.exported.engine.to_json(),
             "reconstruction": asdict(done.repairs),
@@ -103,12 +99,14 @@ def write_artifact(
     write_manifest(directory, facts)
 
 
-def inputs_of(config: RunConfig, loaded: Loaded, origins: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """What went into a run, for the manifest: configuration, model, data, seed, date.
+def inputs_of(run: Run, origins: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Inputs of a run, for the manifest: configuration, model, data, seed, date.
 
     Args:
+        run: options and inputs.
         origins: per option where its value came from; None where nobody knows.
     """
+    config, loaded = run.config, run.loaded
     return {
         "configuration": config.model_dump(mode="json"),
         **({"origins": dict(origins)} if origins else {}),
