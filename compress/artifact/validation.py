@@ -85,16 +85,27 @@ class Estimate(Part):
 
     @classmethod
     def of(cls, found: Interval, decimals: int) -> Estimate:
-        """An interval, rounded."""
+        """An interval, rounded.
+
+        Args:
+            found: value and bounds.
+            decimals: of all three.
+        """
         return cls(value=round(found.value, decimals), ci95=bounds_of(found, decimals))
 
     @property
     def interval(self) -> Interval:
+        """Value and bounds."""
         return Interval(self.value, *self.ci95)
 
 
 def bounds_of(found: Interval, decimals: int) -> tuple[float, float]:
-    """The ends of an interval, rounded."""
+    """The ends of an interval, rounded.
+
+    Args:
+        found: the interval.
+        decimals: of both ends.
+    """
     return round(found.low, decimals), round(found.high, decimals)
 
 

@@ -61,7 +61,8 @@ def bar(kept: float, of: float, width: int = BAR_WIDTH, *, ascii_only: bool = Fa
     """A bar that is full only when all is kept, and empty only when nothing is.
 
     Args:
-        kept, of: share that is filled.
+        kept: part that is filled.
+        of: the whole.
         width: characters.
         ascii_only: for terminals without block characters.
     """

@@ -134,7 +134,15 @@ def _read_outcomes(artifact: Path) -> Outcomes | None:
 
 
 def comparable(candidate: Evidence, baseline: Evidence) -> list[str]:
-    """What of device and deployment differs between two validations; empty where latencies can be compared."""
+    """Differences of device and deployment between two validations.
+
+    Args:
+        candidate: an artifact.
+        baseline: the one that it is compared with.
+
+    Returns:
+        A text per difference; empty where latencies can be compared.
+    """
     if candidate.validation is None or baseline.validation is None:
         return []
     mine, theirs = candidate.validation.deployment, baseline.validation.deployment
@@ -144,7 +152,12 @@ def comparable(candidate: Evidence, baseline: Evidence) -> list[str]:
 
 
 def interval(value: float, bounds: tuple[float, float]) -> Interval:
-    """As ``validation.json`` has it."""
+    """An interval of validation.json.
+
+    Args:
+        value: the estimate.
+        bounds: its 95 % interval; one that does not hold the value is widened to it.
+    """
     return Interval(value, min(value, *bounds), max(value, *bounds))
 
 

@@ -61,10 +61,12 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
+        """The verdict on all limits together."""
         return decision.overall(judgement.verdict for judgement in self.judgements)
 
     @property
     def exit_code(self) -> int:
+        """Exit code of the command: 0, 1 or 2."""
         return EXIT_CODES[self.verdict]
 
 

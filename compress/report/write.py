@@ -68,9 +68,17 @@ def report_text(
     trade_off: Any,
     training: Sequence[Logged] = (),
 ) -> str:
-    """The report of an artifact that is being written; arguments as for ``make_sources``.
+    """The report of an artifact that is being written.
 
     Law: it is what ``renew_report`` makes of the finished artifact.
+
+    Args:
+        plan: what was kept.
+        profile: where latencies come from; None without one.
+        validation: what was measured; None where nothing was.
+        manifest: what manifest.json will hold.
+        trade_off: what tradeoff.json holds; empty without.
+        training: lines of training.csv.
     """
     sources = make_sources(
         plan=plan,
@@ -86,7 +94,7 @@ def report_text(
 def renew_report(directory: Path) -> None:
     """Make an artifact's report again, and renew its hash in the manifest; what that says of other files stays.
 
-    A damaged profile is left out, and the report says so: it is no reason not to have one.
+    A damaged profile is left out, and the report says so.
 
     Raises:
         CompressError: plan, validation or manifest cannot be read, or the report not be written.
@@ -99,6 +107,10 @@ def renew_report(directory: Path) -> None:
 
 def write_page(page: Page, file: Path) -> None:
     """Write a page, whole or not at all.
+
+    Args:
+        page: its content.
+        file: to write.
 
     Raises:
         ArtifactError: the file cannot be written.
