@@ -95,7 +95,8 @@ def sweep(
                 points += _at(run.asking(**{**nothing, budget.kind: budget.value}), importance, profiles)
         finally:
             run.device.close()
-        metric, deployment = done[0].measured["metric"]["name"], done[0].measured["deployment"]
+        first = done[0].measured
+        metric, deployment = first.metric.name, first.deployment.to_json()
         where = {name: value for name, value in deployment.items() if name not in ("precision", "engine")}
         facts = {**inputs_of(run, origins), "device": where.get("device"), "seconds": stages.seconds}
         swept = Swept(config.output, metric, where, tuple(with_front(points)), described(facts))

@@ -24,9 +24,9 @@ from compress.profile.take import Profile
 from compress.profile.target import GPU_RUNTIMES, Precision, load_target
 from compress.stages.context import Run
 from compress.stages.dense_model import DenseModel, deployment_feed, export_dense
-from compress.stages.int8_accuracy import answers_of
+from compress.stages.int8_accuracy import answers_of, drop_between
 from compress.stages.present_device import export_beside
-from compress.stages.results import Exported
+from compress.stages.results import Evaluated, Exported
 from compress.stages.validate import (
     deployment_section,
     document,
@@ -111,26 +111,26 @@ class AbsentDevice:
         """See ``Device``."""
         self._dense.forget()
 
-    def validate(
-        self, plan: Plan, exported: Exported, profile: Profile | None = None
-    ) -> tuple[LatencyComparison | None, dict[str, Any]]:
+    def validate(self, plan: Plan, exported: Exported, profile: Profile | None = None) -> Evaluated:
         """Metric and parity of the exported file against the dense float32 one; latencies are predictions."""
         loaded, config = self._here.loaded, self._run.config
         evaluation, task = loaded.evaluation, loaded.checkpoint.task
         dense = self._answers(self._dense.path)
         ours = self._answers(exported.path)
-        metric = metric_section(task, evaluation, dense, ours)
+        metric, outcomes = metric_section(task, evaluation, dense, ours)
         if exported.float_path != exported.path:
             unquantized = self._answers(exported.float_path)
             precision = exported.engine.precision
-            metric[f"drop_of_{precision}"] = metric_section(task, evaluation, unquantized, ours)["drop"]
+            metric = metric.with_drop_of(precision, drop_between(loaded, evaluation, unquantized, ours))
             if precision == "fp16":
                 rounded = self._emulated(exported)
-                metric["drop_of_fp16_emulated"] = metric_section(task, evaluation, unquantized, rounded)["drop"]
+                drop = drop_between(loaded, evaluation, unquantized, rounded)
+                metric = metric.with_drop_of("fp16_emulated", drop)
         verdict, reason = verdict_of(plan, None)
         verdict, reason = with_size(verdict, reason, exported.report.size_bytes, config.size_mb)
         predicted = plan.predicted_ms if profile is None else profile.table.predict(plan.structure.widths)
-        return None, document(
+        deployment = deployment_section(config, self._run.loaded.target.name, exported.engine, loaded.target)
+        validation = document(
             plan=plan,
             predicted_ms=predicted,
             comparison=None,
@@ -142,12 +142,10 @@ class AbsentDevice:
             length=loaded.length,
             parity=exported.parity,
             # The metric was computed on this processor; the target itself has been nowhere near.
-            deployment={
-                **deployment_section(config, self._run.loaded.target.name, exported.engine, loaded.target),
-                "latency": plan.latency_source,
-            },
+            deployment=deployment.model_copy(update={"latency": plan.latency_source}),
             slices=slices_section(task, evaluation, loaded.output_names, dense, ours),
         )
+        return Evaluated(validation, outcomes)
 
     def _answers(self, path: Path) -> Any:
         loaded = self._here.loaded

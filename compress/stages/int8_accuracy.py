@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from compress.data.batches import Encoded
 from compress.stages.export import samples_of
 
 if TYPE_CHECKING:
+    from compress.artifact.validation import Validation
     from compress.core.progress import Progress
     from compress.export.lowering import Engine
     from compress.export.session import Session
@@ -151,12 +152,19 @@ class _Bench:
         return sorted(found, key=lambda sensitivity: -sensitivity.error)
 
 
-def refusal_of(validation: Mapping[str, Any], exported: Exported, loaded: Loaded, allowed: float) -> str | None:
-    """Why a measured int8 file must not be used; None where it may be."""
-    found = validation["metric"].get("drop_of_int8")
+def refusal_of(validation: Validation, exported: Exported, loaded: Loaded, allowed: float) -> str | None:
+    """Why a measured int8 file must not be used; None where it may be.
+
+    Args:
+        validation: what was measured on the file.
+        exported: the file.
+        loaded: calibration examples, on which the layers to blame are found.
+        allowed: drop of the metric against the same model in float32.
+    """
+    found = validation.metric.drop_of_int8
     if found is None:
         return None
-    drop = Interval(found["value"], *found["ci95"])
+    drop = found.interval
     if not too_much(drop, allowed):
         return None
     return refusal(drop, allowed, offenders(exported.float_path, exported.engine, loaded))

@@ -26,8 +26,8 @@ from compress.stages.cache_keys import deployment_inputs
 from compress.stages.context import Run
 from compress.stages.dense_model import DenseModel, deployment_feed, export_dense
 from compress.stages.export import export_as, parity_of, write_lowered
-from compress.stages.int8_accuracy import answers_of, hold_accuracy
-from compress.stages.results import Exported
+from compress.stages.int8_accuracy import answers_of, drop_between, hold_accuracy
+from compress.stages.results import Evaluated, Exported
 from compress.stages.stage import Stage, stage
 from compress.stages.validate import (
     deployment_section,
@@ -134,9 +134,7 @@ class PresentDevice:
         """See ``Device``."""
         return export_beside(self._run, self._dense, model, engine)
 
-    def validate(
-        self, plan: Plan, exported: Exported, profile: Profile | None = None
-    ) -> tuple[LatencyComparison | None, dict[str, Any]]:
+    def validate(self, plan: Plan, exported: Exported, profile: Profile | None = None) -> Evaluated:
         """See ``Device``."""
         loaded, config = self._loaded, self._run.config
         compressed = open_session(exported.path, loaded.target)
@@ -152,16 +150,15 @@ class PresentDevice:
             evaluation, task = loaded.evaluation, loaded.checkpoint.task
             ours = answers_of(compressed, loaded, evaluation, self._rows_per_call(exported))
             dense = answers_of(baseline, loaded, evaluation)
-            metric = metric_section(task, evaluation, dense, ours)
+            metric, outcomes = metric_section(task, evaluation, dense, ours)
             slices = slices_section(task, evaluation, loaded.output_names, dense, ours)
             if exported.float_path != exported.path:
                 unquantized = self._in_float(exported)
-                metric[f"drop_of_{exported.engine.precision}"] = metric_section(task, evaluation, unquantized, ours)[
-                    "drop"
-                ]
+                drop = drop_between(loaded, evaluation, unquantized, ours)
+                metric = metric.with_drop_of(exported.engine.precision, drop)
         finally:
             compressed.close()
-        return comparison, document(
+        validation = document(
             plan=plan,
             predicted_ms=plan.predicted_ms if profile is None else profile.table.predict(plan.structure.widths),
             comparison=comparison,
@@ -176,6 +173,7 @@ class PresentDevice:
             slices=slices,
             on_gpu=on_gpu,
         )
+        return Evaluated(validation, outcomes, comparison)
 
     def _rows_per_call(self, exported: Exported) -> int:
         # Dynamic int8 takes the range of activations from the whole call: answers depend on what shares it.
