@@ -61,7 +61,12 @@ def foreseen(rows: Sequence[Foreseen]) -> None:
 
 
 def stored(store: Store, entries: Sequence[Entry]) -> None:
-    """The results in a cache, and what they take."""
+    """The results in a cache, and what they take.
+
+    Args:
+        store: the cache.
+        entries: its results.
+    """
     from compress.cache.memo import duration
 
     console = terminal()
@@ -100,7 +105,12 @@ def result_document(result: RunResult) -> dict[str, Any]:
 
 
 def result(result: RunResult, config: RunConfig | None = None) -> None:
-    """The summary of a run: dense, compressed, budget; what each layer kept; the verdict."""
+    """The summary of a run: dense, compressed, budget; what each layer kept; the verdict.
+
+    Args:
+        result: of the run.
+        config: names target and budget; None leaves them out.
+    """
     console = terminal()
     validation = Sections.of(result.validation)
     weights = validation.unstructured
@@ -269,7 +279,12 @@ def why(reasons: Mapping[str, Any]) -> None:
 
 
 def gated(report: Report, heaviest: Sequence[Part] | None = None) -> None:
-    """A gate's verdict: a row per limit, what did not pass in a sentence, and what weighs where asked."""
+    """A gate's verdict: a row per limit, what did not pass in a sentence, and what weighs where asked.
+
+    Args:
+        report: the gate's.
+        heaviest: parts of the model file; None where that was not asked for.
+    """
     from compress.gate.formats import TITLES, cells, explained
 
     console = terminal()
@@ -306,7 +321,12 @@ def _parts(console: Console, heaviest: Sequence[Part]) -> None:
 
 
 def verified(artifact: str, found: Verified) -> None:
-    """What `compress verify` found: a line for each file that is not as it was written."""
+    """What `compress verify` found: a line for each file that is not as it was written.
+
+    Args:
+        artifact: as the user named it.
+        found: by file.
+    """
     console = terminal()
     for finding in found.findings:
         say(console, f"{finding.problem}: {printable(finding.file)}: {printable(finding.detail)}", "red")

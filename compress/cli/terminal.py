@@ -41,7 +41,12 @@ def table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]
 
 
 def show(console: Console, table: Table) -> None:
-    """Print a table."""
+    """Print a table.
+
+    Args:
+        console: where to.
+        table: the table.
+    """
     if console.is_terminal:
         console.print(table)
         return
@@ -52,7 +57,13 @@ def show(console: Console, table: Table) -> None:
 
 
 def say(console: Console, text: str = "", style: str | None = None) -> None:
-    """Print a line."""
+    """Print a line.
+
+    Args:
+        console: where to.
+        text: the line.
+        style: rich's; None for plain text.
+    """
     # A file or a pipe gets each line whole: a line there is one statement.
     console.print(text, markup=False, style=style, soft_wrap=not console.is_terminal)
 
@@ -74,7 +85,12 @@ def bar(kept: float, of: float, width: int = BAR_WIDTH, *, ascii_only: bool = Fa
 
 
 def formatted(value: float | None, template: str) -> str:
-    """A number by a template; a dash for None."""
+    """A number by a template; a dash for None.
+
+    Args:
+        value: the number.
+        template: for ``str.format``.
+    """
     return ABSENT if value is None else template.format(value)
 
 
@@ -89,5 +105,10 @@ def percent(value: float | None) -> str:
 
 
 def between(bounds: Sequence[float] | None, template: str) -> str:
-    """An interval, each end by a template; nothing for None."""
+    """An interval, each end by a template; nothing for None.
+
+    Args:
+        bounds: both ends.
+        template: for ``str.format``.
+    """
     return "" if not bounds else f"{template.format(bounds[0])} to {template.format(bounds[1])}"

@@ -119,7 +119,12 @@ def run(
 
 
 def foresee(config: RunConfig, *, progress: Progress | None = None) -> list[Foreseen]:
-    """What ``run(config, resume=True)`` would find stored and what it would make, without making anything."""
+    """What ``run(config, resume=True)`` would find stored and what it would make, without making anything.
+
+    Args:
+        config: resolved options.
+        progress: told about warnings; None says nothing.
+    """
     from compress.pipeline import dry_run
 
     return dry_run.foresee(config, progress=progress)

@@ -38,8 +38,12 @@ if TYPE_CHECKING:
 def parse_budgets(kind: BudgetKind, text: str) -> list[Budget]:
     """``4,6,8`` as budgets of a kind.
 
+    Args:
+        kind: latency or speed-up.
+        text: numbers with commas between.
+
     Raises:
-        ConfigError: a part is no positive number, or there is none.
+        ConfigError: a part is not a positive number, or there is none.
     """
     try:
         values = [float(part) for part in text.split(",")]

@@ -41,7 +41,15 @@ def refuse_contradictions(config: RunConfig) -> None:
 
 
 def read_inputs(config: RunConfig, stages: Stages) -> tuple[Run, Prepared]:
-    """Everything that the job reads, checked."""
+    """Everything that the job reads, checked.
+
+    Args:
+        config: with ``unstructured``.
+        stages: told what is read.
+
+    Returns:
+        The run, and what its training needs.
+    """
     refuse_contradictions(config)
     loaded = load(config, stages)
     config = settle_seq_len(config, loaded)
@@ -126,7 +134,7 @@ def _validate(
     from compress.sparsity.compact_file import NAME
     from compress.sparsity.summary import weights_section
     from compress.stages.export import DENSE_ENGINE
-    from compress.stages.validate import deployment_section, document, metric_section, slices_section
+    from compress.stages.validate import Measurement, deployment_section, metric_section, slices_section
     from compress.tasks import outputs_of
 
     config, loaded = run.config, run.loaded
@@ -149,7 +157,7 @@ def _validate(
         files=((output / PYTORCH / WEIGHTS).stat().st_size, (output / NAME).stat().st_size),
     )
     plan = dense_plan(run)
-    validation = document(
+    validation = Measurement(
         plan=plan,
         predicted_ms=None,
         comparison=None,
@@ -162,7 +170,7 @@ def _validate(
         parity=parity,
         deployment=deployment_section(config, config.target, DENSE_ENGINE, loaded.target),
         slices=slices_section(task, data, loaded.output_names, dense, packed),
-    )
+    ).document()
     source = "not measured: zeros among weights save bytes, not time"
     latency = validation.latency_ms.model_copy(update={"source": source})
     return Evaluated(validation.model_copy(update={"latency_ms": latency, "unstructured": weights}), outcomes)

@@ -25,7 +25,12 @@ def in_order(proposals: Sequence[Proposal]) -> list[Proposal]:
 
 
 def hopeless(proposal: Proposal, finished: Sequence[Finished]) -> str | None:
-    """Why a proposal is not worth finishing beside what has been accepted; None where it is."""
+    """Why a proposal is not worth finishing beside the accepted ones; None where it is.
+
+    Args:
+        proposal: not carried out yet.
+        finished: those that were.
+    """
     for other in finished:
         theirs = other.proposal
         if not other.accepted:
@@ -140,7 +145,12 @@ def _why(chosen: Finished, rows: Sequence[Candidate]) -> str:
 
 
 def place(exported: Exported, directory: Path) -> None:
-    """Move a finished file, and what belongs to it, into the artifact; the float32 file that it was made of stays."""
+    """Move a finished file, and what belongs to it, into the artifact; the float32 file that it was made of stays.
+
+    Args:
+        exported: the file.
+        directory: the artifact.
+    """
     folder = exported.path.parent.parent if exported.path.parent.name == "engine" else exported.path.parent
     for file in folder.iterdir():
         if not file.name.startswith("float.onnx"):

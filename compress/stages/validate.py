@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,7 +55,8 @@ def metric_section(
     Args:
         task: gives the metric.
         data: evaluation examples.
-        dense, compressed: outputs of the exported models, in the order of ``data``.
+        dense: outputs of the dense model's file, in the order of ``data``.
+        compressed: outputs of the compressed model's file.
     """
     ours, theirs = task.evaluate(compressed, data, dense), task.evaluate(dense, data, dense)
     others = {
@@ -95,8 +97,11 @@ def slices_section(
     """The metric of both models on parts of the evaluation data, the largest parts first.
 
     Args:
-        task, data, dense, compressed: as for ``metric_section``.
+        task: gives the parts.
+        data: evaluation examples.
         names: of the model's outputs, by number.
+        dense: outputs of the dense model's file, in the order of ``data``.
+        compressed: outputs of the compressed model's file.
 
     Returns:
         The parts; None where the task has none.
@@ -155,7 +160,14 @@ def _text(interval: Interval) -> str:
 
 
 def with_size(verdict: Verdict, reason: str, size_bytes: int, limit_mb: float | None) -> tuple[Verdict, str]:
-    """A verdict on latency or MACs, and the size of the file beside it: too large a file fails whatever its speed."""
+    """A verdict on latency or MACs, and the size of the file beside it: too large a file fails whatever its speed.
+
+    Args:
+        verdict: on latency or MACs.
+        reason: in words.
+        size_bytes: of the file.
+        limit_mb: 10^6 bytes; None for no limit.
+    """
     if limit_mb is None:
         return verdict, reason
     size = f"{size_bytes / 1e6:.2f} MB, limit {limit_mb:g} MB"
@@ -179,29 +191,16 @@ def measured_verdict(
     return comparison, verdict, reason
 
 
-def document(
-    *,
-    plan: Plan,
-    predicted_ms: float | None,
-    comparison: LatencyComparison | None,
-    verdict: Verdict,
-    reason: str,
-    metric: Metric,
-    sizes: tuple[int, int],
-    size_mb: float | None,
-    length: float,
-    parity: float,
-    deployment: Deployment,
-    slices: Slices | None = None,
-    on_gpu: GpuComparison | None = None,
-) -> Validation:
-    """What validation.json holds.
+@dataclass(frozen=True)
+class Measurement:
+    """Everything that was measured on a file; ``document`` makes validation.json of it.
 
-    Args:
+    Attributes:
         plan: what the file should be, with its budget.
         predicted_ms: latency that the profile predicts; None without one.
         comparison: the timing; None where nothing was timed: latencies and speed-up are then predictions.
-        verdict, reason: whether the budget is met, and why.
+        verdict: whether the budget is met.
+        reason: why, in words.
         metric: of both models.
         sizes: bytes of the dense and the compressed ONNX file.
         size_mb: limit of the latter, 10^6 bytes; None for no limit.
@@ -211,48 +210,65 @@ def document(
         slices: the metric on parts of the data; None leaves them out.
         on_gpu: the timing without copies; None on targets that are not GPUs.
     """
-    dense_ms = plan.dense_ms if comparison is None else comparison.dense.value
-    budget_ms = plan.budget.value if plan.budget.kind == "latency_ms" else None
-    if dense_ms is not None:
-        budget_ms = plan.budget.latency_ms(dense_ms)
-    shape, timed = plan.shape, comparison
-    parts: dict[str, Any] = {} if slices is None else {"slices": slices}
-    return Validation(
-        latency_ms=Latency(
-            dense=None if timed is None else _short(dense_ms),
-            compressed=None if timed is None else _short(timed.compressed.value),
-            budget=_short(budget_ms),
-            predicted=_short(predicted_ms),
-            predicted_by=None if plan.latency_source is None else f"{plan.latency_source} profile",
-            ci95=None if timed is None else bounds_of(timed.compressed, 4),
-            rounds=0 if timed is None else timed.rounds,
-            source="measured" if timed is not None else f"not measured; {plan.latency_source} profile",
-            **({} if on_gpu is None else {"without_copies": GpuLatency.model_validate(on_gpu.to_json())}),
-        ),
-        speedup=Speedup(
-            value=None if timed is None else _short(timed.speedup.value),
-            ci95=None if timed is None else bounds_of(timed.speedup, 4),
-            **({} if timed is not None else {"predicted": _ratio(dense_ms, predicted_ms)}),
-        ),
-        metric=metric,
-        size_bytes=Size(
-            dense=sizes[0],
-            compressed=sizes[1],
-            **({} if size_mb is None else {"budget": round(1e6 * size_mb)}),
-        ),
-        macs=Macs(
-            dense=round(shape.macs(shape.dense, length)),
-            compressed=round(shape.macs(plan.structure.widths, length)),
-            fraction=plan.macs_fraction,
-            length=round(length, 4),
-        ),
-        parity=Parity(max_abs_diff=parity),
-        verdict=verdict,
-        reason=reason,
-        deployment=deployment,
-        **parts,
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    )
+
+    plan: Plan
+    predicted_ms: float | None
+    comparison: LatencyComparison | None
+    verdict: Verdict
+    reason: str
+    metric: Metric
+    sizes: tuple[int, int]
+    size_mb: float | None
+    length: float
+    parity: float
+    deployment: Deployment
+    slices: Slices | None = None
+    on_gpu: GpuComparison | None = None
+
+    def document(self) -> Validation:
+        """What validation.json holds."""
+        dense_ms = self.plan.dense_ms if self.comparison is None else self.comparison.dense.value
+        budget_ms = self.plan.budget.value if self.plan.budget.kind == "latency_ms" else None
+        if dense_ms is not None:
+            budget_ms = self.plan.budget.latency_ms(dense_ms)
+        shape, timed = self.plan.shape, self.comparison
+        parts: dict[str, Any] = {} if self.slices is None else {"slices": self.slices}
+        return Validation(
+            latency_ms=Latency(
+                dense=None if timed is None else _short(dense_ms),
+                compressed=None if timed is None else _short(timed.compressed.value),
+                budget=_short(budget_ms),
+                predicted=_short(self.predicted_ms),
+                predicted_by=None if self.plan.latency_source is None else f"{self.plan.latency_source} profile",
+                ci95=None if timed is None else bounds_of(timed.compressed, 4),
+                rounds=0 if timed is None else timed.rounds,
+                source="measured" if timed is not None else f"not measured; {self.plan.latency_source} profile",
+                **({} if self.on_gpu is None else {"without_copies": GpuLatency.model_validate(self.on_gpu.to_json())}),
+            ),
+            speedup=Speedup(
+                value=None if timed is None else _short(timed.speedup.value),
+                ci95=None if timed is None else bounds_of(timed.speedup, 4),
+                **({} if timed is not None else {"predicted": _ratio(dense_ms, self.predicted_ms)}),
+            ),
+            metric=self.metric,
+            size_bytes=Size(
+                dense=self.sizes[0],
+                compressed=self.sizes[1],
+                **({} if self.size_mb is None else {"budget": round(1e6 * self.size_mb)}),
+            ),
+            macs=Macs(
+                dense=round(shape.macs(shape.dense, self.length)),
+                compressed=round(shape.macs(self.plan.structure.widths, self.length)),
+                fraction=self.plan.macs_fraction,
+                length=round(self.length, 4),
+            ),
+            parity=Parity(max_abs_diff=self.parity),
+            verdict=self.verdict,
+            reason=self.reason,
+            deployment=self.deployment,
+            **parts,
+            date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        )
 
 
 def _short(value: float | None) -> float | None:
