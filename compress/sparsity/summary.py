@@ -1,4 +1,4 @@
-"""What a sparse model comes to, for files, the terminal and the report: plain values, no tensors where it is read."""
+"""Results of a sparse model for files, the terminal and the report, as plain values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def weights_section(
     metric: WeightsMetric,
     files: tuple[int, int],
 ) -> Weights:
-    """What validation.json says of single weights.
+    """The section of validation.json on single weights.
 
     Args:
         encoder: the dense model.

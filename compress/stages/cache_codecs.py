@@ -210,11 +210,11 @@ def pruned(loaded: Loaded, plan: Plan) -> Codec[tuple[Any, Repairs]]:
         loaded: the dense model.
         plan: what stays.
     """
-    from compress.reconstruction.closed_form import Reconstructed
-    from compress.reconstruction.joint import Tuned
+    from compress.reconstruction.closed_form import SublayerFit
+    from compress.reconstruction.joint import JointFit
     from compress.stages.results import Repairs
 
-    facts = tuple[tuple[Reconstructed, ...], Tuned | None]
+    facts = tuple[tuple[SublayerFit, ...], JointFit | None]
 
     def write(result: tuple[Any, Repairs], folder: Path) -> None:
         from safetensors.torch import save_file

@@ -87,7 +87,7 @@ def test_what_cannot_be_read_is_named_and_made_again(store: Store, tmp_path: Pat
     ]
     (store.entries()[0].path / RECORD).write_text("{}")
     assert Memory(store, tmp_path / "c", reading=True).result(step(), lambda: "sound", said.append) == "sound"
-    assert "record is cut off or no JSON" in said[1]
+    assert "record is cut off or not JSON" in said[1]
     assert Memory(store, tmp_path / "d", reading=True).result(step(), never, said.append) == "sound"
 
 
