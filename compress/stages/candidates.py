@@ -20,12 +20,17 @@ _ORDER = {"pass": 0, "inconclusive": 1, "fail": 2}
 
 
 def in_order(proposals: Sequence[Proposal]) -> list[Proposal]:
-    """The most promising first: what the search expects to lose least; among equals the safest precision."""
+    """Proposals in the order to finish them: the least expected loss first; among equals the safest precision."""
     return sorted(proposals, key=lambda proposal: proposal.loss)
 
 
 def hopeless(proposal: Proposal, finished: Sequence[Finished]) -> str | None:
-    """Why a proposal is not worth finishing beside what has been accepted; None where it is."""
+    """Why a proposal is not worth finishing beside the accepted ones; None where it is.
+
+    Args:
+        proposal: a plan in a number format.
+        finished: candidates so far.
+    """
     for other in finished:
         theirs = other.proposal
         if not other.accepted:
@@ -42,7 +47,10 @@ def hopeless(proposal: Proposal, finished: Sequence[Finished]) -> str | None:
 
 
 def best(finished: Sequence[Finished]) -> Finished:
-    """The most accurate of those within the budget; where none is, the one that comes nearest to a verdict of pass.
+    """The most accurate candidate within the budget; without one, the candidate nearest to a verdict of pass.
+
+    Args:
+        finished: at least one.
 
     Raises:
         PrecisionRefused: all were refused.
@@ -140,7 +148,12 @@ def _why(chosen: Finished, rows: Sequence[Candidate]) -> str:
 
 
 def place(exported: Exported, directory: Path) -> None:
-    """Move a finished file, and what belongs to it, into the artifact; the float32 file that it was made of stays."""
+    """Move a finished file, and the files that belong to it, into the artifact. Its float32 file stays.
+
+    Args:
+        exported: the file.
+        directory: the artifact.
+    """
     folder = exported.path.parent.parent if exported.path.parent.name == "engine" else exported.path.parent
     for file in folder.iterdir():
         if not file.name.startswith("float.onnx"):

@@ -40,7 +40,14 @@ class Sensitivity:
 
 
 def answers_of(session: Session, loaded: Loaded, data: Encoded, batch_size: int = 32) -> NDArray[Any]:
-    """What a file answers on examples, as its task reads it."""
+    """Outputs of a file on examples, as its task reads them.
+
+    Args:
+        session: the file.
+        loaded: gives the task.
+        data: examples.
+        batch_size: examples per call.
+    """
     from compress.export.measure import predict
 
     task = loaded.checkpoint.task
@@ -48,14 +55,26 @@ def answers_of(session: Session, loaded: Loaded, data: Encoded, batch_size: int 
 
 
 def drop_between(loaded: Loaded, data: Encoded, dense: NDArray[Any], ours: NDArray[Any]) -> Interval:
-    """What ``ours`` loses of the metric against ``dense``, paired; without labels, of agreement with it."""
+    """How much of the metric one model loses against another, paired by example; without labels, of agreement with it.
+
+    Args:
+        loaded: gives the task.
+        data: examples.
+        dense: outputs of the model to compare with, in the order of ``data``.
+        ours: outputs of the model in question.
+    """
     task = loaded.checkpoint.task
     before, after = task.evaluate(dense, data, dense), task.evaluate(ours, data, dense)
     return drop_interval(before.scores, after.scores, after.combine)
 
 
 def too_much(drop: Interval, allowed: float) -> bool:
-    """Whether a drop is beyond what is allowed, and beyond the noise of the examples it was measured on."""
+    """Whether a drop is more than is allowed, and more than the noise of the examples it was measured on.
+
+    Args:
+        drop: of the metric, with its interval.
+        allowed: largest drop that is allowed.
+    """
     return drop.value > allowed and drop.low > 0
 
 
@@ -96,7 +115,13 @@ def hold_accuracy(float_path: Path, engine: Engine, loaded: Loaded, allowed: flo
 
 
 def offenders(float_path: Path, engine: Engine, loaded: Loaded) -> list[Sensitivity]:
-    """The weights that int8 hurts most, worst first; nothing where the runtime quantizes by itself."""
+    """The weights that int8 harms most, worst first; nothing where the runtime quantizes by itself.
+
+    Args:
+        float_path: the model in float32, in the engine's form.
+        engine: int8.
+        loaded: calibration examples and target.
+    """
     from compress.export.lowering import IN_GRAPH
 
     if engine.scheme not in IN_GRAPH or not len(loaded.calibration):
@@ -171,7 +196,13 @@ def refusal_of(validation: Validation, exported: Exported, loaded: Loaded, allow
 
 
 def refusal(drop: Interval, allowed: float, worst: Sequence[Sensitivity]) -> str:
-    """The message of an int8 that costs too much, with the layers that it hurts most."""
+    """The message on an int8 file that loses too much, with the layers that it harms most.
+
+    Args:
+        drop: of the metric, against the same model in float32.
+        allowed: largest drop that is allowed.
+        worst: layers, the worst first.
+    """
     layers = ", ".join(f"{found.weight} ({found.error:.1%})" for found in worst[:4])
     return (
         f"int8 loses {drop.value:.4f} of the metric against the same model in fp32 (95 % interval {drop.low:.4f} to "

@@ -54,7 +54,8 @@ def metric_section(
     Args:
         task: gives the metric.
         data: evaluation examples.
-        dense, compressed: outputs of the exported models, in the order of ``data``.
+        dense: outputs of the dense exported model, in the order of ``data``.
+        compressed: outputs of the compressed one.
     """
     ours, theirs = task.evaluate(compressed, data, dense), task.evaluate(dense, data, dense)
     others = {
@@ -95,8 +96,11 @@ def slices_section(
     """The metric of both models on parts of the evaluation data, the largest parts first.
 
     Args:
-        task, data, dense, compressed: as for ``metric_section``.
+        task: gives metric and parts.
+        data: evaluation examples.
         names: of the model's outputs, by number.
+        dense: outputs of the dense exported model, in the order of ``data``.
+        compressed: outputs of the compressed one.
 
     Returns:
         The parts; None where the task has none.
@@ -155,7 +159,14 @@ def _text(interval: Interval) -> str:
 
 
 def with_size(verdict: Verdict, reason: str, size_bytes: int, limit_mb: float | None) -> tuple[Verdict, str]:
-    """A verdict on latency or MACs, and the size of the file beside it: too large a file fails whatever its speed."""
+    """The verdict with the limit on the file's size: a file that is too large fails, however fast it is.
+
+    Args:
+        verdict: on latency or MACs.
+        reason: of that verdict.
+        size_bytes: of the file.
+        limit_mb: limit, 10^6 bytes; None for no limit.
+    """
     if limit_mb is None:
         return verdict, reason
     size = f"{size_bytes / 1e6:.2f} MB, limit {limit_mb:g} MB"
@@ -201,7 +212,8 @@ def document(
         plan: what the file should be, with its budget.
         predicted_ms: latency that the profile predicts; None without one.
         comparison: the timing; None where nothing was timed: latencies and speed-up are then predictions.
-        verdict, reason: whether the budget is met, and why.
+        verdict: whether the budget is met.
+        reason: of the verdict, in words.
         metric: of both models.
         sizes: bytes of the dense and the compressed ONNX file.
         size_mb: limit of the latter, 10^6 bytes; None for no limit.
