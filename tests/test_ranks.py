@@ -7,7 +7,7 @@ from processes import together
 
 from compress.distributed.group import Group, Place, joined, meant_to_be_several, place
 
-MET = "import os, torch; from compress.ranks import LostProcess, meet, place; g = meet(place())\n"
+MET = "import os, torch; from compress.distributed.group import LostProcess, meet, place; g = meet(place())\n"
 
 
 def test_a_launcher_says_where_a_process_is() -> None:
