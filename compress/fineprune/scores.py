@@ -1,9 +1,9 @@
-"""Scores while weights are trained: what scorers of units and scorers of single weights have in common.
+"""Scores that are trained together with the weights: base of the scorers of units and of single weights.
 
 Scores are a list of tensors: two for units (heads and filters, ``fineprune/unit_scores.py``), one per matrix for single
 weights (``sparsity/scores.py``). A scorer turns masks into the gates of a training step, learns from the gradient of
-those gates, and says what everything is worth when the masks are chosen anew. Gates at 0 still have a gradient, so that
-masked units can come back.
+those gates, and ranks everything when the masks are chosen. Gates at 0 still have a gradient, so that masked units can
+come back.
 
 The two kinds of scorer differ in how a gradient reaches the scores. Units are few: their gates are differentiable, and
 autograd does the rest. Single weights are as many as the model's: there the gradient is computed in place, without a

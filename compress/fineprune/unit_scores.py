@@ -19,7 +19,7 @@ from compress.fineprune.recipe import StructureRecipe
 from compress.fineprune.scores import HIGH, LOW, TEMPERATURE, THRESHOLD, HardConcrete, Scorer, standard_logs
 from compress.models.encoder import Encoder
 
-# What the search knows of every unit: importance of heads [layers, heads] and of filters [layers, filters].
+# Importance in the search: of heads [layers, heads] and of filters [layers, filters].
 UnitImportance = tuple[NDArray[np.float64], NDArray[np.float64]]
 # Share of the running Fisher information that is kept, per step.
 DECAY = 0.99
@@ -122,7 +122,7 @@ class UnitScorer(Scorer):
 
     def worth(self) -> Units:
         """Worth of every unit, per cost where ``weighted``; not negative. At the start it is the search's."""
-        # Shifted by what all have in common, which changes no choice, so that nothing overflows.
+        # The shift by the highest score changes no choice and prevents overflow.
         top = max(float(part.detach().max()) for part in self.scores)
         return Units(*(((part - top) * self._scale).exp() for part in self.scores))
 
@@ -178,7 +178,7 @@ class UnitHardConcrete(UnitScorer, HardConcrete):
         return Units(*((s * (HIGH - LOW) + LOW).clamp(0, 1) for s in drawn))
 
     def gates(self, mask: Units, training: bool = True) -> Units:
-        """Gates drawn anew in training, the mean gates at test time; neither are binary. See ``UnitScorer``."""
+        """Random gates in training, the mean gates at test time; neither are binary. See ``UnitScorer``."""
         values = self.sample() if training else self.mean_gates()
         return Units(*(v * m for v, m in zip(values, mask, strict=True)))
 
@@ -272,7 +272,7 @@ def scorer_of(
     Args:
         recipe: scorer, start and penalty.
         encoder: the dense model that is trained.
-        start: what the search knows of the units, [layers, units] each; None for nothing.
+        start: importance of the units in the search, [layers, units] each; None if it is unknown.
         costs: of a head and of a filter, in the budget's unit.
         seed: of random choices.
 

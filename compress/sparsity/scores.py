@@ -119,7 +119,7 @@ class ElementHardConcrete(ElementScorer, HardConcrete):
     _slopes: list[Tensor]
 
     def gates(self, masks: Sequence[Tensor], generator: torch.Generator | None) -> Sequence[Tensor]:
-        """Gates drawn anew in training; at test time the mean gates, which are folded into the weights."""
+        """Random gates in training, the mean gates at test time. See ``ElementScorer``."""
         self._slopes = []
         if generator is None:
             return [gate.mul_(mask) for gate, mask in zip(self.mean_gates(), masks, strict=True)]
