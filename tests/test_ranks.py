@@ -66,8 +66,8 @@ def test_nobody_waits_for_the_dead() -> None:
     from compress.core.errors import EXIT_ERROR
 
     killed = (
-        "import os, signal, sys; from compress import cli; from compress.__main__ import main\n"
-        "cli.main = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal, sys; import compress.cli.main; from compress.__main__ import main\n"
+        "sys.modules['compress.cli.main'].main = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
         "sys.argv = ['compress', 'run']; main()"
     )
     first, second = together("-c", killed)
