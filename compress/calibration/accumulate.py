@@ -68,7 +68,7 @@ class Portion(Generic[D]):
 
 
 class Accumulation(ABC, Generic[S, D]):
-    """What is summed over examples. A subclass says what is drawn for a batch and how a portion is added."""
+    """A sum over examples. Subclasses define the random values of a batch and how a portion is added."""
 
     @abstractmethod
     def empty(self) -> S:
@@ -116,7 +116,7 @@ def accumulate(accumulation: Accumulation[S, D], data: Encoded, passes: Passes) 
     """Sum over all examples.
 
     Args:
-        accumulation: what is summed.
+        accumulation: defines the sums.
         data: calibration examples.
         passes: seed, batches and processes.
 
@@ -157,7 +157,7 @@ class _BatchPass(Generic[S, D]):
         accumulation, size = self._accumulation, rows.stop - rows.start
         accumulation.forget()
         if self._drawn is None and size < self._count:
-            # What is drawn depends on the answers to the whole batch, which no longer fits in one pass.
+            # The draw needs the answers to the whole batch, which no longer fits in one pass.
             with torch.no_grad():
                 starts = range(0, self._count, size)
                 parts = [accumulation.forward(self._batch, slice(i, min(i + size, self._count))) for i in starts]
@@ -169,7 +169,7 @@ class _BatchPass(Generic[S, D]):
         accumulation.forget()
 
     def skip(self) -> None:
-        """Draw what the batch needs, so that later batches draw the same, and leave it out of the sums."""
+        """Make the draws of the batch, so that later batches draw the same, without adding it to the sums."""
         if self._drawn is not None:
             return
         # One example gives the shape of the answers; their number is the batch's.

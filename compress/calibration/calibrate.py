@@ -23,7 +23,7 @@ def observe(
     group: Group | None = None,
     say: Callable[[str], None] | None = None,
 ) -> dict[tuple[int, SublayerKind], Curvature] | Fisher:
-    """Sum over calibration examples what the method needs.
+    """Compute the method's sums over calibration examples.
 
     Args:
         config: method and seed.

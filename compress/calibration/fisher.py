@@ -94,7 +94,7 @@ class _Sums:
     def add(self, gradients: Sequence[Tensor]) -> None:
         """Bring gradients in, [examples, units] each, of the heads of all layers and of the filters of all layers."""
         layers = len(self.heads)
-        # First what needs memory, so that examples are summed wholly or not at all.
+        # Allocations come first, so that examples are summed wholly or not at all.
         squares = [gradient.double().square().sum(0) for gradient in gradients]
         for number in range(layers):
             self.heads[number] += squares[number]

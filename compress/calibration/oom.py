@@ -54,7 +54,7 @@ class Portions:
             except (MemoryError, RuntimeError) as error:
                 if size == 1 or not out_of_memory(error):
                     raise
-            # Only here the error is gone, and with it what its traceback keeps in memory.
+            # Only here the error is gone, and with it the tensors that its traceback kept alive.
             self.most = -(-size // 2)
             if self._say is not None:
                 self._say(f"warning: memory ran out with {size} examples at once; going on with {self.most}")

@@ -48,7 +48,7 @@ def calibrating(config: RunConfig, weights: str, examples: Encoded) -> Iterator[
 def training(
     config: RunConfig, weights: str, recipe: str, teacher: str | None, examples: Mapping[str, Encoded]
 ) -> Group:
-    """Give the other processes what they need to train; each has a session like the first one's when this returns.
+    """Send the inputs of training to the other processes; each has a session like the first one's when this returns.
 
     Args:
         config: options of the run.

@@ -1,16 +1,16 @@
 """Fine-pruning: training under a budget that falls, with the gates and the search of the post-training path.
 
-    recipe           what is trained, how long, how fast: ``configs/recipes/*.toml``
+    recipe           phases, rates and losses of a training: ``configs/recipes/*.toml``
     prepare          reads and checks recipe, teacher and examples;  prepared: the result
     session          the phases of a recipe, one after the other
     train            the training loop of one phase;  parallel: over several processes
     checkpoints      its checkpoints;  log: training.csv
     distill          losses against a teacher
-    scores           what scorers of units and of single weights have in common
+    scores           base of the scorers of units and of single weights
     unit_scores      scores of heads and filters: one class per scorer
     schedule         the budget as a function of the step
     projection       from scores to a structure within the budget, by the search
-    mask_protocol    what the training loop asks of a mask;  scheduled_mask: the part that all masks share
+    mask_protocol    interface between training loop and mask;  scheduled_mask: base of all masks
     masking          masks on heads and filters: scores, schedule and projection together
     fake_quant       weights and activations rounded as in an int8 file
 

@@ -1,4 +1,4 @@
-"""The interface between the training loop and a mask that changes while training goes on.
+"""The interface between the training loop and a mask that changes during training.
 
 ``masking.py`` implements it for heads and filters, ``sparsity/masking.py`` for single weights.
 """
@@ -37,7 +37,7 @@ class Mask(Protocol):
         """All choices so far."""
 
     def advance(self, step: int) -> bool:
-        """Choose anew if a choice is due; returns whether the mask changed."""
+        """Choose again if a choice is due; returns whether the mask changed."""
 
     def begin(self, step: int) -> None:
         """Draw the random gates of a step."""

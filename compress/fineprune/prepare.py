@@ -42,7 +42,7 @@ def prepare(config: RunConfig, loaded: Loaded, progress: Progress) -> Prepared |
         ConfigError: the recipe is wrong, or options contradict it.
         DataError: no data to train on, or too little.
         ModelError: the teacher does not fit the model.
-        TrainingError: what training needs is not installed.
+        TrainingError: accelerate is not installed.
     """
     if config.fine_prune is None and config.unstructured is None:
         for name in ("teacher", "checkpoints"):

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What fine-pruning needs beyond a run, read and checked before anything is computed.
+    """Inputs of fine-pruning beyond those of a run, read and checked before anything is computed.
 
     Attributes:
         recipe: phases and their rates.
-        teacher: None where the dense model teaches, or nobody does.
+        teacher: another model that teaches; None where the dense model teaches, or where nothing is distilled.
         train: examples to train on.
         held: examples held out, to evaluate on.
     """

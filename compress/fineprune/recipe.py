@@ -1,4 +1,4 @@
-"""Recipes: TOML files that say what is trained, how long and how fast.
+"""Recipes: TOML files with the phases, rates and losses of a training.
 
 A recipe has at most three phases. ``[structure]`` trains weights under gates while the budget falls from the dense
 model's cost to the one asked for; without that table the structure from the search stays. ``[weights]`` trains the
@@ -38,7 +38,7 @@ class Rates(_Table):
         batch_size: examples per step, over all processes and accumulated parts together.
         accumulate: parts that a step is computed in, one after another; more take less memory.
         learning_rate: of the weights, at its peak.
-        warm_up: part of the steps in which the rate rises; afterwards it falls linearly to nothing.
+        warm_up: part of the steps in which the rate rises; afterwards it falls linearly to zero.
         weight_decay: of AdamW.
         clip: largest norm of the weights' gradient.
         dropout: whether the model's dropout is on.
@@ -106,7 +106,7 @@ class UnstructuredRecipe(ScoredRates):
     """The phase in which single weights are masked (``--unstructured``); ``project_every`` is steps between choices.
 
     Attributes:
-        epochs: 0 trains nothing: one choice, at once.
+        epochs: with 0 there is no training: one choice, at once.
         scorer: decides which weights stay.
         selection: the best of all matrices together (``global``), or the same fraction of each (``per-matrix``).
         start: trained scores begin all equal (``zero``, the paper's), with the weights' magnitude, or with their Fisher

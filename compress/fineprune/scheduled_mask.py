@@ -1,4 +1,4 @@
-"""What masks on units and masks on single weights have in common: scores, a schedule, a choice every few steps."""
+"""Base of masks on units and of masks on single weights: scores, a schedule, a choice every few steps."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ S = TypeVar("S", bound=Scorer)
 
 
 class ScheduledMask(Generic[S]):
-    """A mask that is chosen anew while its budget falls, until it freezes.
+    """A mask that is chosen every few steps while its budget falls, until it freezes.
 
     Args:
-        scorer: scores what may be masked.
+        scorer: scores the units or elements.
         schedule: of the budget.
         every: steps between choices.
 
@@ -37,7 +37,7 @@ class ScheduledMask(Generic[S]):
         return self.scorer.parameters
 
     def _due(self, step: int) -> bool:
-        """Whether the mask is chosen anew at a step: every few steps, and when it freezes; never after that."""
+        """Whether the mask is chosen at a step: every few steps, and when it freezes; never after that."""
         return not self._frozen and (step % self._every == 0 or self._schedule.frozen(step))
 
     def _last(self) -> list[list[Any]]:

@@ -1,9 +1,9 @@
-"""Scores while weights are trained: what scorers of units and scorers of single weights have in common.
+"""Scores that are trained together with the weights: base of the scorers of units and of single weights.
 
 Scores are a list of tensors: two for units (heads and filters, ``fineprune/unit_scores.py``), one per matrix for single
 weights (``sparsity/scores.py``). A scorer turns masks into the gates of a training step, learns from the gradient of
-those gates, and says what everything is worth when the masks are chosen anew. Gates at 0 still have a gradient, so that
-masked units can come back.
+those gates, and ranks everything when the masks are chosen. Gates at 0 still have a gradient, so that masked units can
+come back.
 
 The two kinds of scorer differ in how a gradient reaches the scores. Units are few: their gates are differentiable, and
 autograd does the rest. Single weights are as many as the model's: there the gradient is computed in place, without a
@@ -14,7 +14,7 @@ its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -28,7 +28,12 @@ THRESHOLD = 0.1
 
 
 class Scorer:
-    """A list of score tensors, with names for checkpoints.
+    """A list of score tensors.
+
+    Args:
+        scores: at the start.
+        names: of the tensors in checkpoints; None numbers them.
+        strength: of the penalty, where the scorer has one; see ``ScoredRates.penalty``.
 
     Attributes:
         scores: one tensor for each kind of unit, or for each matrix.
@@ -37,8 +42,8 @@ class Scorer:
 
     trained = True
 
-    def __init__(self, scores: Sequence[Tensor], names: Sequence[str] | None = None) -> None:
-        self.scores = list(scores)
+    def __init__(self, scores: Sequence[Tensor], names: Sequence[str] | None = None, strength: float = 0.0) -> None:
+        self.scores, self._strength = list(scores), strength
         self._names = [str(number) for number in range(len(self.scores))] if names is None else list(names)
 
     @property
@@ -80,43 +85,34 @@ def standard_logs(worth: Sequence[Tensor], smallest: float) -> tuple[list[Tensor
     return [((part - mean) / scale).to(torch.float32) for part in logs], scale
 
 
-def mean_gates(scores: Tensor) -> Tensor:
-    """L0's gates at test time, always the same: clamp(sigmoid(S) (r - l) + l, 0, 1). Louizos et al. 2018, eq. 13."""
-    return scores.detach().sigmoid().mul_(HIGH - LOW).add_(LOW).clamp_(0, 1)
+class HardConcrete(Scorer):
+    """L0: random gates from a stretched, clamped logistic; a Lagrangian holds their expected cost at the budget.
 
+    Its penalty is λ₁ e + λ₂ e² with e the excess over the budget. The multipliers λ rise with the excess, ``strength``
+    being their rate. Subclasses draw the gates and differentiate the penalty.
 
-def open_probability(scores: Tensor) -> Tensor:
-    """Probability that L0 draws a gate that is not 0: sigmoid(S - b log(-l / r)). Louizos et al. 2018, eq. 12."""
-    return (scores - TEMPERATURE * math.log(-LOW / HIGH)).sigmoid()
-
-
-class Lagrangian:
-    """Holds the expected cost of random gates at a budget: a penalty whose multipliers rise with the excess.
-
-    Args:
-        rate: of the multipliers, per step.
-
-    Source: Wang, Wohlwend and Lei 2020, section 3 (augmented Lagrangian).
+    Source: Louizos, Welling and Kingma 2018; the budget as a constraint: Wang, Wohlwend and Lei 2020.
     """
 
-    def __init__(self, rate: float) -> None:
-        self._rate = rate
-        self.multipliers = torch.zeros(2)
+    def __init__(self, scores: Sequence[Tensor], names: Sequence[str] | None = None, strength: float = 0.0) -> None:
+        super().__init__([part + OPEN for part in scores], names, strength)
+        self._multipliers = torch.zeros(2)
 
-    def loss(self, excess: Tensor) -> Tensor:
-        """The penalty on an excess, relative to the dense cost; differentiable."""
-        first, second = self.multipliers.tolist()
-        return first * excess + second * excess.square()
+    def mean_gates(self) -> Iterator[Tensor]:
+        """The gates of test time, always the same: clamp(sigmoid(S) (r - l) + l, 0, 1). Louizos et al. 2018, eq. 13."""
+        return (part.detach().sigmoid().mul_(HIGH - LOW).add_(LOW).clamp_(0, 1) for part in self.scores)
 
-    def slope(self, excess: float) -> float:
-        """Derivative of the penalty."""
-        first, second = self.multipliers.tolist()
-        return float(first + 2 * second * excess)
+    def open_probability(self) -> Iterator[Tensor]:
+        """Probability that a drawn gate is not 0: sigmoid(S - b log(-l / r)). Louizos et al. 2018, eq. 12."""
+        return ((part - TEMPERATURE * math.log(-LOW / HIGH)).sigmoid() for part in self.scores)
 
-    def rise(self, excess: float) -> None:
+    def _rise(self, excess: float) -> None:
         """Gradient ascent on the multipliers."""
-        self.multipliers += self._rate * torch.tensor([excess, excess**2])
+        self._multipliers += self._strength * torch.tensor([excess, excess**2])
 
-    def restore(self, multipliers: Tensor) -> None:
-        """Continue with saved multipliers; they stay on the processor."""
-        self.multipliers = multipliers.cpu().clone()
+    def state(self) -> dict[str, Tensor]:
+        return {**super().state(), "multipliers": self._multipliers}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        super().restore(state)
+        self._multipliers = state["multipliers"].cpu().clone()

@@ -100,7 +100,7 @@ class PhaseSpec:
 
 @dataclass(frozen=True)
 class Execution:
-    """Where a phase runs, and what is kept and said of it.
+    """Where a phase runs, its checkpoints, and who is told.
 
     Attributes:
         accelerator: device and number format.

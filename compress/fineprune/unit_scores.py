@@ -16,21 +16,10 @@ from torch import Tensor
 
 from compress.core.errors import ConfigError
 from compress.fineprune.recipe import StructureRecipe
-from compress.fineprune.scores import (
-    HIGH,
-    LOW,
-    OPEN,
-    TEMPERATURE,
-    THRESHOLD,
-    Lagrangian,
-    Scorer,
-    mean_gates,
-    open_probability,
-    standard_logs,
-)
+from compress.fineprune.scores import HIGH, LOW, TEMPERATURE, THRESHOLD, HardConcrete, Scorer, standard_logs
 from compress.models.encoder import Encoder
 
-# What the search knows of every unit: importance of heads [layers, heads] and of filters [layers, filters].
+# Importance in the search: of heads [layers, heads] and of filters [layers, filters].
 UnitImportance = tuple[NDArray[np.float64], NDArray[np.float64]]
 # Share of the running Fisher information that is kept, per step.
 DECAY = 0.99
@@ -75,13 +64,14 @@ class UnitScorer(Scorer):
         seed: int = 0,
         strength: float = 0.0,
     ) -> None:
-        self._encoder, self._costs, self._scale, self._strength = encoder, costs, 1.0, strength
+        self._encoder, self._costs, self._scale = encoder, costs, 1.0
         shape = encoder.shape
         self._sizes = (shape.layers, shape.heads), (shape.layers, shape.filters)
         self._device = next(encoder.model.parameters()).device
         self.generator = torch.Generator(self._device).manual_seed(seed)
-        begun = [part.to(self._device).requires_grad_(self.trained) for part in self._starting(start, seed)]
-        super().__init__(begun, Units._fields)
+        super().__init__([part.to(self._device) for part in self._starting(start, seed)], Units._fields, strength)
+        for scores in self.scores:
+            scores.requires_grad_(self.trained)
 
     @property
     def units(self) -> Units:
@@ -132,7 +122,7 @@ class UnitScorer(Scorer):
 
     def worth(self) -> Units:
         """Worth of every unit, per cost where ``weighted``; not negative. At the start it is the search's."""
-        # Shifted by what all have in common, which changes no choice, so that nothing overflows.
+        # The shift by the highest score changes no choice and prevents overflow.
         top = max(float(part.detach().max()) for part in self.scores)
         return Units(*(((part - top) * self._scale).exp() for part in self.scores))
 
@@ -146,7 +136,7 @@ class UnitScorer(Scorer):
         return heads, filters
 
 
-class Movement(UnitScorer):
+class UnitMovement(UnitScorer):
     """Hard movement: S falls with the gradient of its gate; units that move away from zero stay.
 
     Sanh et al. 2020, section 4: the score of a weight accumulates -w ∂L/∂w; here of a unit, -∂L/∂gate, which is the
@@ -154,7 +144,7 @@ class Movement(UnitScorer):
     """
 
 
-class SoftMovement(UnitScorer):
+class UnitSoftMovement(UnitScorer):
     """Soft movement: units stay while the sigmoid of S is above a threshold; a penalty on its mean pushes it down.
 
     Source: Sanh et al. 2020, section 4.
@@ -176,25 +166,8 @@ class SoftMovement(UnitScorer):
         return Units(*(w * (s.sigmoid() > THRESHOLD) for w, s in zip(super().worth(), self.scores, strict=True)))
 
 
-class HardConcrete(UnitScorer):
-    """L0: random gates from a stretched, clamped logistic; a Lagrangian holds the expected cost at the budget.
-
-    Source: Louizos, Welling and Kingma 2018; the budget as a constraint: Wang, Wohlwend and Lei 2020.
-    """
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        start: UnitImportance | None,
-        costs: tuple[float, float],
-        seed: int = 0,
-        strength: float = 0.0,
-    ) -> None:
-        super().__init__(encoder, start, costs, seed, strength)
-        self._lagrangian = Lagrangian(strength)
-
-    def _starting(self, start: UnitImportance | None, seed: int) -> list[Tensor]:
-        return [scores + OPEN for scores in super()._starting(start, seed)]
+class UnitHardConcrete(UnitScorer, HardConcrete):
+    """L0 on units, by autograd. The budget is a cost; random numbers go on from step to step."""
 
     def sample(self) -> Units:
         """Draw gates, each in 0..1, differentiable in the scores."""
@@ -204,13 +177,9 @@ class HardConcrete(UnitScorer):
             drawn.append(((u.log() - (1 - u).log() + scores) / TEMPERATURE).sigmoid())
         return Units(*((s * (HIGH - LOW) + LOW).clamp(0, 1) for s in drawn))
 
-    def open_probability(self) -> Units:
-        """Probability that a drawn gate is not 0."""
-        return Units(*map(open_probability, self.scores))
-
     def gates(self, mask: Units, training: bool = True) -> Units:
-        """Gates drawn anew in training, the mean gates at test time; neither are binary. See ``UnitScorer``."""
-        values = self.sample() if training else map(mean_gates, self.scores)
+        """Random gates in training, the mean gates at test time; neither are binary. See ``UnitScorer``."""
+        values = self.sample() if training else self.mean_gates()
         return Units(*(v * m for v, m in zip(values, mask, strict=True)))
 
     def expected_cost(self, fixed: float) -> Tensor:
@@ -220,17 +189,15 @@ class HardConcrete(UnitScorer):
 
     def penalty(self, limit: float, fixed: float, dense: float) -> Tensor | None:
         excess = (self.expected_cost(fixed) - limit) / dense
-        loss = self._lagrangian.loss(excess)
-        self._lagrangian.rise(float(excess.detach()))
-        return loss
+        first, second = self._multipliers.tolist()
+        self._rise(float(excess.detach()))
+        return first * excess + second * excess.square()
 
     def state(self) -> dict[str, Tensor]:
-        multipliers = self._lagrangian.multipliers
-        return {**super().state(), "multipliers": multipliers, "generator": self.generator.get_state()}
+        return {**super().state(), "generator": self.generator.get_state()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         super().restore(state)
-        self._lagrangian.restore(state["multipliers"])
         self.generator.set_state(state["generator"].cpu())
 
 
@@ -263,7 +230,7 @@ class RunningFisher(_Observed):
                 scores.mul_(DECAY).add_(square / total, alpha=1 - DECAY)
 
 
-class Magnitude(_Observed):
+class UnitMagnitude(_Observed):
     """Norm of a unit's output columns, relative to the mean over its kind."""
 
     def worth(self) -> Units:
@@ -288,28 +255,24 @@ class Random(_Observed):
 
 
 SCORERS: dict[str, type[UnitScorer]] = {
-    "movement": Movement,
-    "soft-movement": SoftMovement,
-    "l0": HardConcrete,
+    "movement": UnitMovement,
+    "soft-movement": UnitSoftMovement,
+    "l0": UnitHardConcrete,
     "fisher": RunningFisher,
-    "magnitude": Magnitude,
+    "magnitude": UnitMagnitude,
     "random": Random,
 }
 
 
 def scorer_of(
-    recipe: StructureRecipe,
-    encoder: Encoder,
-    start: UnitImportance | None,
-    costs: tuple[float, float],
-    seed: int,
+    recipe: StructureRecipe, encoder: Encoder, start: UnitImportance | None, costs: tuple[float, float], seed: int
 ) -> UnitScorer:
     """The scorer that a recipe names.
 
     Args:
         recipe: scorer, start and penalty.
         encoder: the dense model that is trained.
-        start: what the search knows of the units, [layers, units] each; None for nothing.
+        start: importance of the units in the search, [layers, units] each; None if it is unknown.
         costs: of a head and of a filter, in the budget's unit.
         seed: of random choices.
 

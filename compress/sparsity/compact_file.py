@@ -34,7 +34,7 @@ from compress.sparsity.packing import Packed, pack, quantized, restored, unpack
 
 NAME = "compact.safetensors"
 FORMAT, VERSION = "compress-compact", 1
-# Smaller matrices are not worth what rounding them may cost.
+# Rounding smaller matrices saves too little for the accuracy that it may cost.
 LEAST_ELEMENTS = 4096
 _MOST_HALF = 60000.0
 
@@ -110,7 +110,7 @@ def taken_back(one: Stored) -> NDArray[Any]:
 
 
 def _as_rows(value: NDArray[Any]) -> NDArray[Any]:
-    """As a matrix: an output channel a row; a leading dimension of one says nothing."""
+    """As a matrix with one row per output channel; a leading dimension of one is dropped."""
     return value.reshape(value.shape[0], -1) if value.shape[0] > 1 else value.reshape(-1, value.shape[-1])
 
 
@@ -193,7 +193,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         if not isinstance(config, dict) or not isinstance(entries, dict):
             raise ValueError("its metadata hold no tables")
         state = {name: taken_back(_entry(name, entry, arrays)) for name, entry in entries.items()}
-    # MemoryError: sizes that nobody wrote.
+    # MemoryError: a damaged file may claim any size.
     except (KeyError, TypeError, ValueError, MemoryError, Unreadable) as error:
         raise ArtifactError(f"'{path}' is damaged: {error}; make it again with `compress run`") from None
     if arrays:

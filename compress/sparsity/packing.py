@@ -54,7 +54,7 @@ def quantized(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np
         Values of -127..127, and scales [rows]; value times scale is within half a scale of the weight.
     """
     largest = np.abs(matrix).max(axis=1, initial=0.0).astype(np.float32)
-    # Below the smallest normal number a division would overflow: such a row is nothing.
+    # Below the smallest normal number a division would overflow: such a row counts as zeros.
     scales = np.where(largest > 127 * np.finfo(np.float32).tiny, largest / np.float32(127), 1.0).astype(np.float32)
     values = np.clip(np.rint(matrix / scales[:, None]), -127, 127)
     return values.astype(np.int8), scales
@@ -89,7 +89,7 @@ def pack(matrix: NDArray[np.int8], form: Form | None = None, width: int | None =
         return Packed("bitmap", 1, np.packbits(flat != 0), flat[places], (rows, columns))
     width = width or 8
     most = (1 << width) - 1
-    # Before each element as many full steps as fit into its gap, then what is left.
+    # Before each element as many full steps as fit into its gap, then the remainder.
     full = gaps // most
     codes = np.full(int(full.sum()) + len(gaps), most, dtype=np.uint8)
     codes[np.cumsum(full + 1) - 1] = gaps - full * most
@@ -135,7 +135,7 @@ def _places(packed: Packed, count: int) -> NDArray[np.int64]:
     steps = np.packbits(codes, axis=1).ravel().astype(np.int64)
     most = (1 << width) - 1
     landed = np.flatnonzero(steps != most)
-    # What fills the last byte up reads as steps, too.
+    # The padding of the last byte reads as steps, too.
     if len(landed) < count or (count == 0 and len(packed.where)):
         raise ValueError(f"places of {len(landed)} elements for {count} values")
     places: NDArray[np.int64] = np.cumsum(np.where(steps == most, most, steps + 1))[landed[:count]] - 1

@@ -17,18 +17,7 @@ from torch import Tensor, nn
 
 from compress.data.batches import Encoded
 from compress.fineprune.recipe import UnstructuredRecipe
-from compress.fineprune.scores import (
-    HIGH,
-    LOW,
-    OPEN,
-    TEMPERATURE,
-    THRESHOLD,
-    Lagrangian,
-    Scorer,
-    mean_gates,
-    open_probability,
-    standard_logs,
-)
+from compress.fineprune.scores import HIGH, LOW, TEMPERATURE, THRESHOLD, HardConcrete, Scorer, standard_logs
 from compress.models.encoder import Encoder
 from compress.sparsity.matrices import count_of
 from compress.tasks import Task
@@ -49,9 +38,8 @@ class ElementScorer(Scorer):
     """
 
     def __init__(self, matrices: Sequence[Tensor], start: Sequence[Tensor] | None, penalty: float = 0.0) -> None:
-        self._matrices, self._strength = matrices, penalty
-        self._count = count_of(list(matrices))
-        super().__init__(self._starting(start) if self.trained else [])
+        self._matrices, self._count = matrices, count_of(list(matrices))
+        super().__init__(self._starting(start) if self.trained else [], strength=penalty)
 
     def _starting(self, start: Sequence[Tensor] | None) -> list[Tensor]:
         """Scores at the start: standardized logarithms of the worth."""
@@ -124,26 +112,17 @@ class ElementSoftMovement(ElementScorer):
             scores.grad.add_(chance * (1 - chance), alpha=strength)
 
 
-class ElementHardConcrete(ElementScorer):
-    """L0: random gates from a stretched, clamped logistic; a Lagrangian holds the expected share of open ones.
+class ElementHardConcrete(ElementScorer, HardConcrete):
+    """L0 on elements, in place. The budget is a share of open gates; random numbers are a function of the step."""
 
-    Source: Louizos, Welling and Kingma 2018; the constraint: Wang, Wohlwend and Lei 2020.
-    """
-
-    def __init__(self, matrices: Sequence[Tensor], start: Sequence[Tensor] | None, penalty: float = 0.0) -> None:
-        super().__init__(matrices, start, penalty)
-        self._lagrangian = Lagrangian(penalty)
-        # ∂gate/∂S of the gates drawn last.
-        self._slopes: list[Tensor] = []
-
-    def _starting(self, start: Sequence[Tensor] | None) -> list[Tensor]:
-        return [scores + OPEN for scores in super()._starting(start)]
+    # ∂gate/∂S of the gates drawn last.
+    _slopes: list[Tensor]
 
     def gates(self, masks: Sequence[Tensor], generator: torch.Generator | None) -> Sequence[Tensor]:
-        """Gates drawn anew in training; at test time the mean gates, which are folded into the weights."""
+        """Random gates in training, the mean gates at test time. See ``ElementScorer``."""
         self._slopes = []
         if generator is None:
-            return [mean_gates(scores).mul_(mask) for scores, mask in zip(self.scores, masks, strict=True)]
+            return [gate.mul_(mask) for gate, mask in zip(self.mean_gates(), masks, strict=True)]
         found = []
         for mask, scores in zip(masks, self.scores, strict=True):
             drawn = torch.rand(scores.shape, generator=generator, device=scores.device)
@@ -159,24 +138,16 @@ class ElementHardConcrete(ElementScorer):
 
     def open_share(self) -> float:
         """Expected share of gates that are not 0."""
-        total = sum(float(open_probability(scores).sum(dtype=torch.float64)) for scores in self.scores)
-        return total / self._count
+        return sum(float(part.sum(dtype=torch.float64)) for part in self.open_probability()) / self._count
 
     def press(self, fraction: float) -> None:
         excess = self.open_share() - fraction
-        strength = self._lagrangian.slope(excess) / self._count
-        for scores in self.scores:
+        first, second = self._multipliers.tolist()
+        strength = (first + 2 * second * excess) / self._count
+        for scores, chance in zip(self.scores, self.open_probability(), strict=True):
             assert scores.grad is not None
-            chance = open_probability(scores)
             scores.grad.add_((1 - chance).mul_(chance), alpha=strength)
-        self._lagrangian.rise(excess)
-
-    def state(self) -> dict[str, Tensor]:
-        return {**super().state(), "multipliers": self._lagrangian.multipliers}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        super().restore(state)
-        self._lagrangian.restore(state["multipliers"])
+        self._rise(excess)
 
 
 SCORERS: dict[str, type[ElementScorer]] = {

@@ -11,7 +11,15 @@ import torch
 from compress.fineprune.masking import as_gates
 from compress.fineprune.projection import masks_of
 from compress.fineprune.recipe import StructureRecipe
-from compress.fineprune.unit_scores import SCORERS, HardConcrete, Movement, SoftMovement, Units, UnitScorer, scorer_of
+from compress.fineprune.unit_scores import (
+    SCORERS,
+    UnitHardConcrete,
+    UnitMovement,
+    Units,
+    UnitScorer,
+    UnitSoftMovement,
+    scorer_of,
+)
 from compress.pruning.masks import apply_gates
 from compress.search.costs import Costs
 from support.training import PHASE, dense, examples, planted, recipe, training_session
@@ -73,7 +81,7 @@ def test_soft_movement_drops_what_is_below_its_threshold_and_pushes_down() -> No
     assert kind.gates(ones(kind)).filters[0].tolist() == [0.0] * 3 + [1.0] * 17
     assert kind.importance()[1][0, :3].max() < 1e-9 < kind.importance()[1][0, 3:].min()
     penalty = kind.penalty(limit=1.0, fixed=0.0, dense=4.0)
-    assert isinstance(kind, SoftMovement) and penalty is not None
+    assert isinstance(kind, UnitSoftMovement) and penalty is not None
     penalty.backward()
     assert (kind.units.filters.grad > 0).all()
     assert scorer("soft-movement").penalty(1.0, 0.0, 4.0) is None
@@ -81,12 +89,12 @@ def test_soft_movement_drops_what_is_below_its_threshold_and_pushes_down() -> No
 
 def test_expected_open_gates_of_l0_are_those_that_are_drawn() -> None:
     kind = scorer("l0")
-    assert isinstance(kind, HardConcrete)
+    assert isinstance(kind, UnitHardConcrete)
     with torch.no_grad():
         kind.units.filters.copy_(torch.linspace(-3, 3, kind.units.filters.numel()).reshape_as(kind.units.filters))
         draws = [kind.sample() for _ in range(2000)]
     drawn = torch.stack([draw.filters > 0 for draw in draws]).float().mean(0)
-    torch.testing.assert_close(drawn, kind.open_probability().filters.detach(), atol=0.05, rtol=0)
+    torch.testing.assert_close(drawn, list(kind.open_probability())[1].detach(), atol=0.05, rtol=0)
     cost = kind.expected_cost(7.0)
     counted = sum(float((draw[i] > 0).sum()) * COSTS[i] for draw in draws for i in (0, 1)) / len(draws)
     assert float(cost.detach()) == pytest.approx(7.0 + counted, rel=0.02)
@@ -134,7 +142,7 @@ def test_what_is_saved_of_a_scorer_is_all_it_needs(name: str) -> None:
 
 def test_scores_move_against_their_gradient() -> None:
     kind = scorer("movement")
-    assert isinstance(kind, Movement)
+    assert isinstance(kind, UnitMovement)
     kind.gates(ones(kind)).heads.sum().backward()
     torch.optim.SGD(kind.parameters, lr=0.1).step()
     assert (kind.units.heads < 0).all()
