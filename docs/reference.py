@@ -1,4 +1,4 @@
-"""Builds the API reference: python docs/reference.py build/docs
+"""Builds the API reference: `python docs/reference.py build/docs`.
 
 Warnings are errors: a name that does not resolve, or a docstring that cannot be read, ends the build.
 """

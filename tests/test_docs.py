@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -23,6 +24,7 @@ PAGES = sorted(
         *ROOT.glob("benchmarks/*.md"),
     }
 )
+ROOMS = sorted(file.parent for file in (ROOT / "compress").glob("*/__init__.py"))
 FENCED = re.compile(r"^```.*?^```", flags=re.MULTILINE | re.DOTALL)
 
 
@@ -79,6 +81,14 @@ def test_options_in_the_documents_exist() -> None:
         lines = [line for line in text_of(name).splitlines() if "accelerate launch" not in line]
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", "\n".join(lines)))
         assert named <= options | {"--help"}, name
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)
+def test_rooms_list_their_files(room: Path) -> None:
+    listed = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))) or ""
+    for file in room.glob("*.py"):
+        assert file.stem == "__init__" or re.search(rf"\b{file.stem}\b", listed), f"{file.name} is not listed"
+    assert re.search(r"May import|Imports nothing", listed), "what the room may import is not said"
 
 
 def test_the_changelog_has_this_version() -> None:

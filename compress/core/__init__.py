@@ -5,6 +5,7 @@
     statistics   bootstrap intervals, verdicts
     parsing      JSON and TOML that others may have written, with limits
     progress     the protocol that stages report to
+    hashing      SHA-256 of files
     locks        one process at a time
     errors       error classes and their exit codes
 

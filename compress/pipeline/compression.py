@@ -16,7 +16,7 @@ from compress.cache.store import Store
 from compress.core.plan import Plan
 from compress.core.progress import Progress, Silent
 from compress.fineprune.prepare import prepare
-from compress.inputs.load import deployed, load
+from compress.inputs.load import load, settle_seq_len
 from compress.options.run_config import RunConfig
 from compress.search.trade_off import trade_off
 from compress.stages.calibrate import calibrate
@@ -30,6 +30,7 @@ from compress.stages.search import propose_all
 from compress.stages.stage import Stages
 
 if TYPE_CHECKING:
+    from compress.artifact.validation import Validation
     from compress.cache.memo import Foreseen
 
 
@@ -82,7 +83,7 @@ def run(
         # Read and check everything the user gave before the first second of computing.
         with stages.stage("load"):
             loaded = load(config, stages)
-            config = deployed(config, loaded)
+            config = settle_seq_len(config, loaded)
             training = prepare(config, loaded, stages)
         # The dense model, exported as the compressed one will be: baseline and pattern of every structure to time.
         run = Run(config, loaded, stages)
@@ -106,7 +107,7 @@ def run(
             # Train it, if that was asked for, and measure it again.
             if training is not None:
                 chosen = fine_prune(run, training, chosen, output)
-            validation = {**chosen.measured, "candidates": rows, "chosen_because": why_chosen}
+            validation = chosen.measured.model_copy(update={"candidates": rows, "chosen_because": why_chosen})
             curve = trade_off(
                 chosen.proposal.weighed.rankings, chosen.proposal.measured_with, loaded.length, config.seed
             )
@@ -118,7 +119,12 @@ def run(
 
 
 def foresee(config: RunConfig, *, progress: Progress | None = None) -> list[Foreseen]:
-    """What ``run(config, resume=True)`` would find stored and what it would make, without making anything."""
+    """What ``run(config, resume=True)`` would find stored and what it would make, without making anything.
+
+    Args:
+        config: resolved options.
+        progress: told about warnings; None says nothing.
+    """
     from compress.pipeline import dry_run
 
     return dry_run.foresee(config, progress=progress)
@@ -147,9 +153,15 @@ def _run_unstructured(
     return result_of(config.output, plan, validation, stages)
 
 
-def result_of(output: Path, plan: Plan, validation: dict[str, Any], stages: Stages) -> RunResult:
-    from compress.artifact.validation import EXIT_CODES, apart
+def result_of(output: Path, plan: Plan, validation: Validation, stages: Stages) -> RunResult:
+    """The result of a run.
 
-    validation, _ = apart(validation)
-    verdict = validation["verdict"]
-    return RunResult(output, plan, validation, verdict, EXIT_CODES[verdict], dict(stages.seconds))
+    Args:
+        output: the artifact.
+        plan: what was kept.
+        validation: what was measured.
+        stages: seconds per stage.
+    """
+    # Plain JSON types from here on: the Python API promises a dict.
+    document = validation.to_json()
+    return RunResult(output, plan, document, validation.verdict, validation.exit_code, dict(stages.seconds))

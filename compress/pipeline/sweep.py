@@ -15,7 +15,7 @@ from compress.core.errors import BudgetUnreachable, ConfigError
 from compress.core.importance import Importance
 from compress.core.plan import Budget, BudgetKind
 from compress.core.progress import Progress, Silent
-from compress.inputs.load import deployed, load
+from compress.inputs.load import load, settle_seq_len
 from compress.options.run_config import RunConfig
 from compress.pipeline.sweep_result import Point, Swept, with_front
 from compress.report.write import NAME as REPORT
@@ -38,8 +38,12 @@ if TYPE_CHECKING:
 def parse_budgets(kind: BudgetKind, text: str) -> list[Budget]:
     """``4,6,8`` as budgets of a kind.
 
+    Args:
+        kind: latency or speed-up.
+        text: numbers with commas between.
+
     Raises:
-        ConfigError: a part is no positive number, or there is none.
+        ConfigError: a part is not a positive number, or there is none.
     """
     try:
         values = [float(part) for part in text.split(",")]
@@ -78,7 +82,7 @@ def sweep(
         stages = Stages(progress or Silent(), Memory(store, scratch, reading=resume))
         with stages.stage("load"):
             loaded = load(config, stages)
-            config = deployed(config, loaded)
+            config = settle_seq_len(config, loaded)
         run = Run(config, loaded, stages)
         with stages.stage("export dense"):
             run = run.on(PresentDevice.open(run, scratch))
@@ -95,7 +99,8 @@ def sweep(
                 points += _at(run.asking(**{**nothing, budget.kind: budget.value}), importance, profiles)
         finally:
             run.device.close()
-        metric, deployment = done[0].measured["metric"]["name"], done[0].measured["deployment"]
+        first = done[0].measured
+        metric, deployment = first.metric.name, first.deployment.to_json()
         where = {name: value for name, value in deployment.items() if name not in ("precision", "engine")}
         facts = {**inputs_of(run, origins), "device": where.get("device"), "seconds": stages.seconds}
         swept = Swept(config.output, metric, where, tuple(with_front(points)), described(facts))
