@@ -18,7 +18,7 @@ from compress.cli.progress import progress_for
 from compress.core.errors import CompressError
 from compress.core.progress import Progress
 from compress.demo.demo import encoder_directory
-from compress.demo.fine_tune import Recipe, fine_tune
+from compress.demo.fine_tune import FineTuneRecipe, fine_tune
 from compress.inputs.load import train_and_validation
 from compress.tasks import TASKS, outputs_of
 
@@ -58,7 +58,7 @@ def run(given: argparse.Namespace, progress: Progress) -> None:
         seq_len=given.seq_len,
         text_column=given.text_column,
         label_column=given.label_column,
-        recipe=Recipe(given.learning_rate, given.epochs, given.batch_size, given.seed),
+        recipe=FineTuneRecipe(given.learning_rate, given.epochs, given.batch_size, given.seed),
         progress=progress,
     )
     model.save_pretrained(given.output, safe_serialization=True)

@@ -23,7 +23,7 @@ from platformdirs import user_cache_path
 
 from compress.core.errors import DataError, ModelError
 from compress.data.batches import batches_by_length
-from compress.demo.fine_tune import Recipe, seeded, train
+from compress.demo.fine_tune import FineTuneRecipe, seeded, train
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +110,7 @@ def cache_root() -> Path:
     return user_cache_path("compress", appauthor=False) / "demo"
 
 
-def fine_tuned(progress: Progress, recipe: Recipe | None = None) -> Path:
+def fine_tuned(progress: Progress, recipe: FineTuneRecipe | None = None) -> Path:
     """Return the fine-tuned checkpoint: the cached one where it is sound, else a new one.
 
     Args:
@@ -124,7 +124,7 @@ def fine_tuned(progress: Progress, recipe: Recipe | None = None) -> Path:
         ModelError: the package with the encoder is missing, or not the expected one.
         DataError: the demo's data is missing.
     """
-    recipe = recipe or Recipe()
+    recipe = recipe or FineTuneRecipe()
     source = encoder_directory()
     ingredients = {**asdict(recipe), "encoder": WEIGHTS_SHA256, "data": _sha256(DATA / "train.csv"), "format": 1}
     key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:16]
@@ -184,7 +184,7 @@ def read_sentences(path: Path) -> tuple[list[str], list[int]]:
     return [row["text"] for row in rows], [int(row["label"]) for row in rows]
 
 
-def _train(source: Path, destination: Path, recipe: Recipe, progress: Progress) -> float:
+def _train(source: Path, destination: Path, recipe: FineTuneRecipe, progress: Progress) -> float:
     """Fine-tune the encoder into ``destination`` and return its accuracy on the test sentences, 0..1."""
     import torch
     from torch.nn.functional import cross_entropy

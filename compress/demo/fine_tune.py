@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FineTuneRecipe:
     """Hyperparameters of the fine-tuning.
 
     Attributes:
@@ -38,7 +38,11 @@ class Recipe:
 
 
 def train(
-    model: Any, lengths: Sequence[int], loss_of: Callable[[list[int]], Tensor], recipe: Recipe, progress: Progress
+    model: Any,
+    lengths: Sequence[int],
+    loss_of: Callable[[list[int]], Tensor],
+    recipe: FineTuneRecipe,
+    progress: Progress,
 ) -> None:
     """Train a model in place; its embeddings stay as they are.
 
@@ -101,7 +105,7 @@ def fine_tune(
     seq_len: int = 128,
     text_column: str | None = None,
     label_column: str | None = None,
-    recipe: Recipe | None = None,
+    recipe: FineTuneRecipe | None = None,
     progress: Progress,
 ) -> tuple[Any, Any]:
     """Return an encoder with a new head for a task, trained on rows of data.
@@ -125,7 +129,7 @@ def fine_tune(
     """
     import transformers
 
-    recipe = recipe or Recipe()
+    recipe = recipe or FineTuneRecipe()
     names = task.new_head(rows, task.find_columns(rows, text_column, label_column))
     label2id = {name: number for number, name in enumerate(names)}
     config = transformers.AutoConfig.from_pretrained(

@@ -115,7 +115,7 @@ def _place(name: str, value: Any, base: Path) -> Any:
         local = path.suffix == ".toml" or value.startswith(".")
     else:
         # "org/name" may be a hub name or a directory: what exists on disk, or is written as a path, is a path.
-        local = (base / path).exists() or value.startswith((".", "~")) or path.suffix in _DATA_SUFFIXES
+        local = os.path.exists(base / path) or value.startswith((".", "~")) or path.suffix in _DATA_SUFFIXES
     return os.path.normpath(base / path) if local and base.resolve() != Path.cwd() else value
 
 

@@ -37,7 +37,7 @@ class Trainer:
         self.calls = 0
         self.error: BaseException | None = None
 
-    def __call__(self, source: Path, destination: Path, recipe: demo.Recipe, progress: object) -> float:
+    def __call__(self, source: Path, destination: Path, recipe: demo.FineTuneRecipe, progress: object) -> float:
         self.calls += 1
         (destination / "model.safetensors").write_text(f"weights of seed {recipe.seed}")
         if self.error:
@@ -58,7 +58,7 @@ def test_a_checkpoint_is_made_once_per_recipe(trainer: Trainer, tmp_path: Path) 
     first = demo.fine_tuned(Silent())
     assert demo.fine_tuned(Silent()) == first and trainer.calls == 1
     assert first.is_relative_to(tmp_path / "compress" / "demo")
-    assert demo.fine_tuned(Silent(), demo.Recipe(seed=1)) != first and trainer.calls == 2
+    assert demo.fine_tuned(Silent(), demo.FineTuneRecipe(seed=1)) != first and trainer.calls == 2
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", demo.RECORD])

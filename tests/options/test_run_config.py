@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from compress.core.errors import ConfigError, TargetError
@@ -231,6 +231,7 @@ PLACES = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_si
     samples=st.integers(1, 10**9),
     label_free=st.booleans(),
 )
+@example(model="longer than a file's name" * 20, column="", speedup=2.0, samples=1, label_free=False)
 def test_init_writes_what_it_was_given(
     tmp_path_factory: pytest.TempPathFactory, model: str, column: str, speedup: float, samples: int, label_free: bool
 ) -> None:
