@@ -134,8 +134,8 @@ def read_record(model: Path) -> EngineRecord:
         record = _ADAPTER.validate_json(read_text(file))
     except Unreadable as error:
         raise TargetError(
-            f"engine '{engine_path(model)}' has no record of what it was built on ({file.name}: {error}), so it is not "
-            "loaded; remove it to have it built again"
+            f"engine '{engine_path(model)}' has no record of the GPU and TensorRT that it was built for ({file.name}: "
+            f"{error}), so it is not loaded; remove it to have it built again"
         ) from None
     except ValidationError as error:
         what = error.errors()[0]["msg"]

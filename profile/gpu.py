@@ -31,7 +31,7 @@ class Gpu:
     now_mhz: int
 
     @property
-    def described(self) -> dict[str, str | int]:
+    def description(self) -> dict[str, str | int]:
         """The GPU's entries in the device of a measured profile."""
         return {
             "gpu": self.name,

@@ -316,7 +316,7 @@ def describe_device(target: Target) -> dict[str, str | int]:
             continue
     if target.runtime in GPU_RUNTIMES:
         for gpu in matching_gpus(target.compute_capability)[:1]:
-            described |= with_current_clock(gpu).described
+            described |= with_current_clock(gpu).description
     return described
 
 

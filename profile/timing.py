@@ -81,7 +81,7 @@ class Clock:
     def waited(self) -> int:
         """How long the watched threads were ready to run without running, summed; 0 on other systems than Linux."""
         for file in self._files:
-            # Fails where the thread has ended, or the kernel keeps no such statistics.
+            # Fails if the thread has ended, or if the kernel keeps no such statistics.
             with suppress(OSError, IndexError, ValueError):
                 self._waits[file] = int(os.pread(file, 64, 0).split()[1])
         return sum(self._waits.values())

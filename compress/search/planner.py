@@ -171,10 +171,10 @@ def describe_plan(problem: SearchProblem, structure: Structure, rankings: Rankin
         problem: encoder, budget and method, which the plan records, and the profile that predicts latency.
         structure: heads and filters to keep.
         rankings: losses, for the share of the importance that is kept.
-        gap: bound on the distance from the optimum, as a share of all importance; None where there is no bound.
+        gap: bound on the distance from the optimum, as a share of all importance; None if there is none.
 
     Returns:
-        The plan; without predicted latency where the problem has no profile.
+        The plan; without predicted latency if the problem has no profile.
     """
     shape, profile, widths = problem.shape, problem.profile, structure.widths
     table = profile.table if profile is not None else None

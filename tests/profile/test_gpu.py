@@ -21,7 +21,7 @@ def test_gpus_as_the_driver_prints_them() -> None:
     found = gpu.parse_nvidia_smi(LINES)
     assert found[0] == gpu.Gpu("Tesla V100-SXM2-16GB", "7.0", "535.183.01", 16384, 1530, 135)
     assert (found[1].compute_capability, found[1].memory_mb) == ("8.7", 0)
-    assert found[0].described["gpu"] == "Tesla V100-SXM2-16GB"
+    assert found[0].description["gpu"] == "Tesla V100-SXM2-16GB"
 
 
 @given(st.text())
