@@ -1,10 +1,10 @@
-"""What the method itself costs: seconds of every stage and peak memory, against layers and against samples.
+"""Measures what the method costs: seconds of every stage and peak memory, against layers and against samples.
 
     python benchmarks/cost.py [--layers 2,4,6,12] [--samples 128,512,2048] [--size minilm|base] [--length 32]
         [--macs 0.3] [--effort standard] [--output table.md] [--plot plot.png]
 
-Encoders of random weights and texts of random tokens: what is computed does not depend on their values. Every row is a
-process of its own, so that its peak memory is its own. One list is varied at a time, the other at its largest value.
+Weights and tokens are random: the cost does not depend on their values. Every row is measured in a process of its own,
+and so is its peak memory. One list is varied at a time, the other stays at its largest value.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def measure(layers: int, samples: int, size: str, length: int, macs: float, effort: str) -> dict[str, Any]:
-    """Seconds of every stage and peak memory of one case."""
+    """Returns the seconds of every stage and the peak memory of one case."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -93,7 +93,7 @@ def measure(layers: int, samples: int, size: str, length: int, macs: float, effo
     ids = [generator.integers(1000, 30000, length) for _ in range(samples)]
     masks = [np.ones_like(row) for row in ids]
     data = Encoded({"input_ids": ids, "attention_mask": masks}, None, {"input_ids": 0, "attention_mask": 0})
-    # A checkpoint that never was a file: only these three of its parts are read by the stages measured.
+    # Not a checkpoint on disk: the measured stages read only these three of its parts.
     checkpoint: Any = SimpleNamespace(model=model, encoder=encoder_of(model), task=TASKS["text-classification"])
     loaded = Loaded(checkpoint, load_target("cpu"), data, data.select([]))
     config = make_config({"model": "random", "data": "random", "macs": macs, "effort": effort})
@@ -112,7 +112,7 @@ def measure(layers: int, samples: int, size: str, length: int, macs: float, effo
 
 
 def render(rows: Sequence[dict[str, Any]], given: argparse.Namespace) -> str:
-    """The rows so far in Markdown."""
+    """Returns the rows so far as a Markdown table."""
     lines = [
         f"| layers | samples | {' | '.join(STAGES)} | all, s | peak, GB |",
         f"|---|---|{'---|' * len(STAGES)}---|---|",
@@ -130,7 +130,7 @@ def render(rows: Sequence[dict[str, Any]], given: argparse.Namespace) -> str:
 
 
 def draw(rows: Sequence[dict[str, Any]], given: argparse.Namespace) -> None:
-    """Seconds against layers and against samples, stages stacked."""
+    """Plots seconds against layers and against samples, stages stacked."""
     import matplotlib
 
     matplotlib.use("Agg")

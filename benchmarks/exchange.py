@@ -1,10 +1,10 @@
-"""Why exchanging units by per-sample Fisher blocks hurts: the objective is fitted to noise.
+"""Shows why exchanging units by per-sample Fisher blocks hurts: the objective is fitted to noise.
 
     python benchmarks/exchange.py MODEL --data train.tsv [--macs 0.5,0.3] [--samples 2048] [--seq-len 64] [--seed 0]
 
-The calibration examples are divided in two. Fisher blocks of the first half choose the pruned units of every sublayer,
-by the diagonal and by the paper's exchange (Kwon et al. 2022, section 4.2); the objective, the sum of a block over the
-pruned units, is then read off both halves. A choice that means something lowers it on the half it has not seen.
+The calibration examples are split in two halves. Fisher blocks of the first half choose the pruned units of every
+sublayer, by the diagonal and by the paper's exchange (Kwon et al. 2022, section 4.2). The objective, the sum of a block
+over the pruned units, is then computed on both halves. A choice that generalises lowers it on the second half too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.calibration.accumulate import Passes
 from compress.calibration.fisher import fisher_information
 from compress.core.errors import CompressError
 from compress.core.importance import Rankings
@@ -45,7 +46,7 @@ def compare(given: argparse.Namespace) -> None:
     loaded = load(config, Silent(), evaluation=False)
     encoder, task, data = loaded.checkpoint.encoder, loaded.checkpoint.task, loaded.calibration
     halves = [data.select(np.arange(start, len(data), 2)) for start in (0, 1)]
-    own, other = (fisher_information(encoder, task, half, seed=given.seed, blocks=True) for half in halves)
+    own, other = (fisher_information(encoder, task, half, Passes(seed=given.seed), blocks=True) for half in halves)
     rankings = Rankings.from_fisher(own)
     print(
         "Exchange relative to the diagonal's choice, geometric mean over layers; below 1 is better\n\n"
@@ -67,7 +68,7 @@ def compare(given: argparse.Namespace) -> None:
 def ratios_of(
     own: NDArray[np.floating], other: NDArray[np.floating], plain: tuple[int, ...], exchanged: tuple[int, ...]
 ) -> tuple[float, float, float]:
-    """Objective on the own half, on the other, and the diagonal's part of the latter: exchanged over plain."""
+    """Returns exchanged / plain: the objective on the own half, on the other, and of the other half's diagonal."""
 
     def over(block: NDArray[np.floating]) -> float:
         before, after = (np.setdiff1d(np.arange(len(block)), kept) for kept in (plain, exchanged))

@@ -1,6 +1,7 @@
 """The output directory and its provenance.
 
     directory    written whole or not at all
+    files        names of the files, JSON written and read
     model        the PyTorch part, saved and loaded
     validation   what validation.json holds
     sparse       what an artifact of --unstructured says of itself

@@ -1,6 +1,7 @@
-"""What heads and filters are worth.
+"""Importance of heads and filters, from calibration examples.
 
     calibrate    which sums a method needs
+    accumulate   sums over examples: batches, memory, processes, random draws
     fisher       Fisher information of the masks (Kwon et al. 2022)
     curvature    Kronecker factors of the loss at every sublayer
     obs          structured OBS: the order in which units are removed

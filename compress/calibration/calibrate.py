@@ -1,4 +1,4 @@
-"""What every head and filter is worth, by the method asked for, and what that makes of other budgets."""
+"""Importance of heads and filters: Fisher information (`kwon`) or curvature for structured OBS (`full`)."""
 
 from __future__ import annotations
 
@@ -23,21 +23,29 @@ def observe(
     group: Group | None = None,
     say: Callable[[str], None] | None = None,
 ) -> dict[tuple[int, SublayerKind], Curvature] | Fisher:
-    """The sums over examples that weighing rests on: curvature for ``full``, Fisher information for ``kwon``.
+    """Sum over calibration examples what the method needs.
 
     Args:
         config: method and seed.
         checkpoint: dense model and task.
         data: calibration examples.
-        group: processes that share them.
-        say: told where memory runs short.
+        group: processes that share them; None is this one alone.
+        say: told when memory runs out and batches are halved; None tells nobody.
+
+    Returns:
+        Curvature by layer and sublayer for method ``full``, Fisher information for ``kwon``.
+
+    Raises:
+        DataError: a gradient is not finite.
     """
-    encoder, task, seed = checkpoint.encoder, checkpoint.task, config.seed
+    from compress.calibration.accumulate import Passes
+
+    encoder, task = checkpoint.encoder, checkpoint.task
+    passes = Passes(config.seed, say=say, group=group)
     if config.method == "full":
         from compress.calibration.curvature import curvature
 
-        return curvature(encoder, task, data, seed=seed, say=say, group=group)
+        return curvature(encoder, task, data, passes)
     from compress.calibration.fisher import fisher_information
 
-    free = config.label_free or None
-    return fisher_information(encoder, task, data, seed=seed, label_free=free, blocks=True, say=say, group=group)
+    return fisher_information(encoder, task, data, passes, label_free=config.label_free or None, blocks=True)

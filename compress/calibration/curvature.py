@@ -1,38 +1,36 @@
-"""Second-order picture of every sublayer: what errors in its output cost, and what its inputs look like.
+"""Kronecker factors of the loss at every sublayer: which output errors cost how much, and how inputs are distributed.
 
-An error Δy of a sublayer's output raises the divergence of the model's outputs by about ½ Δyᵀ F Δy, F the Fisher
+An error Δy of a sublayer's output raises the divergence of the model's outputs by about ½ Δyᵀ F Δy. F is the Fisher
 information with respect to y. With ΔW the change of the output matrix, Δy = ΔW x, and Kronecker's factors (K-FAC:
 Martens and Grosse 2015) split the expectation over tokens into tr(ΔW H ΔWᵀ G):
 
-- G = Σ g gᵀ, gradients of the loss at the sublayer's output, per sample: which *directions* of the output matter;
-- H = Σ w (x - μ)(x - μ)ᵀ / Σ w, the inputs of W_o or W_2, each token weighted by w = |g|², how much it matters at all.
-  In the last layer of a classifier that leaves [CLS] alone without being told. Their weighted mean μ is taken off
-  because the bias is refitted: what a removed unit gave to every token alike costs nothing.
+- G = Σ g gᵀ, with g the gradient of the loss at the sublayer's output, per sample. It weighs *directions* of output.
+- H = Σ w (x - μ)(x - μ)ᵀ / Σ w, with x the inputs of W_o or W_2 and w = |g|² the weight of a token. In the last layer
+  of a classifier only [CLS] has a weight, without a special case. The weighted mean μ is subtracted because the bias
+  is refitted: a constant contribution of a removed unit costs nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from compress.calibration.accumulate import DEFAULT, Accumulation, Passes, Portion, accumulate
 from compress.calibration.finite import why_not_finite
-from compress.calibration.oom import Portions
 from compress.core.errors import DataError
+from compress.core.plan import EncoderShape
 from compress.data.batches import Batch, Encoded
-from compress.distributed.group import Group
-from compress.distributed.sharded_sum import summed
 from compress.models.encoder import Encoder
 from compress.models.families import SUBLAYER_KINDS, SublayerKind
 from compress.tasks import Task
 
-# Tokens per input of the widest matrix that the input factor is estimated from: more change little and cost time.
+# The input factor is estimated from this many tokens per input of the widest matrix: more change little and cost time.
 TOKENS_PER_INPUT = 8
 
 
@@ -57,9 +55,10 @@ class _Seen:
 
 @contextmanager
 def _watched(encoder: Encoder) -> Iterator[dict[tuple[int, SublayerKind], _Seen]]:
-    """While the block runs, catch what W_o and W_2 read and give, the latter with its gradient.
+    """Catch the inputs and outputs of W_o and W_2 in every forward pass of the block.
 
-    That is the gradient of the sum with the residual too, of which norms before sublayers see only one reader.
+    The gradient of such an output is also that of its sum with the residual. With norms before the sublayers, that sum
+    has other readers as well.
     """
     seen: dict[tuple[int, SublayerKind], _Seen] = {}
 
@@ -85,60 +84,32 @@ def _watched(encoder: Encoder) -> Iterator[dict[tuple[int, SublayerKind], _Seen]
 
 @torch.enable_grad()
 def curvature(
-    encoder: Encoder,
-    task: Task,
-    data: Encoded,
-    *,
-    seed: int = 0,
-    batch_size: int = 32,
-    say: Callable[[str], None] | None = None,
-    group: Group | None = None,
+    encoder: Encoder, task: Task, data: Encoded, passes: Passes = DEFAULT
 ) -> dict[tuple[int, SublayerKind], Curvature]:
     """Estimate both factors of every sublayer of a dense model, from one backward pass per example.
 
-    What is differentiated is the model's outputs in a random direction whose covariance is the Fisher information of
-    its own predictions (``Task.fisher_direction``): no labels are read.
+    The model's outputs are differentiated in a random direction. The covariance of the direction is the Fisher
+    information of the model's own predictions (``Task.fisher_direction``): no labels are read.
 
     Args:
         encoder: dense, in evaluation mode.
         task: gives outputs and loss.
         data: calibration examples; labels are not read.
-        seed: of the directions and of the tokens left out where there are more than needed.
-        batch_size: examples in one backward pass; where memory does not suffice for so many, it is halved.
-        say: told when that happens.
-        group: processes that call this together; the first has the result, equal whatever their number, the others
-            zeros.
+        passes: batches, processes, and the seed of the directions and of the tokens left out where there are more than
+            needed.
+
+    Returns:
+        The factors by layer and kind of sublayer; zeros on every process but the first.
 
     Raises:
         DataError: the curvature is not finite; the message names the layer where that begins.
+
+    Source: K-FAC, Martens and Grosse 2015, with gradients sampled from the model's predictions.
     """
-    shape = encoder.shape
-    generator = torch.Generator().manual_seed(seed)
-    sizes: dict[SublayerKind, int] = {"attention": shape.heads * shape.head_size, "ffn": shape.filters}
-    keys: list[tuple[int, SublayerKind]] = [(number, kind) for number in range(shape.layers) for kind in SUBLAYER_KINDS]
-    share = min(1.0, TOKENS_PER_INPUT * max(sizes.values()) / max(1.0, float(data.lengths.sum())))
-    portions = Portions(say)
     with _watched(encoder) as seen:
-
-        def part(batch: Batch) -> _Pass:
-            return _Pass(encoder, task, batch, seen, share, generator)
-
-        def add(batch: Batch, sums: _Sums) -> None:
-            try:
-                portions.each(len(batch.indices), part(batch).into(sums))
-            except _NotFinite:
-                raise DataError(f"the model's answers are not finite: {why_not_finite(encoder, task, data)}") from None
-
-        sums = summed(
-            data.batches(batch_size),
-            -(-len(data) // batch_size),
-            lambda: _Sums.zeros(keys, sizes, shape.hidden_size),
-            add,
-            lambda batch: part(batch).skip(),
-            group or Group(),
-        )
+        sums = accumulate(_Curvature(encoder, task, data, seen), data, passes)
     found = {}
-    for key in keys:
+    for key in list(sums.weights):
         total = max(float(sums.weights[key]), 1e-30)
         mean = sums.means[key] / total
         # Taken out, so that sums and results are not in memory together.
@@ -151,7 +122,7 @@ def curvature(
 
 @dataclass
 class _Sums:
-    """Sums over examples, by sublayer; see the module's own text."""
+    """Sums over examples, by sublayer, named as in the module's docstring: Σ w x xᵀ, Σ w x, Σ g gᵀ, Σ w."""
 
     inputs: dict[tuple[int, SublayerKind], Tensor]
     means: dict[tuple[int, SublayerKind], Tensor]
@@ -159,14 +130,14 @@ class _Sums:
     weights: dict[tuple[int, SublayerKind], Tensor]
 
     @classmethod
-    def zeros(
-        cls, keys: Sequence[tuple[int, SublayerKind]], sizes: Mapping[SublayerKind, int], hidden_size: int
-    ) -> _Sums:
+    def zeros(cls, shape: EncoderShape) -> _Sums:
         """Of no examples."""
+        sizes: dict[SublayerKind, int] = {"attention": shape.heads * shape.head_size, "ffn": shape.filters}
+        keys = [(number, kind) for number in range(shape.layers) for kind in SUBLAYER_KINDS]
         return cls(
             inputs={key: torch.zeros(sizes[key[1]], sizes[key[1]]) for key in keys},
             means={key: torch.zeros(sizes[key[1]], dtype=torch.float64) for key in keys},
-            outputs={key: torch.zeros(hidden_size, hidden_size) for key in keys},
+            outputs={key: torch.zeros(shape.hidden_size, shape.hidden_size) for key in keys},
             weights={key: torch.zeros((), dtype=torch.float64) for key in keys},
         )
 
@@ -174,58 +145,52 @@ class _Sums:
         return [part[key] for part in (self.inputs, self.means, self.outputs, self.weights) for key in self.weights]
 
 
-class _NotFinite(Exception):
-    """The model answers with NaN or infinity."""
+class _Drawn(NamedTuple):
+    """Random values of a batch: directions of the outputs, and the tokens that count for H, [batch, sequence]."""
+
+    directions: Tensor
+    tokens: Tensor
 
 
-class _Pass:
-    """A batch's way into sums, part by part; a part that memory ran out on may come again in smaller ones.
-
-    What is random is drawn once, for the whole batch.
-    """
+class _Curvature(Accumulation[_Sums, _Drawn]):
+    """Both factors, from the gradients at the outputs of all sublayers."""
 
     def __init__(
-        self,
-        encoder: Encoder,
-        task: Task,
-        batch: Batch,
-        seen: dict[tuple[int, SublayerKind], _Seen],
-        share: float,
-        generator: torch.Generator,
+        self, encoder: Encoder, task: Task, data: Encoded, seen: dict[tuple[int, SublayerKind], _Seen]
     ) -> None:
-        self._model, self._task, self._batch, self._seen = encoder.model, task, batch, seen
-        self._share, self._generator, self._state = share, generator, generator.get_state()
-        self._mask = batch.mask
-        self._drawn: tuple[Tensor, Tensor] | None = None
+        self._encoder, self._task, self._data, self._seen = encoder, task, data, seen
+        shape = encoder.shape
+        widest = max(shape.heads * shape.head_size, shape.filters)
+        self._share = min(1.0, TOKENS_PER_INPUT * widest / max(1.0, float(data.lengths.sum())))
 
-    def into(self, sums: _Sums) -> Callable[[slice], None]:
-        """What brings a part of the batch into sums."""
-        # Examples of this batch that are in the sums of a sublayer.
-        return partial(self._add, sums, dict.fromkeys(sums.weights, 0))
+    def empty(self) -> _Sums:
+        return _Sums.zeros(self._encoder.shape)
 
-    def skip(self) -> None:
-        """Draw what the batch would, and leave it out."""
-        # One example tells what answers look like; their number is the batch's.
-        with torch.no_grad():
-            one = self._forward(slice(0, 1))
+    def forward(self, batch: Batch, rows: slice) -> Tensor:
+        answers: Tensor = self._task.forward(
+            self._encoder.model, {name: value[rows] for name, value in batch.inputs.items()}
+        )
+        return answers
+
+    def forget(self) -> None:
         self._seen.clear()
-        self._draw(one.new_zeros(len(self._mask), *one.shape[1:]))
 
-    def _add(self, sums: _Sums, summed: dict[tuple[int, SublayerKind], int], part: slice) -> None:
-        count, size = len(self._mask), part.stop - part.start
-        if self._drawn is None and size < count:
-            with torch.no_grad():
-                self._draw(torch.cat([self._forward(slice(i, i + size)) for i in range(0, count, size)]))
-        self._seen.clear()
-        answers = self._forward(part)
-        direction, all_chosen = self._drawn or self._draw(answers.detach())
-        # The sum: every sample's gradients are its own.
-        loss = (answers * direction[part]).sum()
-        keys = list(summed)
+    def draw(self, answers: Tensor, batch: Batch, generator: torch.Generator) -> _Drawn:
+        if not bool(torch.isfinite(answers).all()):
+            why = why_not_finite(self._encoder, self._task, self._data)
+            raise DataError(f"the model's answers are not finite: {why}")
+        directions = self._task.fisher_direction(answers, generator)
+        return _Drawn(directions, batch.mask & (torch.rand(batch.mask.shape, generator=generator) < self._share))
+
+    def add(self, sums: _Sums, portion: Portion[_Drawn]) -> None:
+        rows, counted = portion.rows, portion.counted
+        # The sum over the samples: every sample's gradients are its own.
+        loss = (portion.answers * portion.drawn.directions[rows]).sum()
+        keys = list(sums.weights)
         gradients = torch.autograd.grad(loss, [self._seen[key].y for key in keys])
-        mask, chosen = self._mask[part], all_chosen[part]
+        mask, chosen = portion.batch.mask[rows], portion.drawn.tokens[rows]
         for key, gradient in zip(keys, gradients, strict=True):
-            if summed[key] >= part.stop:
+            if counted[key] >= rows.stop:
                 continue
             at_all = gradient[mask]
             weight = gradient[chosen].square().sum(-1)
@@ -236,22 +201,4 @@ class _Pass:
             sums.inputs[key].addmm_(x.T, x)
             sums.means[key] += mean
             sums.weights[key] += float(weight.sum())
-            summed[key] = part.stop
-        self._seen.clear()
-
-    def _forward(self, part: slice) -> Tensor:
-        answers: Tensor = self._task.forward(
-            self._model, {name: value[part] for name, value in self._batch.inputs.items()}
-        )
-        return answers
-
-    def _draw(self, answers: Tensor) -> tuple[Tensor, Tensor]:
-        """The direction of every example [like the answers], and the tokens chosen [batch, sequence]."""
-        if not bool(torch.isfinite(answers).all()):
-            raise _NotFinite
-        # Where memory ran out in the middle of it, it is drawn again and must be the same.
-        self._generator.set_state(self._state)
-        direction = self._task.fisher_direction(answers, self._generator)
-        chosen = self._mask & (torch.rand(self._mask.shape, generator=self._generator) < self._share)
-        self._drawn = direction, chosen
-        return self._drawn
+            counted[key] = rows.stop

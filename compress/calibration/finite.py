@@ -1,4 +1,4 @@
-"""Where NaN or infinity first comes up in a model."""
+"""Finds the first layer of a model whose output has NaN or infinity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from compress.tasks import Task
 
 @torch.no_grad()
 def why_not_finite(encoder: Encoder, task: Task, data: Encoded) -> str:
-    """Where NaN or infinity first comes up when a model runs on examples: in words, for an error's message."""
+    """Say where NaN or infinity first comes up when a model runs on examples, for an error's message.
+
+    Args:
+        encoder: the model.
+        task: gives its outputs.
+        data: examples; they are run until one gives NaN or infinity.
+
+    Returns:
+        A clause with the layer and the example, or that only gradients overflow.
+    """
     bad: list[tuple[int, Tensor]] = []
 
     def watch(number: int) -> Callable[[nn.Module, Any, Any], None]:

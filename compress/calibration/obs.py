@@ -1,12 +1,12 @@
-"""Which units of a sublayer to remove, given that those that stay can make up for them: structured OBS.
+"""Structured OBS: the order in which to remove a sublayer's units, while the remaining units compensate.
 
 Source: the optimal brain surgeon for groups (ZipLM, Kurtic et al., NeurIPS 2023, section 3), here with the output
-factor G of the loss's curvature (``calibration/curvature.py``) instead of the identity, so that errors are in units of
-the loss and can be compared between sublayers. Removing the unit S and updating the rest optimally costs
+factor G of the loss's curvature (``calibration/curvature.py``) instead of the identity. So errors are in units of the
+loss and can be compared between sublayers. Removing the unit S and updating the rest optimally costs
 
     ½ tr(W_S ([H⁻¹]_SS)⁻¹ W_Sᵀ G).
 
-One run from full width to nothing gives an order of units, and the error at every width.
+One run from full width to zero gives an order of units, and the error at every width.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from compress.models.families import SublayerKind
 DAMPING = 1e-3
 # Variance, relative to the mean one, below which an input counts as constant.
 CONSTANT = 1e-9
-# Sublayers of very many units are taken apart in about so many steps, several of the cheapest units in each.
+# A sublayer with very many units takes about this many steps; each removes several of the cheapest units.
 STEPS = 192
 
 
 def removal_order(
     weight: Tensor, curvature: Curvature, unit_size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Take a sublayer apart, cheapest units first, the others compensating.
+    """Remove all units of a sublayer, the cheapest first, while the others compensate.
 
     Args:
         weight: the output matrix [outputs, units x unit size].
@@ -44,11 +44,13 @@ def removal_order(
     Returns:
         Units in the order in which they should *stay*, most important first [units], and the loss when the first n of
         them are kept, for n = 0..units [units + 1]; it falls with n and ends at 0.
+
+    Source: ZipLM, Kurtic et al. 2023, section 3, here weighted by G.
     """
     # W_Sᵀ K W_S = ‖K^½ W_S‖²: with √G multiplied in once, costs are plain squares from then on.
     matrix = weight.detach().double().T @ _root(curvature.outputs.double())
     hessian = curvature.inputs.double()
-    # An input that never changes gives nothing that the bias cannot, however large its weights; damping would charge.
+    # The bias can replace an input that never changes, however large its weights; damping would charge for it.
     scale = hessian.diagonal().mean().clamp_min(1e-30)
     matrix[hessian.diagonal() <= CONSTANT * scale] = 0.0
     damping = DAMPING * scale
@@ -63,7 +65,7 @@ def removal_order(
         count = min(step, len(alive))
         cheapest = torch.argsort(scores, stable=True)[:count]
         columns = (cheapest[:, None] * unit_size + torch.arange(unit_size)).reshape(-1)
-        # What the removed columns gave, as the others can and cannot make up for it.
+        # The removed columns' contribution, of which the others can compensate a part.
         lost = torch.linalg.solve(inverse[columns][:, columns], matrix[columns])
         cost = 0.5 * float((lost * matrix[columns]).sum())
         parts = scores[cheapest].clamp_min(1e-30)
@@ -81,7 +83,7 @@ def removal_order(
 
 
 def _root(matrix: Tensor) -> Tensor:
-    """R with R Rᵀ = matrix, symmetric positive semidefinite up to rounding; directions of no weight are left out."""
+    """R with R Rᵀ = matrix, symmetric positive semidefinite up to rounding, without the directions of zero weight."""
     values, vectors = torch.linalg.eigh(matrix)
     counts = values > 1e-12 * values.max().clamp_min(1e-300)
     return vectors[:, counts] * values[counts].sqrt()
@@ -106,7 +108,7 @@ def rank_by_curvature(encoder: Encoder, found: Mapping[tuple[int, SublayerKind],
         found: curvature of every sublayer, by layer and kind.
 
     Returns:
-        Rankings whose losses are in units of the loss: the units that stay make up for those that go.
+        Rankings whose losses are in units of the loss, after the remaining units compensate.
     """
     sizes: dict[SublayerKind, int] = {"attention": encoder.shape.head_size, "ffn": 1}
     rankings: dict[SublayerKind, list[Ranking]] = {"attention": [], "ffn": []}

@@ -1,14 +1,14 @@
-"""Batches that give way when memory runs out: what was to be one pass becomes passes over halves.
+"""Halves batches when memory runs out.
 
-Randomness is drawn for the whole batch, and sums are of examples, so a result does not depend on where memory ended but
-for the order in which floats are added.
+Random values are drawn for the whole batch, and sums are over examples. So the result does not depend on where memory
+ran out, except for the order in which floats are added.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-# As torch says it for the processor, for GPUs, and as libraries below it do.
+# The words of torch for the processor and for GPUs, and those of the libraries below it.
 _SAID = ("can't allocate memory", "out of memory", "bad_alloc", "failed to allocate")
 
 
@@ -27,7 +27,7 @@ class Portions:
         say: told when a part is halved; None tells nobody.
 
     Attributes:
-        most: examples in a part; None as long as memory has sufficed for whole batches.
+        most: examples in a part; None as long as whole batches fit.
     """
 
     def __init__(self, say: Callable[[str], None] | None = None) -> None:
@@ -35,11 +35,11 @@ class Portions:
         self._say = say
 
     def each(self, count: int, work: Callable[[slice], None]) -> None:
-        """Call ``work`` for consecutive parts of ``count`` examples; where memory runs out, for the halves of a part.
+        """Call ``work`` for consecutive parts of ``count`` examples; if memory runs out, for the halves of a part.
 
         Args:
             count: examples.
-            work: must be ready to be called again for parts of a part that it failed on.
+            work: called with each part. After an error it is called again for smaller parts of the same part.
 
         Raises:
             MemoryError, RuntimeError: there is not enough for a single example.

@@ -1,4 +1,4 @@
-"""Parse, call, print. Nothing is computed here.
+"""The command line: parses, calls, prints. Nothing is computed here.
 
     main               the group of commands, exit codes
     run_commands       commands that lead to an artifact

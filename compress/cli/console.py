@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from compress.cache.entry import Entry
     from compress.cache.memo import Foreseen
     from compress.cache.store import Store
-    from compress.cli.doctor import Finding
+    from compress.cli.doctor import Check
     from compress.core.plan import EncoderShape, Plan, Widths
     from compress.gate.breakdown import Part
     from compress.gate.judge import Report
@@ -406,7 +406,7 @@ def targets(known: Sequence[Target]) -> None:
     )
 
 
-def findings(found: Sequence[Finding]) -> None:
+def findings(found: Sequence[Check]) -> None:
     """What `compress doctor` found."""
     console = _console()
     style = {"ok": "green", "warning": "yellow", "problem": "red"}

@@ -25,6 +25,12 @@ def calibrating(config: RunConfig, weights: str, examples: Encoded) -> Iterator[
         config: options of the run.
         weights: fingerprint of the model's weights.
         examples: to calibrate on.
+
+    Yields:
+        The processes, this one included.
+
+    Raises:
+        CompressError: another process cannot load the model.
     """
     group = joined()
     if group.world == 1:
@@ -42,14 +48,20 @@ def calibrating(config: RunConfig, weights: str, examples: Encoded) -> Iterator[
 def training(
     config: RunConfig, weights: str, recipe: str, teacher: str | None, examples: Mapping[str, Encoded]
 ) -> Group:
-    """The processes that train together; those that wait have a session like the first one's when this returns.
+    """Give the other processes what they need to train; each has a session like the first one's when this returns.
 
     Args:
         config: options of the run.
         weights: fingerprint of the model's weights.
         recipe: as JSON.
-        teacher: fingerprint of another teacher's weights; None where there is no other.
+        teacher: fingerprint of the teacher's weights; None where the dense model teaches.
         examples: ``calibration``, ``train`` and ``held``.
+
+    Returns:
+        The processes that train together, this one included.
+
+    Raises:
+        CompressError: another process cannot load the model or the teacher.
     """
     group = joined()
     if group.world == 1:
@@ -74,7 +86,7 @@ def _model(config: RunConfig, weights: str) -> dict[str, Any]:
 
 
 def packed(data: Encoded) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Examples as facts and tensors, without what only their metric needs; ``unpacked`` makes them again."""
+    """Examples as JSON types and tensors, for ``unpacked``. Fields that only the metric needs are left out."""
     import torch
 
     facts = {"features": list(data.features), "padding": data.padding, "positions": data.positions}
@@ -87,7 +99,12 @@ def packed(data: Encoded) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def unpacked(facts: dict[str, Any], tensors: dict[str, Tensor]) -> Encoded:
-    """The examples of ``packed``."""
+    """The examples that ``packed`` turned into facts and tensors.
+
+    Args:
+        facts: plain JSON types.
+        tensors: by name.
+    """
     from compress.data.batches import Encoded
 
     ends = np.cumsum(tensors["lengths"].numpy())[:-1]

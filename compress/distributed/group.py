@@ -1,9 +1,8 @@
 """Several processes of one run (torchrun, accelerate): who is the first, and how they talk.
 
 The first process is the command: it reads, exports, profiles, searches, writes and prints. The others wait until it has
-something to share (``pipeline/helper.py``), and end when it does. What goes between them is JSON and the bytes of
-tensors, no pickle. Where a process is lost its neighbours' connections break, and so everyone ends: nobody waits for
-the dead.
+something to share (``pipeline/helper.py``), and end when it does. They exchange JSON and the bytes of tensors, no
+pickle. If a process is lost, the connections of its neighbours break, and all processes end.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from compress.core.errors import CompressError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# As torchrun names them, and the MPI implementations that accelerate starts processes by.
+# The names that torchrun uses, and those of the MPI implementations through which accelerate starts processes.
 _RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _WORLD = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _LOCAL = ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
@@ -32,7 +31,7 @@ MEETING, WAITING = timedelta(minutes=10), timedelta(days=14)
 
 @dataclass(frozen=True)
 class Place:
-    """Where a launcher put this process.
+    """The place of this process among those of a launcher.
 
     Attributes:
         rank: 0 for the first.
@@ -46,7 +45,7 @@ class Place:
 
 
 def place(environment: Mapping[str, str] | None = None) -> Place | None:
-    """This process's place among several; None where it is alone."""
+    """This process's place among several; None if it is alone."""
     found = os.environ if environment is None else environment
     rank, world = _number(found, _RANK), _number(found, _WORLD)
     if rank is None or world is None or world < 2 or not {"MASTER_ADDR", "MASTER_PORT"} <= set(found):
@@ -69,14 +68,20 @@ class LostProcess(CompressError):
 
 
 class Told(Exception):
-    """An error that the first process has been told of, and reports."""
+    """An error that the first process knows already, and reports."""
 
 
 class Group:
-    """The processes of a run; without anything else, this one alone.
+    """The processes of a run; by default this one alone.
 
-    Every method but ``send`` and ``receive`` is called by all of them at the same point. With one process they do
+    All processes call every method at the same point, except ``send`` and ``receive``. With one process the methods do
     nothing.
+
+    Args:
+        rank: of this process; 0 is the first.
+        world: number of processes.
+        channel: process group over gloo; None with one process.
+        threads: of the first process, while it computes alone and while all compute; 0 leaves the number as it is.
 
     Attributes:
         rank: of this process; 0 is the first.
@@ -94,7 +99,7 @@ class Group:
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """What all processes do together; one that leaves it by an error can talk to the others no more."""
+        """A block that all processes run together. After an error in it a process can no longer talk to the others."""
         import torch
 
         alone, shared = self._shared
@@ -107,18 +112,24 @@ class Group:
         self._busy = False
 
     def leave(self) -> None:
-        """Let the others end: the command is done. In the middle of something a broken connection tells them."""
+        """Tell the others that the command is done. Inside ``busy`` the broken connection tells them."""
         if self.world > 1 and not self._busy:
             self.share({"task": "end"})
 
     def share(
         self, facts: Mapping[str, Any] | None = None, tensors: Mapping[str, Tensor] | None = None
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What the first process gives, for all.
+        """Send facts and tensors from the first process to all.
 
         Args:
-            facts: plain JSON types; of the first process, as the tensors.
-            tensors: are received on the processor.
+            facts: plain JSON types; only those of the first process count.
+            tensors: by name; only those of the first process count.
+
+        Returns:
+            What the first process gave; on the others the tensors are on the processor.
+
+        Raises:
+            LostProcess: a process has ended.
         """
         given, values = dict(facts or {}), dict(tensors or {})
         if self.world == 1:
@@ -142,7 +153,7 @@ class Group:
             return given, values
 
     def add(self, tensors: Sequence[Tensor]) -> None:
-        """Sum tensors over all processes, in place; the same bits everywhere."""
+        """Sum tensors over all processes, in place; with the same bits everywhere."""
         if self.world == 1 or not tensors:
             return
         import torch
@@ -159,7 +170,7 @@ class Group:
                 start += tensor.numel()
 
     def report(self, error: Exception | None) -> None:
-        """Tell the first process how something went; its counterpart is ``hear``."""
+        """Tell the first process whether a task failed, and how; its counterpart is ``hear``."""
         from torch import distributed
 
         facts: dict[str, str] = {}
@@ -176,7 +187,7 @@ class Group:
         """Wait for another process's ``report``.
 
         Raises:
-            CompressError: what that process could not do.
+            CompressError: that process reported an error.
         """
         import torch
         from torch import distributed
@@ -193,11 +204,11 @@ class Group:
 
     @contextmanager
     def agreeing(self) -> Iterator[None]:
-        """A block that every process must get through before any goes on.
+        """A block that every process must complete before any continues.
 
         Raises:
-            CompressError: on the first process, what another could not do.
-            Told: on another, after its own error.
+            CompressError: on the first process, when another one failed.
+            Told: on another process, after its own error.
         """
         if self.world == 1 or self.first:
             yield
@@ -210,7 +221,11 @@ class Group:
 
     @contextmanager
     def telling(self) -> Iterator[None]:
-        """Errors of the block go to the first process, which waits in ``hear``."""
+        """Report errors of the block to the first process, which waits in ``hear``.
+
+        Raises:
+            Told: after an error.
+        """
         try:
             yield
         except LostProcess:
@@ -220,7 +235,7 @@ class Group:
             raise Told from error
 
     def send(self, tensors: Sequence[Tensor]) -> None:
-        """Hand tensors to the first process."""
+        """Send tensors to the first process."""
         from torch import distributed
 
         with self._talking():
@@ -228,7 +243,12 @@ class Group:
                 distributed.send(tensor.contiguous().reshape(-1), 0, group=self._channel)
 
     def receive(self, rank: int, into: Sequence[Tensor]) -> None:
-        """Add what another process sends to tensors, in place."""
+        """Receive tensors from another process and add them, in place.
+
+        Args:
+            rank: of the other process.
+            into: tensors like those that it sends.
+        """
         import torch
         from torch import distributed
 
@@ -258,17 +278,20 @@ _joined = Group()
 
 
 def joined() -> Group:
-    """The processes that this one runs with: those of the launcher after ``meet``, else this one alone."""
+    """The processes that this one runs with: those of the launcher after ``meet``, before that this one alone."""
     return _joined
 
 
 def meet(where: Place) -> Group:
-    """Wait for the other processes of the launcher.
+    """Connect to the other processes of the launcher.
 
-    The first one alone computes with the threads of all on its machine: while it does, the others wait.
+    While the first process computes alone, it uses the threads of all processes on its machine.
+
+    Args:
+        where: this process's place.
 
     Raises:
-        LostProcess: they do not come.
+        LostProcess: they do not answer.
     """
     global _joined
     import torch
@@ -292,8 +315,8 @@ def meet(where: Place) -> Group:
         threads = max(own, min(own * where.local, cores)), own
         torch.set_num_threads(threads[0])
     _joined = Group(where.rank, where.world, channel, threads)
-    # gloo aborts a process whose connections are half made when another one ends, and then nothing can be said. So the
-    # first one, which is the likeliest to end early, over a user's mistake, begins when all have come this far.
+    # gloo aborts a process whose connections are half made when another one ends, without a message. The first process
+    # is the most likely to end early, over a user's mistake. So it continues when all are connected.
     with _joined.agreeing():
         pass
     return _joined

@@ -1,4 +1,4 @@
-"""Sums over examples that are the same whatever the number of processes: shards of fixed size, added in their order."""
+"""Sums over examples that do not depend on the number of processes: shards of fixed size, added in order."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 from compress.data.batches import Batch
 from compress.distributed.group import Group
 
-# Parts of the examples that are summed by themselves. More processes than these find nothing to do.
+# Number of parts of the examples that are summed separately. Further processes have nothing to do.
 SHARDS = 8
 
 
 class Sums(Protocol):
-    """What is summed."""
+    """Sums of any kind, as tensors."""
 
     def tensors(self) -> Sequence[Tensor]:
-        """All of it."""
+        """All sums, in the same order on every process."""
 
 
 S = TypeVar("S", bound=Sums)
@@ -33,24 +33,24 @@ def summed(
     skip: Callable[[Batch], None],
     group: Group,
 ) -> S:
-    """The sums over all batches.
+    """Sum over all batches.
 
     Shards are consecutive batches, and processes take them in turn. The first process adds a shard's sums to the
-    total as soon as they are there: it holds two, whatever the number of shards.
+    total as soon as they arrive: it holds two at a time, whatever the number of shards.
 
     Args:
         batches: in the same order everywhere.
         count: how many there are.
-        empty: sums of nothing.
-        add: brings a batch into sums.
-        skip: makes random draws as ``add`` would, where another process does that.
-        group: who takes part.
+        empty: gives sums over no batches.
+        add: adds a batch to sums.
+        skip: makes the random draws of ``add`` for a batch that another process adds.
+        group: processes that take part.
 
     Returns:
-        The total; on every process but the first, of nothing.
+        The total; on every process but the first, the sums over no batches.
 
     Raises:
-        CompressError: what another process's batches led to.
+        CompressError: the batches of another process failed.
     """
     shards = min(SHARDS, count)
     total: S | None = None

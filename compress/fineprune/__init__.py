@@ -1,17 +1,21 @@
-"""Fine-pruning: training on top of what the post-training stages give, on the same gates and the same search.
+"""Fine-pruning: training under a budget that falls, with the gates and the search of the post-training path.
 
-    recipe.py      what is trained, how long, how fast: ``configs/recipes/*.toml``
-    scores.py      what a unit is worth while weights change: one class per scorer
-    schedule.py    the budget as a function of the step
-    projection.py  scores to a structure within the budget, by the search of the post-training path
-    distill.py     losses against a teacher
-    masks.py       what the training loop asks of a mask
-    masking.py     scores, schedule and projection together: the gates of every step
-    rounding.py    weights and activations rounded as an int8 file has them
-    train.py       the training loop;  parallel.py  over several processes;  state.py  its checkpoints
-    session.py     the phases of a recipe, one after the other
-    stage.py       the stage of a run: from a finished candidate to a fine-pruned one
+    recipe           what is trained, how long, how fast: ``configs/recipes/*.toml``
+    prepare          reads and checks recipe, teacher and examples;  prepared: the result
+    session          the phases of a recipe, one after the other
+    train            the training loop of one phase;  parallel: over several processes
+    checkpoints      its checkpoints;  log: training.csv
+    distill          losses against a teacher
+    scores           what scorers of units and of single weights have in common
+    unit_scores      scores of heads and filters: one class per scorer
+    schedule         the budget as a function of the step
+    projection       from scores to a structure within the budget, by the search
+    mask_protocol    what the training loop asks of a mask;  scheduled_mask: the part that all masks share
+    masking          masks on heads and filters: scores, schedule and projection together
+    fake_quant       weights and activations rounded as in an int8 file
 
-Source of the scorers: Sanh, Wolf and Rush 2020 (movement), Louizos et al. 2018 (L0), here per head and filter instead
-of per weight.
+May import search, reconstruction, export, pruning, distributed, inputs, tasks, models, data, options, core.
+
+Sources of the scorers: Sanh, Wolf and Rush 2020 (movement), Louizos et al. 2018 (L0), here per head and filter instead
+of per weight. May import artifact, search, reconstruction, calibration, export and the rooms below them.
 """

@@ -1,7 +1,7 @@
 """Checkpoints of a training: one safetensors file, whole or not at all; no pickle.
 
-What is random in training is drawn from seeds and step numbers, so that weights, optimizer, scores and the step are all
-that has to be kept for going on bit for bit.
+Random values of a training are drawn from seeds and step numbers. So weights, optimizer, scores and the step are enough
+to continue bit for bit.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 FILE, PENDING = "training.safetensors", "training.partial"
-# Of what a state holds: one that is written in another way is refused, like that of another training.
+# Version of the content: a checkpoint of another version is refused, like one of another training.
 FORMAT = 2
 
 
 class Checkpoints:
     """A directory with the last good checkpoint of one training.
 
-    A state is good when the loss of the step after it was: ``save`` puts it beside the checkpoint, ``confirm`` in its
-    place.
+    A state is good when the loss of the next step is finite: ``save`` writes it beside the checkpoint, ``confirm``
+    puts it in the checkpoint's place.
 
     Args:
         directory: made when missing.
@@ -45,7 +45,7 @@ class Checkpoints:
         self._saved, self._pending = time.monotonic(), False
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            # What a process that was killed had saved and not confirmed, or not even wholly written.
+            # A pending file is from a killed process: not confirmed, perhaps not wholly written.
             found = sorted(path.name for path in directory.iterdir() if path.name != PENDING)
         except OSError as error:
             raise ArtifactError(
@@ -53,7 +53,7 @@ class Checkpoints:
             ) from None
         if found and FILE not in found:
             raise ArtifactError(
-                f"'{directory}' is no directory of training checkpoints (it has '{found[0]}'); choose another "
+                f"'{directory}' is not a directory of training checkpoints (it has '{found[0]}'); choose another "
                 "--checkpoints"
             )
         with suppress(OSError):
@@ -66,11 +66,19 @@ class Checkpoints:
 
     @property
     def due(self) -> bool:
-        """Whether the last state saved is old enough for another."""
+        """Whether it is time to save another state."""
         return time.monotonic() - self._saved >= self._seconds
 
     def save(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Write a state, which is the checkpoint as soon as it is confirmed."""
+        """Write a state. It becomes the checkpoint when it is confirmed.
+
+        Args:
+            facts: plain JSON types.
+            tensors: by name.
+
+        Raises:
+            ArtifactError: it cannot be written.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
@@ -83,7 +91,11 @@ class Checkpoints:
         self._saved, self._pending = time.monotonic(), True
 
     def confirm(self) -> None:
-        """Make what was saved last the checkpoint; nothing where it is."""
+        """Make the last saved state the checkpoint; does nothing if it is that already.
+
+        Raises:
+            ArtifactError: the file cannot be renamed.
+        """
         if not self._pending:
             return
         try:
@@ -93,14 +105,14 @@ class Checkpoints:
         self._pending = False
 
     def discard(self) -> None:
-        """Forget what was saved and not confirmed."""
+        """Delete a state that was saved and not confirmed."""
         if self._pending:
             self._pending = False
             with suppress(OSError):
                 (self.directory / PENDING).unlink()
 
     def load(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """Facts and tensors of the checkpoint; None where there is none yet.
+        """Facts and tensors of the checkpoint; None if nothing has been confirmed yet.
 
         Raises:
             ArtifactError: it is damaged, or of another training.
@@ -124,16 +136,26 @@ class Checkpoints:
 
 
 def optimizer_tensors(prefix: str, optimizer: Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state, its names beginning with ``prefix``."""
+    """The state of an optimizer, as tensors by name.
+
+    Args:
+        prefix: of the names.
+        optimizer: after at least one step; before that there are no tensors.
+    """
     state = optimizer.state_dict()["state"]
     return {f"{prefix}.{i}.{key}": value for i, values in state.items() for key, value in values.items()}
 
 
 def fill_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Take up ``optimizer_tensors``, without their prefix."""
+    """Restore the state of an optimizer, in place.
+
+    Args:
+        optimizer: over the same parameters as the saved one.
+        tensors: of ``optimizer_tensors``, without their prefix.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         number, _, key = name.partition(".")
-        # The optimizer counts its steps on the processor, wherever the weights are.
+        # The optimizer's step count stays on the processor, wherever the weights are.
         state.setdefault(int(number), {})[key] = tensor.cpu() if key == "step" else tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -19,8 +19,8 @@ class Losses:
     """Means over a batch.
 
     Attributes:
-        outputs: labels and divergence from the teacher, weighted: what scores learn from.
-        hidden: distance of the hidden states, weighted; None where there is none.
+        outputs: loss on labels and divergence from the teacher, weighted; scores learn from it.
+        hidden: distance of the hidden states, weighted; None where they are not compared.
         labels, divergence: the unweighted parts, for the log; None where they are not computed.
     """
 
@@ -31,7 +31,7 @@ class Losses:
 
     @property
     def total(self) -> Tensor:
-        """What weights learn from."""
+        """The loss that weights learn from."""
         return self.outputs if self.hidden is None else self.outputs + self.hidden
 
 
@@ -55,7 +55,15 @@ class Teaching:
         self._own = HiddenStates(student) if self._hidden else None
 
     def __call__(self, model: nn.Module, batch: Batch) -> Losses:
-        """Losses of a batch, ``model`` being the student as it is to be called (wrapped, gated)."""
+        """Compute the losses of a batch.
+
+        Args:
+            model: the student, as it is called in training (wrapped, gated).
+            batch: on the model's device; without labels, the divergence alone counts.
+
+        Returns:
+            Means over the batch, with their graphs.
+        """
         recipe, task = self._recipe, self._task
         reference = None
         if self._teacher is not None:
@@ -90,6 +98,11 @@ class Teaching:
 
 
 def comparable(student: Encoder, teacher: Encoder) -> bool:
-    """Whether hidden states can be compared layer by layer."""
+    """Whether the hidden states of two models can be compared layer by layer.
+
+    Args:
+        student: the model that is trained.
+        teacher: the model that it learns from.
+    """
     ours, theirs = student.shape, teacher.shape
     return ours.layers == theirs.layers and ours.hidden_size == theirs.hidden_size

@@ -1,11 +1,11 @@
 """Fake quantization: a model in PyTorch answers as its int8 file will; gradients pass straight through the rounding.
 
-What is rounded, and how, is what ``export/quantize.py`` does for dynamic int8; a test holds the two together, element
-by element. Weights have a scale per output channel, symmetric. Activations are rounded per tensor by the range of the
-call, as ONNX's ``DynamicQuantizeLinear`` has it. Large tables have a scale per row. Sums are exact integers in the file
-and floats here: they differ by rounding of floats.
+The rounding is that of ``export/int8.py`` for dynamic int8; a test compares the two, element by element. Weights have a
+symmetric scale per output channel. Activations are rounded per tensor by the range of the call, as in ONNX's
+``DynamicQuantizeLinear``. Large tables have a scale per row. Sums are exact integers in the file and floats here: they
+differ by the rounding of floats.
 
-Static int8 is another rounding: its graphs also hand rounded tensors to the residual sums.
+Static int8 rounds in other places: its graphs also pass rounded tensors to the residual sums.
 
 Source of the straight-through gradient: Bengio, Léonard and Courville 2013; of training under rounding, Jacob et al.
 2018.
@@ -33,11 +33,11 @@ _TINY = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True)
 class Rounding:
-    """What is rounded in an int8 file, and how.
+    """Which tensors an int8 file rounds, and how.
 
     Attributes:
         engine: of the file, dynamic int8.
-        outside: linear layers outside of the encoder's layers that it takes (a head over all tokens), by module.
+        outside: linear layers outside of the encoder's layers that are rounded too (a head over all tokens), by module.
         tables: embeddings with a scale per row, by module.
         rows: examples of a call, which share the range of an activation.
     """
@@ -49,12 +49,15 @@ class Rounding:
 
     @classmethod
     def of(cls, engine: Engine, float_path: Path, rows: int) -> Rounding | None:
-        """The rounding of a file, from the float32 graph that it was made of; None unless it is dynamic int8.
+        """The rounding of an int8 file, read from the float32 graph that it was made from.
 
         Args:
             engine: of the file.
             float_path: the graph, in the engine's form.
             rows: examples of a call.
+
+        Returns:
+            None unless the engine's scheme is dynamic int8.
         """
         import onnx
 
@@ -62,7 +65,7 @@ class Rounding:
 
         if engine.scheme != "dynamic":
             return None
-        # Weights are asked for by name; what lies in a file beside is not read.
+        # Only names of weights are needed: data in files beside the graph is not read.
         proto = onnx.load(str(float_path), load_external_data=False)
         tables = int8.large_tables(proto)
         return cls(
@@ -73,9 +76,10 @@ class Rounding:
         )
 
     def linear(self, model: Any) -> dict[str, nn.Linear]:
-        """The linear layers of a model that are rounded, by module.
+        """The linear layers of a model that are rounded, by module name.
 
-        All in the encoder's layers and those of ``outside``, but for what the engine leaves in float.
+        They are all in the encoder's layers and those of ``outside``, without the layers that the engine leaves in
+        float.
         """
         layers, left_out = encoder_of(model).layers, set(self.engine.left_out)
         other_names = {module: names for layer in layers for module, names in _names_in_files(layer).items()}
@@ -90,7 +94,7 @@ class Rounding:
 
     @contextmanager
     def on(self, model: Any) -> Iterator[None]:
-        """Round in every forward pass of a model; as before when the block ends."""
+        """Round in every forward pass of a model while the block runs."""
         modules = self.linear(model)
         embeddings = {
             name: module
@@ -117,7 +121,7 @@ class Rounding:
 
 
 def _names_in_files(layer: EncoderLayer) -> dict[str, set[str]]:
-    """What exported graphs call the projections of attention, by module: apart, and joined to one."""
+    """Names of the attention projections in exported graphs, by module: separate, and joined to one."""
     found: dict[str, set[str]] = {}
     for role, count in layer.inputs("attention").items():
         single = layer.exported_name(role)
@@ -143,9 +147,16 @@ def _straight_through(value: Tensor, rounded: Tensor) -> Tensor:
 
 
 def round_weight(weight: Tensor, levels: int = LARGEST) -> Tensor:
-    """Weights [out, in] as int8 with a scale per output channel holds them."""
+    """Weights rounded to int8 with a scale per output channel; the gradient passes straight through.
+
+    Args:
+        weight: [out, in].
+        levels: largest int8 value: 127, or 64 with a reduced range.
+
+    Source: Bengio, Léonard and Courville 2013; Jacob et al. 2018.
+    """
     with torch.no_grad():
-        # As the library computes it: in double, then rounded; 1 for what is all zeros.
+        # As the library computes it: in double, then rounded; 1 for a row of zeros.
         scale = (weight.abs().amax(1, keepdim=True).double() / levels).float()
         scale = torch.where(scale < _TINY, torch.ones_like(scale), scale)
         rounded = (weight / scale).round() * scale
@@ -153,7 +164,7 @@ def round_weight(weight: Tensor, levels: int = LARGEST) -> Tensor:
 
 
 def round_rows(values: Tensor) -> Tensor:
-    """Rows [..., width] as int8 with a scale per row holds them."""
+    """Rows [..., width] rounded to int8 with a scale per row; the gradient passes straight through."""
     with torch.no_grad():
         scale = values.abs().amax(-1, keepdim=True).clamp_min(1e-30) / LARGEST
         rounded = (values / scale).round() * scale
@@ -161,11 +172,13 @@ def round_rows(values: Tensor) -> Tensor:
 
 
 def round_activations(x: Tensor, rows: int) -> Tensor:
-    """Activations as uint8 by the range of each call, 0 in it.
+    """Activations rounded to uint8 by the range of each call, which includes 0.
 
     Args:
-        x: [batch, ..., features]; with two axes only, all of it is one call's.
+        x: [batch, ..., features]; with two axes only, all of it belongs to one call.
         rows: examples of a call, which follow one another in the batch.
+
+    Source: ``DynamicQuantizeLinear`` of ONNX.
     """
     with torch.no_grad():
         low, high = (

@@ -1,4 +1,4 @@
-"""The log of a training: training.csv, and a phase for the manifest."""
+"""The log of a training: training.csv, and a summary of each phase for the manifest."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ if TYPE_CHECKING:
 
 
 def phase_summary(phase: Phase) -> dict[str, Any]:
-    """A phase for the manifest: all but its log."""
+    """A phase for the manifest: everything but its log."""
     return {key: value for key, value in asdict(phase).items() if key != "rows"}
 
 
 def write_log(path: Path, rows: list[Row]) -> None:
-    """Write the log of a training as csv."""
+    """Write the log of a training as csv.
+
+    Args:
+        path: of the file.
+        rows: of all phases, in order.
+    """
     from compress.fineprune.train import Row
 
     with path.open("w", encoding="utf-8", newline="") as stream:

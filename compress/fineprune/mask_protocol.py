@@ -1,6 +1,6 @@
-"""What the training loop asks of whatever decides, step by step, what is left of the model.
+"""The interface between the training loop and a mask that changes while training goes on.
 
-Gates on heads and filters are one answer (``masking.py``), masks on single weights another (``compress.sparsity``).
+``masking.py`` implements it for heads and filters, ``sparsity/masking.py`` for single weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from compress.fineprune.distill import Losses
 
 @dataclass(frozen=True)
 class Projected:
-    """One choice: at ``step`` something of ``cost`` was chosen for ``budget``; cost <= budget."""
+    """One choice: at ``step`` a structure of ``cost`` was chosen for ``budget``; cost <= budget."""
 
     step: int
     budget: float
@@ -30,40 +30,49 @@ class Mask(Protocol):
 
     @property
     def parameters(self) -> list[Tensor]:
-        """Scores that an optimizer trains; empty where there are none."""
+        """Scores that an optimizer trains; may be empty."""
 
     @property
     def history(self) -> Sequence[Projected]:
         """All choices so far."""
 
     def advance(self, step: int) -> bool:
-        """Choose anew where that is due; whether the choice changed."""
+        """Choose anew if a choice is due; returns whether the mask changed."""
 
     def begin(self, step: int) -> None:
-        """Draw what is random in a step."""
+        """Draw the random gates of a step."""
 
     def part(self, forward: Callable[[], Losses], share: float, size: int) -> Losses:
-        """Forward and backward pass of a part of a step, masked.
+        """Run forward and backward passes of a part of a step, masked.
 
         Args:
-            forward: gives the losses of the part.
+            forward: computes the losses of the part.
             share: of the step's loss, over all processes.
             size: examples in it.
         """
 
     def end(self, step: int, group: Group) -> bool:
-        """Leave the gradients of weights and scores as they should be; whether scores have any.
+        """Complete the gradients of weights and scores.
 
         Args:
             step: of the phase.
             group: processes whose parts make up the step. Gradients of the weights are summed over them already.
+
+        Returns:
+            Whether the scores have gradients.
         """
 
     def settled(self) -> AbstractContextManager[None]:
-        """The model masked as at test time, for as long as the block runs."""
+        """Mask the model as at test time while the block runs."""
 
     def state(self) -> tuple[Any, dict[str, Tensor]]:
-        """What ``restore`` needs to go on from here: plain JSON types, and tensors by name."""
+        """What ``restore`` needs to continue from here: plain JSON types, and tensors by name."""
 
     def restore(self, facts: Any, tensors: dict[str, Tensor], step: int) -> None:
-        """Go on with a ``state`` after so many steps."""
+        """Continue from a ``state``.
+
+        Args:
+            facts: its JSON types.
+            tensors: its tensors.
+            step: how many steps have been made.
+        """

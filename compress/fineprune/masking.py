@@ -1,4 +1,4 @@
-"""The structure while it is being found: scores, schedule and projection make the mask of every step."""
+"""Masks on heads and filters in training: scores, schedule and projection give the gates of every step."""
 
 from __future__ import annotations
 
@@ -16,69 +16,64 @@ from compress.fineprune.distill import Losses
 from compress.fineprune.mask_protocol import Projected
 from compress.fineprune.projection import cost_of, dense_cost, masks_of, project
 from compress.fineprune.schedule import Schedule, schedule_of
-from compress.fineprune.scores import Scorer, Units
+from compress.fineprune.scheduled_mask import ScheduledMask
+from compress.fineprune.unit_scores import Units, UnitScorer
 from compress.models.encoder import Encoder
-from compress.pruning.masks import Gates, gated
+from compress.pruning.masks import Gates, apply_gates
 from compress.search.costs import Costs
 
-# Gives the structure that the scores choose within a limit.
+# From a limit to the structure that the scores choose within it.
 Choose = Callable[[float], Structure]
-# Gives the structure that is to stay, and the limit that it was chosen for.
+# Decides the final structure, and the limit that it was chosen for.
 Settle = Callable[[Choose], tuple[Structure, float]]
 
 
-class Masking:
-    """Chooses the mask as the budget falls.
+class Masking(ScheduledMask[UnitScorer]):
+    """Chooses the structure while the budget falls.
 
     Args:
         encoder: the dense model that is trained.
-        scorer: what units are worth.
+        scorer: scores its units.
         costs: of widths, with the final budget as their limit.
         schedule: of the budget.
         every: steps between projections.
-        settle: has the last word as the mask freezes; None takes what the scores choose within the final budget.
+        settle: decides the final structure when the mask freezes; None takes what the scores choose within the final
+            budget.
 
     Attributes:
-        structure: chosen last.
+        structure: the latest choice.
         mask: 1 for its units, [layers, units].
-        history: all projections.
     """
 
     def __init__(
         self,
         encoder: Encoder,
-        scorer: Scorer,
+        scorer: UnitScorer,
         costs: Costs,
         schedule: Schedule,
         every: int,
         settle: Settle | None = None,
     ) -> None:
-        self._encoder, self.scorer, self._costs, self._schedule, self._every = encoder, scorer, costs, schedule, every
-        self._settle, self._frozen = settle, False
-        self.history: list[Projected] = []
+        super().__init__(scorer, schedule, every)
+        self._encoder, self._costs, self._settle = encoder, costs, settle
         self._device = next(encoder.model.parameters()).device
         self._set(Structure.dense(encoder.shape))
-        # Of the step under way: whether scores learn, the gates, and their gradients with the parts' shares.
+        # Of the current step: whether scores learn, the gates, and the gates' gradients with the parts' shares.
         self._learns = False
         self._gates = self.mask
         self._collected: list[tuple[Units, float]] = []
 
-    @property
-    def parameters(self) -> list[Tensor]:
-        """See ``Mask``."""
-        return self.scorer.parameters
-
     def budget(self, step: int) -> float:
-        """In force at a step."""
+        """The budget at a step, in the unit of the costs."""
         return self._schedule.at(step)
 
     def learning(self, step: int) -> bool:
-        """Whether scores still matter at a step."""
+        """Whether scores still learn at a step."""
         return not self._schedule.frozen(step)
 
     def advance(self, step: int) -> bool:
-        """Project the scores where a projection is due; whether the structure changed."""
-        if self._frozen or (step % self._every and not self._schedule.frozen(step)):
+        """Project the scores if a projection is due; returns whether the structure changed."""
+        if not self._due(step):
             return False
         before = self.structure
         if self._schedule.frozen(step):
@@ -89,13 +84,13 @@ class Masking:
         return self.structure != before
 
     def conclude(self, steps: int) -> None:
-        """Freeze the mask where no step did: in phases of few steps, or where ``last`` is none."""
+        """Freeze the mask if no step did: in phases of few steps, or with ``last`` = 0."""
         if not self._frozen:
             self._freeze(steps)
 
     def _freeze(self, step: int) -> None:
-        # Exact: the end is to use the budget, and not to be off by what projecting in a hurry costs. Settled now and
-        # not at the end of the phase, so that the steps that are left train what will be carried out.
+        # Exact, so that the final structure uses the whole budget. Settled now and not at the end of the phase, so that
+        # the remaining steps train the structure that will be carried out.
         self._frozen, end = True, self._schedule.end
         with torch.no_grad():
             self._choose(step, *((self.project(end), end) if self._settle is None else self._settle(self.project)))
@@ -105,7 +100,12 @@ class Masking:
         self.history.append(Projected(step, limit, cost_of(self._costs, structure.widths)))
 
     def project(self, limit: float, *, exact: bool = True) -> Structure:
-        """The structure that the scores choose within a limit."""
+        """The structure that the scores choose within a limit.
+
+        Args:
+            limit: on the whole model's cost.
+            exact: see ``projection.project``.
+        """
         return project(*self.scorer.importance(), self._costs, limit, exact=exact)
 
     def gates(self, training: bool) -> Units:
@@ -129,11 +129,11 @@ class Masking:
             leaves = Units(*(g[:, None].expand(-1, size, -1) for g in gates)).detached()
         else:
             leaves = gates.detached() if learns else Units(*(g.detach() for g in gates))
-        with gated(self._encoder, as_gates(leaves)):
+        with apply_gates(self._encoder, as_gates(leaves)):
             losses = forward()
         apart = learns and losses.hidden is not None
         if apart:
-            # What hidden states should be is no reason for a unit to stay: scores see the outputs' loss alone.
+            # Scores learn from the outputs' loss alone: matching hidden states is not a reason to keep a unit.
             gradients = Units(*torch.autograd.grad(losses.outputs, list(leaves), retain_graph=True))
         (share * losses.total).backward()
         if learns:
@@ -150,7 +150,7 @@ class Masking:
         total = [torch.zeros_like(mask) for mask in self.mask]
         for gradients, share in collected:
             for whole, gradient in zip(total, gradients, strict=True):
-                # Per sample of the mean loss over a part; a sample's own is that times the part's size.
+                # The gradient of the mean loss over a part; a sample's own is that times the part's size.
                 whole += (gradient * gradient.shape[1]).square().sum(1) if scorer.per_sample else share * gradient
         group.add(total)
         if scorer.per_sample:
@@ -167,20 +167,18 @@ class Masking:
     @contextmanager
     def settled(self) -> Iterator[None]:
         """See ``Mask``."""
-        with gated(self._encoder, as_gates(self.gates(training=False))):
+        with apply_gates(self._encoder, as_gates(self.gates(training=False))):
             yield
 
     def state(self) -> tuple[Any, dict[str, Tensor]]:
         """See ``Mask``."""
-        history = [[one.step, one.budget, one.cost] for one in self.history[-1:]]
-        return [self.structure.heads, self.structure.filters, history], self.scorer.state()
+        return [self.structure.heads, self.structure.filters, self._last()], self.scorer.state()
 
     def restore(self, facts: Any, tensors: dict[str, Tensor], step: int) -> None:
         """See ``Mask``."""
         heads, filters = (tuple(map(tuple, units)) for units in facts[:2])
         self._set(Structure(heads, filters))
-        self.history = [Projected(*one) for one in facts[2]]
-        self._frozen = self._schedule.frozen(step - 1) if step else False
+        self._go_on(facts[2], step)
         self.scorer.restore(tensors)
 
     def _set(self, structure: Structure) -> None:
@@ -190,10 +188,17 @@ class Masking:
 
 
 def masking_schedule(costs: Costs, layers: int, steps: int, first: float, last: float) -> Schedule:
-    """From the dense model's cost to the budget, in the budget's unit.
+    """A schedule from the dense model's cost to the budget, in the budget's unit.
+
+    Args:
+        costs: of widths, with the budget as their limit.
+        layers: of the model.
+        steps: of the phase.
+        first: part of the steps before the budget falls.
+        last: part of the steps with the final budget.
 
     Raises:
-        BudgetUnreachable: the budget is below what is left when every sublayer is removed.
+        BudgetUnreachable: the budget is below the cost of a model without heads and filters.
     """
     dense = dense_cost(costs, layers)
     if costs.limit < costs.fixed:
@@ -204,12 +209,17 @@ def masking_schedule(costs: Costs, layers: int, steps: int, first: float, last: 
 
 
 def as_gates(units: Units) -> Gates:
-    """Rows of layers, as the hooks take them; [layers, units] or [layers, batch, units]."""
+    """Gates by layer, as the hooks take them, from [layers, units] or [layers, batch, units]."""
     return Gates(heads=tuple(units.heads.unbind(0)), filters=tuple(units.filters.unbind(0)))
 
 
 def fold(encoder: Encoder, gates: Units) -> None:
-    """Multiply gates [layers, units] into the columns of W_o and W_2, in place: then they may be taken off."""
+    """Multiply gates into the weights, in place, so that the model needs no gates any more.
+
+    Args:
+        encoder: its W_o and W_2 are changed, column by column.
+        gates: [layers, units] each.
+    """
     size = encoder.shape.head_size
     with torch.no_grad():
         for layer, heads, filters in zip(encoder, gates.heads, gates.filters, strict=True):

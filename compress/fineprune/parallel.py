@@ -1,8 +1,8 @@
-"""Training over several processes: which examples are whose, and what comes back together.
+"""Training over several processes: how the examples of a step are divided, and gradients and losses summed.
 
-Every process has the same weights, scores and masks, and takes the same steps: what differs is the examples of a step.
-Gradients and losses are summed over the processes, each part with its share of the *whole* step, so a step is that of
-one process with all the examples.
+Every process has the same weights, scores and masks, and makes the same steps. Only the examples of a step differ.
+Gradients and losses are summed over the processes, each part with its share of the *whole* step. So a step equals that
+of one process with all the examples.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Feeder:
     def parts(self, step: int) -> Iterator[tuple[Batch, float]]:
         """This process's examples of a step, in the recipe's number of parts, with their shares of the whole step.
 
-        None where there are fewer examples than processes: the last batch of an epoch may be so short.
+        Yields nothing if there are fewer examples than processes, as in the short last batch of an epoch.
         """
         indices = self._indices(step)
         own = indices[self._group.rank :: self._group.world]
@@ -65,7 +65,12 @@ class Feeder:
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
-    """A batch with its tensors on a device."""
+    """A batch with its tensors on a device.
+
+    Args:
+        batch: on the processor.
+        device: where its tensors go.
+    """
     if device.type == "cpu":
         return batch
     return replace(
@@ -80,7 +85,7 @@ def combine(parameters: Sequence[nn.Parameter], parts: list[tuple[Losses, float]
     """Sum gradients, in place, and losses over the parts of a step on all processes.
 
     Args:
-        parameters: with this process's gradients; one that no process has a gradient for is left without.
+        parameters: with this process's gradients; a parameter without a gradient on all processes stays without.
         parts: this process's losses, with their shares of the whole step.
         group: who takes part.
 
@@ -130,18 +135,18 @@ def _mean(parts: list[tuple[Losses, float]]) -> Losses:
 
 @torch.no_grad()
 def mean_loss(teaching: Teaching, model: nn.Module, data: Encoded, device: torch.device, group: Group) -> float:
-    """Mean loss on examples, hidden states left out of it; what gates are on the model count.
+    """Mean loss on examples without that of hidden states; gates on the model apply.
 
     Args:
         teaching: the losses.
-        model: on the device; is in evaluation mode afterwards.
+        model: on the device; it is in evaluation mode afterwards.
         data: the examples.
         device: of model and teacher.
         group: processes that each take some of the batches; all of them get the same number.
     """
     model.eval()
     batches = list(data.batches(_EVALUATION_BATCH))
-    # Each batch by one process, added up in their order: the same number whoever asks.
+    # Each batch on one process, summed in order: the same number for any number of processes.
     found = torch.zeros(len(batches))
     for number in range(group.rank, len(batches), group.world):
         found[number] = teaching(model, on_device(batches[number], device)).outputs

@@ -1,10 +1,10 @@
-"""What fine-pruning reads and checks before anything is computed."""
+"""Reads and checks everything that fine-pruning needs, before anything is computed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import numpy as np
 from compress.core.errors import ConfigError, DataError, ModelError, TrainingError
 from compress.distributed.broadcast import training
 from compress.distributed.group import Group
+from compress.fineprune.prepared import Prepared as Prepared
 from compress.fineprune.recipe import Recipe, load_recipe
 from compress.inputs.checkpoint import Checkpoint, load_checkpoint
 from compress.inputs.load import Loaded, load_training
@@ -20,32 +21,22 @@ from compress.options.run_config import RunConfig
 
 if TYPE_CHECKING:
     from compress.core.progress import Progress
-    from compress.data.batches import Encoded
-    from compress.fineprune.session import Session
+    from compress.fineprune.session import TrainingSession
 
-
-# Fewer examples cannot be divided into some to train and some to watch with.
+# Fewer examples cannot be divided into some to train on and some to evaluate on.
 LEAST_EXAMPLES = 64
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What fine-pruning needs beyond a run, read and checked before anything is computed.
-
-    Attributes:
-        recipe: what is done.
-        teacher: None where the dense model teaches, or nobody does.
-        train, held: examples to train on and to watch with.
-    """
-
-    recipe: Recipe
-    teacher: Checkpoint | None
-    train: Encoded
-    held: Encoded
-
-
 def prepare(config: RunConfig, loaded: Loaded, progress: Progress) -> Prepared | None:
-    """Read recipe, teacher and training examples; None where nothing is fine-pruned.
+    """Read recipe, teacher and training examples.
+
+    Args:
+        config: options of the run.
+        loaded: the model, and the data that training examples are taken from.
+        progress: told how many examples there are.
+
+    Returns:
+        The inputs of the training; None where nothing is fine-pruned.
 
     Raises:
         ConfigError: the recipe is wrong, or options contradict it.
@@ -92,7 +83,7 @@ def prepare(config: RunConfig, loaded: Loaded, progress: Progress) -> Prepared |
     watching = recipe.validation
     count = max(1, min(watching.most, round(watching.held_out * len(examples))))
     held, train = (examples.select(np.sort(part)) for part in np.split(order, [count]))
-    # Labels are not for everyone: a run that is to do without them trains without them.
+    # A run without labels trains without them, even where the data has some.
     if config.label_free:
         held, train = (replace(part, labels=None) for part in (held, train))
     progress.info(
@@ -126,10 +117,18 @@ def _require_accelerate() -> None:
 
 
 def load_teacher(name: str, config: RunConfig, ours: Checkpoint) -> Checkpoint:
-    """Another teacher than the dense model, ``ours``.
+    """Load a teacher other than the dense model.
+
+    Args:
+        name: path or hub name of the teacher.
+        config: the run's; its ``seq_len`` applies.
+        ours: the dense model.
+
+    Returns:
+        The teacher, with the dense model's task.
 
     Raises:
-        ModelError: its task, labels or tokenizer are not the model's.
+        ModelError: its task, labels or tokenizer are not those of the dense model.
     """
     theirs = load_checkpoint(name, ours.task.name, config.seq_len)
     labels = [
@@ -141,7 +140,7 @@ def load_teacher(name: str, config: RunConfig, ours: Checkpoint) -> Checkpoint:
             f"teacher '{name}' has the labels {', '.join(labels[1].values())}, the model "
             f"{', '.join(labels[0].values())}, in their order; a teacher needs the same"
         )
-    # Of a model of images there is a processor in its place, and no vocabulary.
+    # A model of images has a processor in its place, which has no vocabulary.
     texts = hasattr(ours.tokenizer, "get_vocab")
     if texts and ours.tokenizer.get_vocab() != theirs.tokenizer.get_vocab():
         raise ModelError(
@@ -152,29 +151,43 @@ def load_teacher(name: str, config: RunConfig, ours: Checkpoint) -> Checkpoint:
 
 
 def teacher_name(prepared: Prepared, loaded: Loaded) -> str | None:
-    """Whose outputs are learned; None where nobody teaches."""
+    """Name of the model whose outputs are learned.
+
+    Args:
+        prepared: recipe and teacher.
+        loaded: the dense model, which teaches where no other model does.
+
+    Returns:
+        None where the recipe distils nothing.
+    """
     if not prepared.recipe.taught:
         return None
     return (prepared.teacher or loaded.checkpoint).name
 
 
-def open_session(config: RunConfig, loaded: Loaded, prepared: Prepared, progress: Progress) -> Session:
-    """The training of a run, at its beginning or where a checkpoint left it."""
-    from compress.fineprune.session import Session
+def open_session(config: RunConfig, loaded: Loaded, prepared: Prepared, progress: Progress) -> TrainingSession:
+    """The training of a run, at its beginning or where a checkpoint left it.
 
-    return Session(
-        loaded.checkpoint,
-        prepared.teacher,
-        prepared.recipe,
-        prepared.train,
-        prepared.held,
-        seed=config.seed,
-        checkpoints=None if config.checkpoints is None else Path(config.checkpoints),
-        minutes=config.checkpoint_minutes,
-        fingerprint=_fingerprint(config, loaded, prepared),
-        tell=progress.info,
-        # Single weights are masked by the first process alone.
-        group=_group(config, loaded, prepared) if config.unstructured is None else None,
+    Args:
+        config: options of the run.
+        loaded: the dense model and the calibration examples.
+        prepared: recipe, teacher and training examples.
+        progress: told one line at each evaluation.
+
+    Raises:
+        ArtifactError: the directory of checkpoints is not usable, or of another run.
+    """
+    from compress.fineprune.checkpoints import Checkpoints
+    from compress.fineprune.session import TrainingSession
+
+    # Single weights are masked by the first process alone.
+    group = _group(config, loaded, prepared) if config.unstructured is None else None
+    checkpoints = None
+    if config.checkpoints is not None:
+        fingerprint = _fingerprint(config, loaded, prepared)
+        checkpoints = Checkpoints(Path(config.checkpoints), fingerprint, config.checkpoint_minutes)
+    return TrainingSession(
+        loaded.checkpoint, prepared, seed=config.seed, checkpoints=checkpoints, tell=progress.info, group=group
     )
 
 
@@ -189,7 +202,7 @@ def _group(config: RunConfig, loaded: Loaded, prepared: Prepared) -> Group:
 
 
 def _fingerprint(config: RunConfig, loaded: Loaded, prepared: Prepared) -> str:
-    """Of everything that training depends on but the structure, which a checkpoint carries itself."""
+    """Hash of everything that training depends on except the structure, which is in the checkpoint."""
     facts = {
         "recipe": prepared.recipe.model_dump(mode="json"),
         "model": loaded.checkpoint.fingerprint,

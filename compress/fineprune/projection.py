@@ -18,19 +18,29 @@ WIDTHS = 33
 
 
 def dense_cost(costs: Costs, layers: int) -> float:
-    """What the unpruned model costs, in the budget's unit: where a schedule begins."""
+    """Cost of the dense model, in the budget's unit, at which a schedule begins.
+
+    Args:
+        costs: of widths.
+        layers: of the model.
+    """
     return costs.fixed + layers * float(costs.head_cost[-1] + costs.filter_cost[-1])
 
 
 def cost_of(costs: Costs, widths: Widths) -> float:
-    """What a structure of widths on offer costs, fixed part included."""
+    """Cost of a structure, fixed part included, in the budget's unit.
+
+    Args:
+        costs: of widths.
+        widths: of every layer, all of them on offer in ``costs``.
+    """
     heads = dict(zip(costs.heads, costs.head_cost, strict=True))
     filters = dict(zip(costs.filters, costs.filter_cost, strict=True))
     return costs.fixed + float(sum(heads[n] for n in widths.heads) + sum(filters[n] for n in widths.filters))
 
 
 def unit_costs(costs: Costs) -> tuple[float, float]:
-    """What a head and a filter cost on average."""
+    """Average cost of a head and of a filter, in the budget's unit."""
     return float(costs.head_cost[-1]) / costs.heads[-1], float(costs.filter_cost[-1]) / costs.filters[-1]
 
 
@@ -50,13 +60,14 @@ def project(
     """The structure of most importance within a limit.
 
     Args:
-        heads, filters: importance of every unit, not negative, in one unit, [layers, units].
-        costs: of widths; their own limit is not looked at.
+        heads: importance of every head, not negative, [layers, heads].
+        filters: importance of every filter in the same unit, [layers, filters].
+        costs: of widths; their own limit is ignored.
         limit: on the whole model's cost.
-        exact: search among all widths on offer with all quanta, instead of in milliseconds.
+        exact: search among all widths on offer with all quanta of the budget. Otherwise among fewer, in milliseconds.
 
     Raises:
-        BudgetUnreachable: even with every sublayer removed the limit is not met.
+        BudgetUnreachable: the limit is not met even with every sublayer removed.
     """
     rankings = Rankings(
         heads=tuple(Ranking(*rank_losses(row)) for row in heads),
@@ -68,11 +79,11 @@ def project(
 
 
 def importance_of(rankings: Rankings) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What the search of the post-training path knows, per unit, [layers, units] each.
+    """Importance of every unit in the post-training search, [layers, units] each.
 
-    A unit's importance is what its sublayer loses more when the unit goes in its turn; the sublayer's coefficient,
-    where whole structures were tried out, is in it. Law: projecting it exactly gives the structure that those rankings
-    give, where their losses are convex.
+    A unit's importance is the loss that its sublayer gains when the unit is removed in its turn, times the sublayer's
+    coefficient if whole structures were tried out. Law: where the losses of the rankings are convex, projecting this
+    importance exactly gives the structure of the rankings.
     """
     layers = len(rankings.heads)
     factors = np.ones((layers, 2)) if rankings.coefficients is None else rankings.coefficients
@@ -84,7 +95,7 @@ def importance_of(rankings: Rankings) -> tuple[NDArray[np.float64], NDArray[np.f
 
 def _marginal(ranking: Ranking, factor: float) -> NDArray[np.float64]:
     steps = np.maximum(ranking.loss[:-1] - ranking.loss[1:], 0.0)
-    # In the order of removal these grow; where noise lets one fall, the order of the units still has to be kept.
+    # They grow in the order of removal. Where noise lets one fall, the order of the units must still be kept.
     steps = np.maximum.accumulate(steps[::-1])[::-1]
     importance = np.empty_like(steps)
     importance[ranking.order] = factor * steps
@@ -92,7 +103,12 @@ def _marginal(ranking: Ranking, factor: float) -> NDArray[np.float64]:
 
 
 def masks_of(structure: Structure, shape: EncoderShape) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Masks of a structure, [layers, heads] and [layers, filters]."""
+    """Masks of a structure, [layers, heads] and [layers, filters].
+
+    Args:
+        structure: the units that stay.
+        shape: sizes of the dense encoder.
+    """
     masks = np.zeros((shape.layers, shape.heads), dtype=bool), np.zeros((shape.layers, shape.filters), dtype=bool)
     for mask, layers in zip(masks, (structure.heads, structure.filters), strict=True):
         for row, units in zip(mask, layers, strict=True):

@@ -1,10 +1,9 @@
-"""What is trained, how long and how fast: recipes, TOML files that are checked when read.
+"""Recipes: TOML files that say what is trained, how long and how fast.
 
 A recipe has at most three phases. ``[structure]`` trains weights under gates while the budget falls from the dense
-model's to the one asked for; without that table the structure that the search found stays. ``[weights]`` trains what is
-left with nothing more removed. ``[quantization]`` goes on from there with weights and activations rounded as the int8
-file has them; where the file is not int8, it is left out. A recipe for ``--unstructured`` has one phase,
-``[unstructured]``, and no other.
+model's cost to the one asked for; without that table the structure from the search stays. ``[weights]`` trains the
+pruned model. ``[quantization]`` continues with weights and activations rounded as in the int8 file; it is skipped if
+the file is not int8. A recipe for ``--unstructured`` has the single phase ``[unstructured]``.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Rates(_Table):
         warm_up: part of the steps in which the rate rises; afterwards it falls linearly to nothing.
         weight_decay: of AdamW.
         clip: largest norm of the weights' gradient.
-        dropout: whether the model's own dropout is on.
+        dropout: whether the model's dropout is on.
     """
 
     epochs: float = Field(gt=0, allow_inf_nan=False)
@@ -62,7 +61,7 @@ class Rates(_Table):
 
 
 class ScoredRates(Rates):
-    """A phase in which scores say what is left, while the budget falls.
+    """A phase in which scores decide what stays, while the budget falls.
 
     Attributes:
         score_learning_rate: of trained scores.
@@ -92,11 +91,11 @@ class ScoredRates(Rates):
 
 
 class StructureRecipe(ScoredRates):
-    """The phase in which the structure is found.
+    """The phase that finds the structure.
 
     Attributes:
-        scorer: what decides which units stay.
-        start: scores begin at what the search knows (``search``), or all equal (``zero``).
+        scorer: decides which units stay.
+        start: scores begin with the search's importance (``search``), or all equal (``zero``).
     """
 
     scorer: ScorerName = "movement"
@@ -108,11 +107,11 @@ class UnstructuredRecipe(ScoredRates):
 
     Attributes:
         epochs: 0 trains nothing: one choice, at once.
-        scorer: what decides which weights stay.
+        scorer: decides which weights stay.
         selection: the best of all matrices together (``global``), or the same fraction of each (``per-matrix``).
         start: trained scores begin all equal (``zero``, the paper's), with the weights' magnitude, or with their Fisher
             information times their square (``fisher``).
-        start_examples: that Fisher information is taken of.
+        start_examples: examples for that Fisher information.
     """
 
     epochs: float = Field(ge=0, allow_inf_nan=False)
@@ -124,7 +123,7 @@ class UnstructuredRecipe(ScoredRates):
 
     @property
     def trains(self) -> bool:
-        """Whether there are steps."""
+        """Whether the phase has any steps."""
         return self.epochs > 0
 
     @model_validator(mode="after")
@@ -135,12 +134,12 @@ class UnstructuredRecipe(ScoredRates):
 
 
 class Distilling(_Table):
-    """Losses.
+    """Weights of the losses.
 
     Attributes:
-        weight: of the divergence from the teacher's outputs; what is left of 1 is the task loss on labels. Data
-            without labels have the divergence alone.
-        temperature: that outputs are divided by in the divergence.
+        weight: of the divergence from the teacher's outputs; the rest of 1 is the weight of the task loss on labels.
+            Without labels the divergence alone counts.
+        temperature: outputs are divided by it in the divergence.
         hidden: weight of the distance of hidden states from the teacher's.
     """
 
@@ -150,13 +149,13 @@ class Distilling(_Table):
 
 
 class Watching(_Table):
-    """What training is watched with.
+    """Evaluation during training.
 
     Attributes:
         held_out: part of the training examples that is not trained on.
-        most: examples held out at most.
+        most: largest number of examples held out.
         times: evaluations per phase on them, evenly spaced.
-        patience: evaluations without a better one after which a phase with a fixed structure stops; 0 never.
+        patience: evaluations without a better one before a phase with a fixed structure stops; 0 never.
     """
 
     held_out: float = Field(default=0.05, gt=0, lt=0.5)
@@ -172,7 +171,7 @@ class Recipe(_Table):
         name: the shipped recipe's, or the file's.
         description: one line for people.
         source: where its numbers come from; None for our own measurements.
-        examples: training examples at most, drawn at random; None for all.
+        examples: largest number of training examples, drawn at random; None for all.
         seq_len: tokens per training example; None for the deployment's.
         precision: mixed precision of the training (accelerate); ``no`` is float32.
         structure, weights, quantization, unstructured, distillation, validation: the tables.
@@ -220,7 +219,7 @@ def load_recipe(name: str) -> Recipe:
         name: of a shipped recipe, or path of a TOML file.
 
     Raises:
-        ConfigError: there is none, or it is wrong; the message says where.
+        ConfigError: it does not exist, or it is wrong; the message says where.
     """
     known = shipped()
     path = Path(name).expanduser() if name.endswith(".toml") else known.get(name)

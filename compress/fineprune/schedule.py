@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Schedule:
     """A budget that falls with the cube of the time left.
 
-    v(t) = v_f + (v_i - v_f) (1 - (t - t_i) / (T - t_i - t_f))³, v_i before t_i and v_f from T - t_f on. That is what
-    the code published with Sanh et al. 2020 computes; the formula printed in the paper leaves t_i out of the divisor.
+    v(t) = v_f + (v_i - v_f) (1 - (t - t_i) / (T - t_i - t_f))³, v_i before t_i and v_f from T - t_f on. The code
+    published with Sanh et al. 2020 computes the same; the formula in the paper leaves t_i out of the divisor.
 
     Laws: ``at(0)`` is ``start``, ``at(t)`` is ``end`` exactly from ``steps - last`` on, and it never rises.
 
@@ -46,7 +46,18 @@ class Schedule:
 
 
 def schedule_of(start: float, end: float, steps: int, first: float, last: float) -> Schedule:
-    """A schedule whose constant ends are given as parts of the steps; so few that nothing is left between, shorter."""
+    """A schedule whose constant ends are given as parts of the steps.
+
+    Args:
+        start: of the budget.
+        end: of the budget, at most ``start``.
+        steps: of the phase.
+        first: part of the steps before the budget falls.
+        last: part of the steps with the final budget.
+
+    Returns:
+        The schedule. If the constant ends would fill all steps, they are shortened so that the budget can fall.
+    """
     warm, cool = round(first * steps), round(last * steps)
     if warm + cool >= steps:
         warm, cool = 0, max(0, min(cool, steps - 1))

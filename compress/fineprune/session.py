@@ -1,6 +1,6 @@
 """Training of one run: the phases of a recipe on the accelerator, with their checkpoints.
 
-With several processes the first one's calls begin a phase on all: the others are told what it begins with, and
+With several processes, a call on the first one starts the phase on all of them: the others receive its inputs in
 ``follow``.
 """
 
@@ -11,13 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 from torch import Tensor
 
 from compress.core.errors import ArtifactError
@@ -30,10 +27,11 @@ from compress.fineprune.fake_quant import Rounding
 from compress.fineprune.mask_protocol import Mask
 from compress.fineprune.masking import Choose, Masking, Settle, fold, masking_schedule
 from compress.fineprune.parallel import mean_loss
+from compress.fineprune.prepared import Prepared
 from compress.fineprune.projection import masks_of, unit_costs
-from compress.fineprune.recipe import Rates, Recipe, ScoredRates
-from compress.fineprune.scores import Units, scorer_of
-from compress.fineprune.train import Phase, Trainer, phase_of, steps_of
+from compress.fineprune.recipe import Rates, ScoredRates
+from compress.fineprune.train import Execution, Phase, PhaseSpec, Trainer, phase_of, steps_of
+from compress.fineprune.unit_scores import UnitImportance, Units, scorer_of
 from compress.inputs.checkpoint import Checkpoint
 from compress.models.encoder import Encoder, encoder_of
 from compress.pruning.removal import remove
@@ -41,49 +39,43 @@ from compress.reconstruction.layerwise import positions_read
 from compress.search.costs import Costs
 
 
-class Session:
+class TrainingSession:
     """The phases of a recipe, one after the other.
 
     Args:
-        dense: the model as it came, and its task.
-        teacher: another model that teaches; None is the dense one.
-        recipe: what is done.
-        train, held: examples to train on and to watch with.
+        dense: the dense model, and its task.
+        prepared: recipe, teacher and examples.
         seed: of every random choice.
-        checkpoints: directory for them; None keeps none.
-        minutes: between checkpoints.
-        fingerprint: of what the training depends on.
-        tell: given one line now and then.
+        checkpoints: where checkpoints are kept; None keeps none.
+        tell: given one line at each evaluation.
         group: processes that train together; None is this one alone.
 
+    Attributes:
+        accelerator: device and number format.
+        phases: phases that have ended, by name; those of an interrupted run first.
+
     Raises:
-        ArtifactError: the directory of checkpoints is not usable, or of another run.
+        ArtifactError: the checkpoint is damaged, or of another run.
     """
 
     def __init__(
         self,
         dense: Checkpoint,
-        teacher: Checkpoint | None,
-        recipe: Recipe,
-        train: Encoded,
-        held: Encoded,
+        prepared: Prepared,
         *,
         seed: int = 0,
-        checkpoints: Path | None = None,
-        minutes: float = 5.0,
-        fingerprint: str = "",
+        checkpoints: Checkpoints | None = None,
         tell: Callable[[str], None] = lambda _: None,
         group: Group | None = None,
     ) -> None:
-        # Those who are in a phase together; a phase that was not begun on all is the first process's own.
+        # The processes of the current phase; a phase that is not shared runs on the first process alone.
         self._group, self._together = group or Group(), Group()
-        self._dense, self._recipe, self._train, self._held = dense, recipe, train, held
-        self._seed, self._tell = seed, tell
-        self.accelerator = Accelerator(mixed_precision=recipe.precision)
-        self._teacher = self._placed(teacher or dense) if recipe.taught else None
-        self._checkpoints = None if checkpoints is None else Checkpoints(checkpoints, fingerprint, minutes)
-        self._resume = None if self._checkpoints is None else self._checkpoints.load()
-        # Phases that have ended, those of the run that was interrupted first.
+        self._dense, self._recipe = dense, prepared.recipe
+        self._train, self._held = prepared.train, prepared.held
+        self._seed, self._tell, self._checkpoints = seed, tell, checkpoints
+        self.accelerator = Accelerator(mixed_precision=self._recipe.precision)
+        self._teacher = self._placed(prepared.teacher or dense) if self._recipe.taught else None
+        self._resume = None if checkpoints is None else checkpoints.load()
         self.phases: list[tuple[str, Phase]] = []
         if self._resume is not None:
             self.phases = [(name, phase_of(facts)) for name, facts in self._resume[0].get("done", [])]
@@ -94,39 +86,39 @@ class Session:
 
     @property
     def examples(self) -> Encoded:
-        """Those that are trained on."""
+        """The examples that are trained on."""
         return self._train
 
     @property
     def resuming(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Whether training continues from a checkpoint."""
         return self._resume is not None
 
     @property
     def resumed_phase(self) -> str | None:
-        """The phase of the checkpoint to go on from; None where there is none."""
+        """The phase that continues from a checkpoint; None without one."""
         return None if self._resume is None else str(self._resume[0]["phase"])
 
     def resumed_structure(self) -> Structure | None:
-        """The structure of a checkpoint in which it is settled; None where there is none."""
+        """The final structure in the checkpoint; None without a checkpoint, or where the structure still changes."""
         if self._resume is None or self.resumed_phase == "structure":
             return None
         heads, filters = self._resume[0]["kept"]
         return Structure(tuple(map(tuple, heads)), tuple(map(tuple, filters)))
 
     def find_structure(
-        self, costs: Costs, start: tuple[NDArray[np.float64], NDArray[np.float64]], settle: Settle | None = None
+        self, costs: Costs, start: UnitImportance, settle: Settle | None = None
     ) -> tuple[Any, Masking, Phase]:
         """Train the dense model under gates while the budget falls to the costs' limit.
 
         Args:
             costs: of widths.
-            start: what the search knows of every unit, [layers, units] each.
-            settle: has the last word on the structure as the mask freezes, on the first process; None takes what the
-                scores choose within the costs' limit.
+            start: importance of every unit in the search, [layers, units] each.
+            settle: decides the final structure when the mask freezes, on the first process; None takes what the scores
+                choose within the costs' limit.
 
         Returns:
-            The trained model, its masking (with the structure), and what the phase ended with.
+            The trained model, its masking (with the structure), and the phase's result.
         """
         numbers = {"heads": costs.heads, "filters": costs.filters, "fixed": costs.fixed, "limit": costs.limit}
         arrays = {"head_cost": costs.head_cost, "filter_cost": costs.filter_cost, "0": start[0], "1": start[1]}
@@ -134,9 +126,7 @@ class Session:
         with self._begun("structure", {"costs": numbers}, tensors):
             return self._structure(costs, start, settle)
 
-    def _structure(
-        self, costs: Costs, start: tuple[NDArray[np.float64], NDArray[np.float64]], settle: Settle | None
-    ) -> tuple[Any, Masking, Phase]:
+    def _structure(self, costs: Costs, start: UnitImportance, settle: Settle | None) -> tuple[Any, Masking, Phase]:
         rates = self._recipe.structure
         assert rates is not None
         model = copy.deepcopy(self._dense.model).to(self.accelerator.device)
@@ -151,18 +141,29 @@ class Session:
         return model, masking, phase
 
     def train_masked(self, name: str, model: Any, rates: ScoredRates, masking: Mask) -> Phase:
-        """Train a model under a mask; it goes on from a checkpoint of a phase of this name.
+        """Train a model under a mask; continues from a checkpoint of a phase of this name.
 
         Args:
             name: of the phase.
             model: on the accelerator's device; changed in place.
             rates: of the phase.
-            masking: chooses what is left.
+            masking: chooses what stays.
+
+        Raises:
+            TrainingError: training diverges.
         """
         return self._run(name, encoder_of(model), rates, masking)
 
     def carry_out(self, model: Any, masking: Masking) -> Any:
-        """Take the gates off a trained model and remove what the structure does not keep."""
+        """Multiply the gates into a trained model's weights and remove the units that the structure does not keep.
+
+        Args:
+            model: trained under gates; changed in place.
+            masking: its masking, frozen.
+
+        Returns:
+            The pruned model, on the processor.
+        """
         encoder, structure = encoder_of(model), masking.structure
         masks = masks_of(structure, encoder.shape)
         device = self.accelerator.device
@@ -184,11 +185,17 @@ class Session:
         return loss
 
     def train_weights(self, model: Any | None, structure: Structure) -> tuple[Any, Phase]:
-        """Train a pruned model with nothing more removed.
+        """Train a pruned model; its structure stays.
 
         Args:
-            model: with the structure carried out; None where a checkpoint has its weights.
-            structure: what it keeps.
+            model: pruned to the structure; None where a checkpoint has its weights.
+            structure: the units that it keeps.
+
+        Returns:
+            The trained model, on the accelerator's device, and the phase's result.
+
+        Raises:
+            TrainingError: training diverges.
         """
         tensors = {} if model is None else dict(model.state_dict())
         with self._begun("weights", {"kept": [structure.heads, structure.filters]}, tensors):
@@ -202,14 +209,19 @@ class Session:
     def train_quantized(self, model: Any | None, structure: Structure, rounding: Rounding) -> tuple[Any, Phase]:
         """Train a pruned model whose weights and activations are rounded as those of its int8 file.
 
-        The loss on held-out examples, before and after, is of the rounded model; what it gives back is not rounded.
+        The losses on held-out examples are those of the rounded model; the model that is returned is not rounded.
 
         Args:
-            model, structure: see ``train_weights``.
+            model: see ``train_weights``.
+            structure: see ``train_weights``.
             rounding: of the file.
 
+        Returns:
+            The trained model and the phase's result, as from ``train_weights``.
+
         Raises:
-            ArtifactError: the checkpoint is of another rounding.
+            ArtifactError: the checkpoint was trained with another rounding.
+            TrainingError: training diverges.
         """
         rates = self._recipe.quantization
         assert rates is not None
@@ -230,7 +242,7 @@ class Session:
 
     @contextmanager
     def _begun(self, phase: str, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[None]:
-        """A phase on all processes, from its beginning or from the checkpoint that it left."""
+        """Start a phase on all processes, from its beginning or from its checkpoint."""
         if self._group.world == 1:
             yield
             return
@@ -244,7 +256,12 @@ class Session:
             self._together = Group()
 
     def follow(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Take part in a phase that the first process has begun with these."""
+        """Take part in a phase that the first process has started.
+
+        Args:
+            facts: the phase's name and inputs, as the first process shared them.
+            tensors: the same of its tensors.
+        """
         given, values = (
             {name.removeprefix(box): tensor for name, tensor in tensors.items() if name.startswith(box)}
             for box in ("given.", "state.")
@@ -285,28 +302,17 @@ class Session:
         masking: Mask | None,
         facts: dict[str, Any] | None = None,
     ) -> Phase:
-        """A phase, from its beginning or from the checkpoint that it left."""
+        """Run a phase, from its beginning or from its checkpoint."""
         task, watching = self._dense.task, self._recipe.validation
         read = positions_read(self._dense.encoder, task, self._train) if self._recipe.distillation.hidden else None
         teaching = Teaching(self._recipe.distillation, task, encoder, self._teacher, read)
         try:
-            trainer = Trainer(
-                self.accelerator,
-                name,
-                encoder,
-                teaching,
-                self._train,
-                self._held,
-                rates,
-                times=watching.times,
-                patience=watching.patience,
-                seed=self._seed,
-                masking=masking,
-                checkpoints=self._checkpoints,
-                facts={"done": [[ended, asdict(phase)] for ended, phase in self.phases], **(facts or {})},
-                tell=self._tell,
-                group=self._together,
+            done = [[ended, asdict(phase)] for ended, phase in self.phases]
+            spec = PhaseSpec(
+                name, rates, watching.times, watching.patience, self._seed, {"done": done, **(facts or {})}
             )
+            execution = Execution(self.accelerator, self._together, self._checkpoints, self._tell)
+            trainer = Trainer(spec, encoder, teaching, self._train, self._held, execution, masking)
             phase = trainer.run(self._resume if self.resumed_phase == name else None)
         finally:
             teaching.close()
@@ -319,7 +325,7 @@ def _as_chosen(choose: Choose, *, limit: float) -> tuple[Structure, float]:
 
 
 def _agreed(settle: Settle, group: Group, choose: Choose) -> tuple[Structure, float]:
-    """What the first process settles on, on all of them."""
+    """The first process's decision, on all of them."""
     facts: dict[str, Any] = {}
     if group.first:
         structure, limit = settle(choose)

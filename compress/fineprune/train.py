@@ -1,7 +1,7 @@
 """The training loop: one phase of a recipe, on one process or several (accelerate), interrupted or not.
 
-Everything random is a function of the seed and the step, so a phase that is resumed from a checkpoint ends with the
-very weights that it would have ended with.
+Everything random is a function of the seed and the step. So a phase that is resumed from a checkpoint ends, bit for
+bit, with the same weights as one that was not interrupted.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from compress.reconstruction.joint import trained_parameters
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# A loss this many times the first hundred steps' mean, or no number at all, is divergence.
+# A loss above this many times the mean of the first hundred steps, or one that is not finite, is divergence.
 DIVERGED = 10.0
 _SETTLED = 100
 
@@ -44,7 +44,7 @@ class Row:
         step: of the phase, 1 being the first.
         loss: mean over the steps since the last line; ``labels`` and ``divergence`` are parts of it, unweighted.
         budget, cost: of the structure, in the budget's unit; None where the structure is fixed.
-        held_out: loss on the examples held out.
+        held_out: mean loss on the held-out examples.
     """
 
     phase: str
@@ -59,13 +59,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Phase:
-    """What a phase ended with.
+    """The result of a phase.
 
     Attributes:
-        steps: made.
-        best_step: whose weights were taken; ``steps`` in a phase with a changing structure.
-        before, after: loss on the examples held out, at the beginning and of the weights taken.
-        stopped: why before its end; None where it was not.
+        steps: how many were made.
+        best_step: the step whose weights were taken; ``steps`` in a phase with a changing structure.
+        before, after: mean loss on the held-out examples, at the beginning and with the weights taken.
+        stopped: why it stopped early; None where it did not.
         rows: its log.
     """
 
@@ -77,70 +77,106 @@ class Phase:
     rows: tuple[Row, ...]
 
 
+@dataclass(frozen=True)
+class PhaseSpec:
+    """How a phase is trained.
+
+    Attributes:
+        name: of the phase.
+        rates: the recipe's.
+        times: evaluations, evenly spaced.
+        patience: evaluations without a better one before a phase with a fixed structure stops; 0 never.
+        seed: of order and dropout.
+        facts: what its checkpoints carry beside the training's own state: plain JSON types.
+    """
+
+    name: str
+    rates: Rates
+    times: int
+    patience: int = 0
+    seed: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where a phase runs, and what is kept and said of it.
+
+    Attributes:
+        accelerator: device and number format.
+        group: processes that train together, each with its examples of a step. All of them make the same trainer, but
+            for checkpoints, which one writes.
+        checkpoints: None keeps none.
+        tell: given one line at each evaluation.
+    """
+
+    accelerator: Accelerator
+    group: Group = field(default_factory=Group)
+    checkpoints: Checkpoints | None = None
+    tell: Callable[[str], None] = lambda _: None
+
+
 def phase_of(facts: dict[str, Any]) -> Phase:
-    """From what ``asdict`` made of a phase."""
+    """The phase that ``asdict`` turned into these facts."""
     return Phase(**{**facts, "rows": tuple(Row(**row) for row in facts["rows"])})
 
 
 def steps_of(rates: Rates, examples: int) -> int:
-    """Steps in the recipe's epochs."""
+    """Number of steps in a recipe's epochs, at least 1.
+
+    Args:
+        rates: epochs and batch size.
+        examples: how many are trained on.
+    """
     return max(1, round(rates.epochs * math.ceil(examples / rates.batch_size)))
 
 
 def rate_at(step: int, steps: int, warm_up: float) -> float:
-    """Factor of the learning rate at a step: a linear rise, then a linear fall to nothing."""
+    """Factor of the learning rate at a step, 0..1: a linear rise, then a linear fall to zero.
+
+    Args:
+        step: of the phase, 0 being the first.
+        steps: of the whole phase.
+        warm_up: part of the steps in which the rate rises.
+    """
     rise = max(1.0, warm_up * steps)
     return min((step + 1) / rise, (steps - step) / max(1.0, steps - rise), 1.0)
 
 
 class Trainer:
-    """One phase.
+    """Trains one phase.
 
     Args:
-        accelerator: device and number format.
-        name: of the phase.
+        spec: name, rates, evaluations and seed.
         encoder: the model that is trained, on the accelerator's device.
         teaching: the losses.
         data: examples to train on.
-        held: examples to watch with.
-        rates: the recipe's.
-        times: evaluations, evenly spaced.
-        patience: see ``Watching``.
-        seed: of order and dropout.
-        masking: for a phase in which it is found what is left of the model.
-        checkpoints: None keeps none.
-        facts: what a checkpoint is to carry beside its own.
-        tell: given one line at each evaluation.
-        group: processes that train together, each with its examples of a step; all of them make the same trainer, but
-            for checkpoints, which one writes. None for this one alone.
+        held: examples held out, to evaluate on.
+        execution: device, processes, checkpoints.
+        masking: chooses what stays of the model; None where the structure is fixed.
+
+    Attributes:
+        steps: of the whole phase.
     """
 
     def __init__(
         self,
-        accelerator: Accelerator,
-        name: str,
+        spec: PhaseSpec,
         encoder: Encoder,
         teaching: Teaching,
         data: Encoded,
         held: Encoded,
-        rates: Rates,
-        *,
-        times: int,
-        patience: int = 0,
-        seed: int = 0,
+        execution: Execution,
         masking: Mask | None = None,
-        checkpoints: Checkpoints | None = None,
-        facts: dict[str, Any] | None = None,
-        tell: Callable[[str], None] = lambda _: None,
-        group: Group | None = None,
     ) -> None:
-        self._accelerator, self._name, self._encoder, self._teaching = accelerator, name, encoder, teaching
-        self._held, self._rates, self._group = held, rates, group or Group()
-        self._patience, self._seed, self._masking = patience, seed, masking
-        self._checkpoints, self._facts, self._tell = checkpoints, facts or {}, tell
+        self._spec, self._name, self._rates = spec, spec.name, spec.rates
+        self._encoder, self._teaching, self._held, self._masking = encoder, teaching, held, masking
+        self._accelerator, self._group = execution.accelerator, execution.group
+        self._checkpoints, self._tell = execution.checkpoints, execution.tell
+        rates, times = spec.rates, spec.times
         self.steps = steps_of(rates, len(data))
         self._marks = {round(self.steps * (i + 1) / times) for i in range(times)}
-        self._feeder = Feeder(data, rates, f"{seed}/{name}", accelerator.device, self._group)
+        self._feeder = Feeder(data, rates, f"{spec.seed}/{spec.name}", self._accelerator.device, self._group)
         self._parameters = trained_parameters(encoder.model)
         self._named = {n: p for n, p in encoder.model.named_parameters() if any(p is q for q in self._parameters)}
         self._optimizer = torch.optim.AdamW(
@@ -165,11 +201,11 @@ class Trainer:
         """Train to the end, or to an early stop.
 
         Args:
-            resume: what ``Checkpoints.load`` gave, of this phase.
+            resume: a checkpoint of this phase, as ``Checkpoints.load`` returns it; None starts from the beginning.
 
         Raises:
-            TrainingError: the loss diverges. A checkpoint, if there is one, is of before that; so are the weights of
-                a fixed structure: those that were best on the examples held out.
+            TrainingError: the loss diverges. A checkpoint, if there is one, is from before that. A model with a fixed
+                structure has the weights that were best on the held-out examples.
         """
         masking = self._masking
         with self.training():
@@ -185,7 +221,7 @@ class Trainer:
                 losses = self.step(step)
                 self._watch(float(losses.total), step)
                 if self._checkpoints is not None:
-                    # What was saved before this step is where a finite loss came from.
+                    # The loss of this step was finite: so the state saved before it was good.
                     self._checkpoints.confirm()
                 self._since.append((float(losses.total), losses.labels, losses.divergence))
                 step += 1
@@ -207,7 +243,7 @@ class Trainer:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Gradients on for what is trained, the mode of the recipe; all as before when the block ends."""
+        """Turn gradients on for the trained parameters; everything is as before when the block ends."""
         model = self._encoder.model
         devices = [self._accelerator.device] if self._accelerator.device.type == "cuda" else []
         for parameter in self._parameters:
@@ -222,10 +258,10 @@ class Trainer:
                 parameter.grad = None
 
     def step(self, step: int) -> Losses:
-        """One step of the optimizers, inside of ``training``; before it a projection where one is due.
+        """One step of the optimizers, inside ``training``, after a projection if one is due.
 
         Args:
-            step: of the phase, 0 being the first: its examples, budget and rates.
+            step: of the phase, 0 being the first; decides examples, budget and rates.
 
         Returns:
             Means over the step's examples.
@@ -233,7 +269,7 @@ class Trainer:
         model = self._encoder.model
         if self._masking is not None:
             self._masking.advance(step)
-        torch.manual_seed(seed_of(self._seed, self._name, step, self._group.rank))
+        torch.manual_seed(seed_of(self._spec.seed, self._name, step, self._group.rank))
         model.train(self._rates.dropout)
         self._optimizer.zero_grad(set_to_none=True)
         masking = self._masking
@@ -266,8 +302,8 @@ class Trainer:
         return losses
 
     def _watch(self, value: float, step: int) -> None:
-        """Stop where a loss is no number any more, or far above where it began."""
-        # Without the value itself: it would raise the bound that it is held against.
+        """Stop where a loss is not finite, or far above the first losses."""
+        # Without the value itself, which would raise the bound that it is compared with.
         first = self._first_losses or [value]
         usual = sum(first) / len(first)
         bound = DIVERGED * max(usual, 1e-3)
@@ -290,7 +326,7 @@ class Trainer:
         )
 
     def _evaluate(self, step: int) -> str | None:
-        """Write a line of the log; why to stop, or None."""
+        """Write a line of the log; returns why to stop, or None."""
         held = self._held_loss()
         masking = self._masking
         projected = masking.history[-1] if masking is not None and masking.history else None
@@ -318,7 +354,7 @@ class Trainer:
             self._keep(step, held)
             return None
         self._worse += 1
-        if self._patience and self._worse >= self._patience:
+        if self._spec.patience and self._worse >= self._spec.patience:
             return f"no better in {self._worse} evaluations"
         return None
 
@@ -332,18 +368,23 @@ class Trainer:
                 parameter.copy_(weights[name])
 
     def _held_loss(self) -> float:
-        """Mean loss on the examples held out; with gates as at test time."""
+        """Mean loss on the held-out examples, with the gates of test time."""
         with nullcontext() if self._masking is None else self._masking.settled():
             return mean_loss(self._teaching, self._encoder.model, self._held, self._accelerator.device, self._group)
 
     def save(self, step: int, before: float) -> None:
-        """Save the state after ``step`` steps."""
+        """Save the state after ``step`` steps.
+
+        Args:
+            step: how many were made.
+            before: loss on the held-out examples before the first.
+        """
         assert self._checkpoints is not None
         tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in self._named.items()}
         tensors |= {f"best.{name}": p for name, p in self._best.items()}
         tensors |= optimizer_tensors("optimizer", self._optimizer)
         facts = {
-            **self._facts,
+            **self._spec.facts,
             "phase": self._name,
             "step": step,
             "before": before,

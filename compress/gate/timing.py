@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from compress.core.statistics import Interval
 from compress.gate.decision import LOOKS, VISITS, over_visits
-from compress.profile.timing import Clock, relative, sample
+from compress.profile.timing import Clock, Schedule, relative_times, sample_calls
 
 if TYPE_CHECKING:
     from compress.core.progress import Progress
@@ -79,16 +79,10 @@ def time_files(
                 order = range(len(files)) if len(ms) % 2 == 0 else range(len(files) - 1, -1, -1)
                 sessions = {place: opened.enter_context(closing(open_file(files[place]))) for place in order}
                 calls = [partial(sessions[i].run, feed(sessions[i])) for i in range(len(files))]
-                samples = sample(
-                    calls,
-                    rounds=_ROUNDS,
-                    seconds=VISIT_SECONDS * len(files),
-                    warmup=_WARMUP,
-                    seed=len(ms),
-                    clock=clock,
-                )
+                schedule = Schedule(_ROUNDS, VISIT_SECONDS * len(files), _WARMUP)
+                samples = sample_calls(calls, schedule, seed=len(ms), clock=clock)
             ms.append(np.median(samples.undisturbed_ms, axis=0))
-            ratios.append(relative(samples, reference=len(files) - 1).value)
+            ratios.append(relative_times(samples, reference=len(files) - 1).value)
         timings = Timings(np.stack(ms), np.stack(ratios))
         found = timings.latency_ms
         progress.info(f"{found.value:.3f} ms ({found.low:.3f} to {found.high:.3f}) after {look * VISITS} loadings")

@@ -16,7 +16,7 @@ from compress.cache.store import Store
 from compress.core.plan import Plan
 from compress.core.progress import Progress, Silent
 from compress.fineprune.prepare import prepare
-from compress.inputs.load import deployed, load
+from compress.inputs.load import load, settle_seq_len
 from compress.options.run_config import RunConfig
 from compress.search.trade_off import trade_off
 from compress.stages.calibrate import calibrate
@@ -82,7 +82,7 @@ def run(
         # Read and check everything the user gave before the first second of computing.
         with stages.stage("load"):
             loaded = load(config, stages)
-            config = deployed(config, loaded)
+            config = settle_seq_len(config, loaded)
             training = prepare(config, loaded, stages)
         # The dense model, exported as the compressed one will be: baseline and pattern of every structure to time.
         run = Run(config, loaded, stages)

@@ -14,7 +14,7 @@ from pathlib import Path
 from compress.cache.memo import Foreseen, Memory, NotStored
 from compress.cache.store import Store
 from compress.core.progress import Progress, Silent
-from compress.inputs.load import deployed, load
+from compress.inputs.load import load, settle_seq_len
 from compress.options.run_config import RunConfig
 from compress.stages.calibrate import calibrate
 from compress.stages.context import Run
@@ -47,7 +47,7 @@ def foresee(config: RunConfig, *, progress: Progress | None = None) -> list[Fore
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
         memory = Memory(store, Path(scratch), reading=True, making=False)
         loaded = load(config, told)
-        config = deployed(config, loaded)
+        config = settle_seq_len(config, loaded)
         # What is used again is in the table; only what is wrong with it is worth a line.
         run = Run(config, loaded, Stages(Silent(), memory))
         profiles = importance = None

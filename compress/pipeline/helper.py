@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from compress.data.batches import Encoded
-    from compress.fineprune.session import Session
+    from compress.fineprune.session import TrainingSession
     from compress.inputs.checkpoint import Checkpoint
     from compress.options.run_config import RunConfig
 
@@ -92,7 +92,7 @@ class _Helper:
 
     def __init__(self, group: Group) -> None:
         self._group = group
-        self._session: Session | None = None
+        self._session: TrainingSession | None = None
 
     def take_part(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Do this process's share of a task."""
@@ -118,8 +118,9 @@ class _Helper:
     def _prepare_training(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         with self._group.agreeing():
             from compress.fineprune.prepare import load_teacher
+            from compress.fineprune.prepared import Prepared
             from compress.fineprune.recipe import Recipe
-            from compress.fineprune.session import Session
+            from compress.fineprune.session import TrainingSession
 
             calibration, train, held = (
                 unpacked(
@@ -133,8 +134,8 @@ class _Helper:
             if facts["teacher"] is not None:
                 teacher = load_teacher(str(config.teacher), config, checkpoint)
                 _refuse_other(str(config.teacher), teacher, facts["teacher"])
-            recipe = Recipe.model_validate_json(facts["recipe"])
-            self._session = Session(checkpoint, teacher, recipe, train, held, seed=config.seed, group=self._group)
+            prepared = Prepared(Recipe.model_validate_json(facts["recipe"]), teacher, train, held)
+            self._session = TrainingSession(checkpoint, prepared, seed=config.seed, group=self._group)
 
 
 def _same_model(facts: dict[str, Any], calibration: Encoded) -> tuple[RunConfig, Checkpoint]:

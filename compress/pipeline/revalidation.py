@@ -14,7 +14,7 @@ from compress.artifact.verify import refuse_damage
 from compress.core.errors import ArtifactError
 from compress.core.plan import Plan
 from compress.core.progress import Progress, Silent
-from compress.inputs.load import deployed, load
+from compress.inputs.load import load, settle_seq_len
 from compress.options.run_config import make_config
 from compress.pipeline.compression import RunResult, result_of
 from compress.pipeline.single_stages import refuse_other_shape
@@ -35,7 +35,7 @@ def validate_artifact(
     """
     from compress.artifact.model import load as load_artifact
     from compress.export.lowering import Engine
-    from compress.export.onnx import report_of
+    from compress.export.onnx import read_report
     from compress.export.openvino import IR
     from compress.stages.export import parity_of
     from compress.stages.results import Exported
@@ -58,7 +58,7 @@ def validate_artifact(
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
         with stages.stage("load"):
             loaded = load(config, stages)
-            run = Run(deployed(config, loaded), loaded, stages)
+            run = Run(settle_seq_len(config, loaded), loaded, stages)
             refuse_other_shape(loaded, plan)
             model = load_artifact(artifact)
         with stages.stage("export dense"):
@@ -68,7 +68,7 @@ def validate_artifact(
                 file = artifact / (IR if loaded.target.runtime == "openvino" else "model.onnx")
                 tolerance = 1e-3 if engine.precision == "fp32" else math.inf
                 parity = parity_of(file, model, loaded, tolerance)
-                exported = Exported(file, engine, report_of(artifact / "model.onnx"), parity, file)
+                exported = Exported(file, engine, read_report(artifact / "model.onnx"), parity, file)
                 _, validation = device.validate(plan, exported)
         finally:
             device.close()

@@ -13,10 +13,10 @@ from compress.core.plan import Plan
 from compress.core.progress import Progress, Silent
 from compress.export.lowering import variants
 from compress.export.runtime import refuse_absent
-from compress.inputs.load import Loaded, deployed, load, load_model
+from compress.inputs.load import Loaded, load, load_model, settle_seq_len
 from compress.options.run_config import RunConfig
 from compress.profile.roofline import estimate_profile
-from compress.profile.target import Precision, offered
+from compress.profile.target import Precision, offered_precisions
 from compress.search.costs import budget_limit
 from compress.stages.absent_device import here
 from compress.stages.budget_use import SHARE
@@ -46,7 +46,7 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> tuple[P
     stages, budget = Stages(progress or Silent()), config.budget
     with stages.stage("load"):
         loaded = load(config, stages, evaluation=False)
-    run = Run(deployed(config, loaded), loaded, stages)
+    run = Run(settle_seq_len(config, loaded), loaded, stages)
     profile: Profile | None = None
     if config.profile is not None or budget.kind != "macs":
         profile = _profile_alone(run)
@@ -73,9 +73,9 @@ def profile_model(config: RunConfig, *, estimate: bool = False, progress: Progre
     stages = Stages(progress or Silent())
     with stages.stage("load"):
         loaded = load_model(config)
-        config = deployed(config, loaded)
+        config = settle_seq_len(config, loaded)
     if estimate:
-        precision = offered(loaded.target, config.precision)[-1]
+        precision = offered_precisions(loaded.target, config.precision)[-1]
         return estimate_profile(loaded.shape, loaded.target, precision, config.batch_size, config.seq_len)
     refuse_absent(loaded.target)
     return _profile_alone(Run(config, loaded, stages))
@@ -112,13 +112,13 @@ def export_plan(config: RunConfig, plan: Plan | None, *, progress: Progress | No
     with staged(config.output) as output:
         with stages.stage("load"):
             loaded = load(config, stages, evaluation=False) if config.data else load_model(config)
-            run = Run(deployed(config, loaded), loaded, stages)
+            run = Run(settle_seq_len(config, loaded), loaded, stages)
             chosen = plan or dense_plan(run)
             refuse_other_shape(loaded, chosen)
         with stages.stage("reconstruct"):
             model, repairs = prune(run, chosen)
         with stages.stage("export"), tempfile.TemporaryDirectory(prefix="compress-") as scratch:
-            engine = variants(loaded.target, offered(loaded.target, config.precision)[0])[0]
+            engine = variants(loaded.target, offered_precisions(loaded.target, config.precision)[0])[0]
             exported = export_as(
                 engine, model, output / "model.onnx", here(loaded), Path(scratch) / "float.onnx", stages
             )
@@ -129,7 +129,7 @@ def export_plan(config: RunConfig, plan: Plan | None, *, progress: Progress | No
 
 def _planned_precision(run: Run) -> Precision:
     """Of several precisions the fastest: a plan without a run is there to see what can be reached."""
-    return offered(run.loaded.target, run.config.precision)[-1]
+    return offered_precisions(run.loaded.target, run.config.precision)[-1]
 
 
 def _profile_alone(run: Run) -> Profile:

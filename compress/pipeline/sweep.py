@@ -15,7 +15,7 @@ from compress.core.errors import BudgetUnreachable, ConfigError
 from compress.core.importance import Importance
 from compress.core.plan import Budget, BudgetKind
 from compress.core.progress import Progress, Silent
-from compress.inputs.load import deployed, load
+from compress.inputs.load import load, settle_seq_len
 from compress.options.run_config import RunConfig
 from compress.pipeline.sweep_result import Point, Swept, with_front
 from compress.report.write import NAME as REPORT
@@ -78,7 +78,7 @@ def sweep(
         stages = Stages(progress or Silent(), Memory(store, scratch, reading=resume))
         with stages.stage("load"):
             loaded = load(config, stages)
-            config = deployed(config, loaded)
+            config = settle_seq_len(config, loaded)
         run = Run(config, loaded, stages)
         with stages.stage("export dense"):
             run = run.on(PresentDevice.open(run, scratch))

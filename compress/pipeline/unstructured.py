@@ -16,9 +16,9 @@ from compress.core.errors import ConfigError
 from compress.core.plan import Plan
 from compress.fineprune.log import phase_summary, write_log
 from compress.fineprune.prepare import Prepared, open_session, prepare, teacher_name
-from compress.inputs.load import Loaded, deployed, load
-from compress.options.help import DEFAULTS, flag
+from compress.inputs.load import Loaded, load, settle_seq_len
 from compress.options.run_config import RunConfig
+from compress.options.table import OPTIONS, flag
 from compress.stages.context import Run
 from compress.stages.results import FinePruned, Finished, Proposal, Repairs
 from compress.stages.search import dense_plan
@@ -28,24 +28,12 @@ if TYPE_CHECKING:
     from compress.sparsity.compact_file import Stored
     from compress.sparsity.train import Thinned
 
-# Options that say nothing where nothing is timed, searched for or rounded on the way to a device, and why.
-_SENSELESS = {
-    "target": "nothing is made for a device",
-    "precision": "the compact file is int8 as it is, and model.onnx stays fp32",
-    "size_mb": "the fraction settles the size",
-    "method": "there is no structure to search for",
-    "search_seconds": "there is no structure to search for",
-    "effort": "nothing is measured, searched for or reconstructed",
-    "profile": "nothing is timed",
-}
-_PLAIN: dict[str, Any] = {**DEFAULTS, "precision": "fp32"}
-
 
 def refuse_contradictions(config: RunConfig) -> None:
     """Raise ConfigError for options that mean nothing together with ``--unstructured``."""
-    for name, why in _SENSELESS.items():
-        value = getattr(config, name)
-        if value != _PLAIN.get(name):
+    for name, option in OPTIONS.items():
+        value, why = getattr(config, name), option.pointless_unstructured
+        if why is not None and value != option.default:
             raise ConfigError(
                 f"{flag(name)} {value} and --unstructured {config.unstructured:g}: {why}; leave one of them out"
             )
@@ -55,7 +43,7 @@ def read_inputs(config: RunConfig, stages: Stages) -> tuple[Run, Prepared]:
     """Everything that the job reads, checked."""
     refuse_contradictions(config)
     loaded = load(config, stages)
-    config = deployed(config, loaded)
+    config = settle_seq_len(config, loaded)
     prepared = prepare(config, loaded, stages)
     assert prepared is not None
     return Run(config, loaded, stages), prepared

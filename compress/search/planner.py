@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchProblem:
-    """What a search is asked for; everything but the importance of the units.
+    """The input of a search, except the importance of the units.
 
     Attributes:
         shape: dense sizes of the encoder.
@@ -50,7 +50,7 @@ class SearchProblem:
 
     @property
     def limit(self) -> float:
-        """The number that the search has to stay under: MACs, or milliseconds of the profile.
+        """The budget as a number: MACs, or milliseconds of the profile.
 
         Raises:
             BudgetUnreachable: embeddings and head alone take longer.
@@ -59,7 +59,7 @@ class SearchProblem:
 
     @property
     def costs(self) -> Costs:
-        """What widths cost in the budget's unit.
+        """Costs of widths in the budget's unit.
 
         Raises:
             BudgetUnreachable: embeddings and head alone take longer.
@@ -72,7 +72,7 @@ def search_full(rankings: Rankings, costs: Costs, buckets: int | None = None) ->
 
     Args:
         rankings: order of every sublayer's units, and their loss.
-        costs: what widths cost, the budget, and the size limit if there is one.
+        costs: costs of widths, the budget, and the size limit if there is one.
         buckets: quanta of the budget, see ``allocate``; None for as many as take a second or less.
 
     Returns:
@@ -141,9 +141,9 @@ def make_plan(problem: SearchProblem, rankings: Rankings, fisher: Fisher | None 
     """Search for the structure that loses least within the budget.
 
     Args:
-        problem: encoder, budget, method and what they need.
+        problem: encoder, budget, method and their settings.
         rankings: order of every sublayer's units, and their loss.
-        fisher: what ``kwon`` searches with; with blocks, it rearranges. None is enough for ``full``.
+        fisher: importance for ``kwon``; if it has blocks, units are rearranged. None is enough for ``full``.
 
     Returns:
         The plan, with its figures.

@@ -1,4 +1,4 @@
-"""What other budgets would keep."""
+"""Trade-off curve: importance kept at other latency budgets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def trade_off(rankings: Rankings, profile: Profile, length: float, seed: int = 0) -> list[dict[str, float]]:
-    """Importance kept at 40 latencies, from little above the least to the dense model's, for ``compress why``.
+    """Importance kept at 40 latencies between the fixed part and the dense model, for ``compress why``.
 
     Args:
         rankings: order of every sublayer's units, and their loss.
@@ -23,7 +23,7 @@ def trade_off(rankings: Rankings, profile: Profile, length: float, seed: int = 0
         seed: recorded in the plans.
 
     Returns:
-        For each latency that can be reached ``latency_ms``, ``importance_kept`` and ``macs_fraction``.
+        ``latency_ms``, ``importance_kept`` and ``macs_fraction`` of each latency that can be reached.
     """
     table = profile.table
     points = []

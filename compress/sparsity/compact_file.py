@@ -1,14 +1,13 @@
 """The compact file of a sparse model: one safetensors file that holds all of it, configuration included.
 
-| what | how |
-|---|---|
-| matrices of the encoder's linear layers | int8, a scale per row (output channel); zeros left out, see
-``sparsity/packing.py`` | | embeddings, and other matrices of 4096 elements or more | int8, one scale per row | |
-everything else (biases, norms, a small head) | float16; float32 where float16 would overflow | | integers | as they are
-|
+- Matrices of the encoder's linear layers: int8, a scale per row (output channel), zeros left out
+  (``sparsity/packing.py``).
+- Embeddings, and other matrices of 4096 elements or more: int8, one scale per row.
+- Everything else (biases, norms, a small head): float16; float32 where float16 would overflow.
+- Integers: as they are.
 
 The file's metadata say ``format`` and ``version``, the model's ``config`` and for every tensor how it is stored. It
-holds no pickle, and what is read is checked: a damaged file is refused, not half loaded.
+holds no pickle, and reading checks everything: a damaged file is refused, not half loaded.
 
 Law (``tests/sparsity/test_compact_file.py``): ``read_state(write(model))`` is ``rounded_state(model)``, bit for bit.
 """
@@ -63,7 +62,7 @@ class Stored:
 
 
 def stored(name: str, value: NDArray[Any], sparse: bool) -> Stored:
-    """How a tensor is stored.
+    """Encode a tensor for the compact file.
 
     Args:
         name: of the tensor.
@@ -86,7 +85,7 @@ def stored(name: str, value: NDArray[Any], sparse: bool) -> Stored:
 
 
 def taken_back(one: Stored) -> NDArray[Any]:
-    """The tensor that ``stored`` has.
+    """Decode a tensor: the inverse of ``stored``, up to rounding.
 
     Raises:
         ValueError, KeyError: its parts do not fit together.
@@ -103,10 +102,10 @@ def taken_back(one: Stored) -> NDArray[Any]:
         where = _of(one.parts[".where"], np.uint8, (one.parts[".where"].size,))
         rows = unpack(Packed(one.how, one.width, where, values, (one.shape[0], one.shape[1])))  # type: ignore[arg-type]
     else:
-        raise ValueError(f"{one.how!r} is no way to store {len(one.shape)} dimensions")
+        raise ValueError(f"{one.how!r} is not a way to store {len(one.shape)} dimensions")
     scales = _of(scales, np.float32, (rows.shape[0],))
     if not (np.isfinite(scales).all() and (scales > 0).all()):
-        raise ValueError("a scale is no positive number")
+        raise ValueError("a scale is not a positive number")
     return restored(rows, scales).reshape(one.shape)
 
 
@@ -122,18 +121,25 @@ def _of(value: NDArray[Any], kind: Any, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def stored_state(model: Any) -> dict[str, Stored]:
-    """All tensors of a model as the compact file has them."""
+    """All tensors of a model, encoded for the compact file."""
     sparse = matrices_of(encoder_of(model))
     return {name: stored(name, value.numpy(), name in sparse) for name, value in tensors_of(model).items()}
 
 
 def rounded_state(model: Any) -> dict[str, NDArray[Any]]:
-    """All tensors of a model as they come back from a compact file."""
+    """All tensors of a model, encoded for a compact file and decoded again."""
     return {name: taken_back(one) for name, one in stored_state(model).items()}
 
 
 def write_compact(model: Any, path: Path) -> dict[str, Stored]:
-    """Write a compact file; returns how every tensor is stored.
+    """Write a compact file.
+
+    Args:
+        model: sparse: with zeros in its matrices.
+        path: of the file.
+
+    Returns:
+        The encoded tensors by name.
 
     Raises:
         ArtifactError: it cannot be written.
@@ -162,7 +168,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Configuration and tensors of a compact file.
 
     Raises:
-        ArtifactError: it is not there, no compact file, of a later version, or damaged.
+        ArtifactError: it does not exist, is not a compact file, has a later version, or is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -173,9 +179,11 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     except FileNotFoundError:
         raise ArtifactError(f"there is no compact file '{path}'; `compress run --unstructured` writes one") from None
     except (OSError, SafetensorError, ValueError, TypeError) as error:
-        raise ArtifactError(f"'{path}' is no compact file, or damaged: {error}") from None
+        raise ArtifactError(f"'{path}' is not a compact file, or it is damaged: {error}") from None
     if metadata.get("format") != FORMAT:
-        raise ArtifactError(f"'{path}' is no compact file of compress; ordinary checkpoints are for `from_pretrained`")
+        raise ArtifactError(
+            f"'{path}' is not a compact file of compress; ordinary checkpoints are for `from_pretrained`"
+        )
     if metadata.get("version") != str(VERSION):
         raise ArtifactError(
             f"'{path}' has version {metadata.get('version')!r}; this compress reads {VERSION}: install a newer one"
@@ -219,7 +227,7 @@ def load_compact(path: str | Path) -> Any:
         The model, float32, in evaluation mode, of the class that the original checkpoint had.
 
     Raises:
-        ArtifactError: it is not there, foreign, or damaged.
+        ArtifactError: it does not exist, is not a compact file, or is damaged.
     """
     import torch
 

@@ -1,8 +1,8 @@
-"""Masks on single weights while they are being found: what the training loop asks of a mask (``fineprune/masks.py``).
+"""Masks on single weights in training: the ``Mask`` that the training loop asks for.
 
-The masked weights stand in the parameters' place during the forward and backward passes of a step, and the unmasked
-ones before and after it. So the model needs no other modules, a step costs two products per element, and several
-processes share gradients as for any model.
+During the forward and backward passes of a step the parameters hold the masked weights, before and after it the
+unmasked ones. So the model needs no other modules, a step costs two products per element, and several processes share
+gradients as for any model.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from compress.distributed.group import Group
 from compress.fineprune.distill import Losses
 from compress.fineprune.mask_protocol import Projected
 from compress.fineprune.schedule import Schedule
+from compress.fineprune.scheduled_mask import ScheduledMask
 from compress.fineprune.train import seed_of
 from compress.sparsity.matrices import count_of
 from compress.sparsity.scores import ElementScorer
 from compress.sparsity.topk import Selection, choose
 
 
-class ElementMasking:
-    """Chooses the masks as the fraction that may stay falls.
+class ElementMasking(ScheduledMask[ElementScorer]):
+    """Chooses the elements while the fraction that may stay falls.
 
     Args:
         matrices: parameters that are masked.
-        scorer: what their elements are worth.
+        scorer: scores their elements.
         schedule: of the fraction that stays.
         selection: over all matrices, or in each.
         every: steps between choices.
-        seed: of what is random.
+        seed: of random gates.
 
     Attributes:
-        masks: 1 for the elements chosen last, like ``matrices``.
-        history: all choices.
+        masks: 1 for the elements of the latest choice, like ``matrices``.
     """
 
     def __init__(
@@ -49,26 +49,19 @@ class ElementMasking:
         every: int = 1,
         seed: int = 0,
     ) -> None:
-        self._matrices, self.scorer, self._schedule = list(matrices), scorer, schedule
-        self._selection, self._every, self._seed = selection, every, seed
-        self._frozen = False
+        super().__init__(scorer, schedule, every)
+        self._matrices, self._selection, self._seed = list(matrices), selection, seed
         self._count = count_of([matrix.detach() for matrix in matrices])
         self.masks = [torch.ones_like(matrix.detach()) for matrix in matrices]
-        self.history: list[Projected] = []
-        # Of the step under way: whether scores learn, the weights without masks, multipliers, ∂L/∂W' collected apart.
+        # Of the current step: whether scores learn, weights without masks, gates, ∂L/∂W' of the outputs' loss alone.
         self._learns = False
         self._unmasked: list[Tensor] = []
-        self._multipliers: Sequence[Tensor] = ()
+        self._gates: Sequence[Tensor] = ()
         self._apart: list[Tensor] = []
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        """See ``Mask``."""
-        return list(self.scorer.scores)
 
     def advance(self, step: int) -> bool:
         """See ``Mask``."""
-        if self._frozen or (step % self._every and not self._schedule.frozen(step)):
+        if not self._due(step):
             return False
         self._frozen = self._schedule.frozen(step)
         before = self.masks
@@ -82,9 +75,9 @@ class ElementMasking:
         self._learns = self.scorer.trained and not self._frozen
         generator = None
         if not self._frozen:
-            # With the masks frozen, weights learn to do with what will be written.
+            # Once the masks are frozen, weights are trained with the gates of test time.
             generator = torch.Generator(self._matrices[0].device).manual_seed(seed_of(self._seed, "gates", step))
-        self._multipliers = self.scorer.multipliers(self.masks, generator)
+        self._gates = self.scorer.gates(self.masks, generator)
         self._apart = []
         self._put_on()
 
@@ -92,7 +85,7 @@ class ElementMasking:
         """See ``Mask``."""
         losses = forward()
         if self._learns and losses.hidden is not None:
-            # What hidden states should be is no reason for a weight to stay: scores see the outputs' loss alone.
+            # Scores learn from the outputs' loss alone: matching hidden states is not a reason to keep a weight.
             gradients = torch.autograd.grad(
                 share * losses.outputs, self._matrices, retain_graph=True, allow_unused=True
             )
@@ -106,14 +99,14 @@ class ElementMasking:
         self._take_off()
         group.add(self._apart)
         pulls = []
-        for number, (matrix, multiplier) in enumerate(zip(self._matrices, self._multipliers, strict=True)):
+        for number, (matrix, gate) in enumerate(zip(self._matrices, self._gates, strict=True)):
             if matrix.grad is None:
                 matrix.grad = torch.zeros_like(matrix)
             if self._learns:
                 gradient = self._apart[number] if self._apart else matrix.grad
                 pulls.append(gradient * matrix.detach())
-            matrix.grad.mul_(multiplier)
-        self._multipliers, self._apart = (), []
+            matrix.grad.mul_(gate)
+        self._gates, self._apart = (), []
         if not self._learns:
             return False
         self.scorer.learn(pulls)
@@ -123,7 +116,7 @@ class ElementMasking:
     @contextmanager
     def settled(self) -> Iterator[None]:
         """See ``Mask``."""
-        self._multipliers = self.scorer.multipliers(self.masks, None)
+        self._gates = self.scorer.gates(self.masks, None)
         self._put_on()
         try:
             yield
@@ -131,28 +124,26 @@ class ElementMasking:
             self._take_off()
 
     def fold(self) -> None:
-        """Multiply the masks of test time into the weights, in place, for good."""
+        """Multiply the gates of test time into the weights, in place, for good."""
         with torch.no_grad():
-            for matrix, multiplier in zip(self._matrices, self.scorer.multipliers(self.masks, None), strict=True):
-                matrix.mul_(multiplier)
+            for matrix, gate in zip(self._matrices, self.scorer.gates(self.masks, None), strict=True):
+                matrix.mul_(gate)
 
     def state(self) -> tuple[Any, dict[str, Tensor]]:
         """See ``Mask``."""
         masks = {f"mask.{number}": mask.bool() for number, mask in enumerate(self.masks)}
-        history = [[one.step, one.budget, one.cost] for one in self.history[-1:]]
-        return history, {**masks, **self.scorer.state()}
+        return self._last(), {**masks, **self.scorer.state()}
 
     def restore(self, facts: Any, tensors: dict[str, Tensor], step: int) -> None:
         """See ``Mask``."""
-        self.history = [Projected(*one) for one in facts]
-        self._frozen = self._schedule.frozen(step - 1) if step else False
+        self._go_on(facts, step)
         self.masks = [tensors[f"mask.{number}"].to(matrix.dtype) for number, matrix in enumerate(self._matrices)]
         self.scorer.restore(tensors)
 
     def _put_on(self) -> None:
         self._unmasked = [matrix.data for matrix in self._matrices]
-        for matrix, multiplier in zip(self._matrices, self._multipliers, strict=True):
-            matrix.data = matrix.data * multiplier
+        for matrix, gate in zip(self._matrices, self._gates, strict=True):
+            matrix.data = matrix.data * gate
 
     def _take_off(self) -> None:
         for matrix, unmasked in zip(self._matrices, self._unmasked, strict=True):

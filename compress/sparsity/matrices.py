@@ -1,4 +1,4 @@
-"""The matrices that are made sparse: those of the encoder's linear layers, as the family's entry has them."""
+"""The matrices that are made sparse: those of the encoder's linear layers, according to the family's entry."""
 
 from __future__ import annotations
 

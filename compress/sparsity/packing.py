@@ -1,4 +1,4 @@
-"""What is left of a matrix, as bytes: where its elements lie, and what they are. Arrays in, arrays out.
+"""A sparse matrix as bytes: the places of its elements, and their values. Arrays in, arrays out.
 
 Laws (``tests/sparsity/test_packing.py``): ``unpack(pack(q)) == q`` for every matrix of int8, whichever form is taken;
 whatever bytes are given, ``unpack`` gives a matrix or raises ``ValueError``; a zero never becomes anything else.
@@ -61,16 +61,22 @@ def quantized(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np
 
 
 def restored(values: NDArray[np.int8], scales: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Weights from int8 and the scales of the rows."""
+    """Weights from int8 values and scales.
+
+    Args:
+        values: [rows, columns].
+        scales: [rows].
+    """
     return values.astype(np.float32) * scales[:, None]
 
 
 def pack(matrix: NDArray[np.int8], form: Form | None = None, width: int | None = None) -> Packed:
-    """A matrix in the form that takes least.
+    """Pack a matrix in the form that takes the fewest bytes.
 
     Args:
         matrix: [rows, columns].
-        form, width: None is for the smaller one.
+        form: None takes the smaller one.
+        width: bits of a step, 2..8; ignored unless ``form`` is ``steps``, where None is 8.
     """
     rows, columns = matrix.shape
     flat = matrix.ravel()

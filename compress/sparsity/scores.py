@@ -1,7 +1,10 @@
-"""What a single weight is worth while weights are trained: one small class per scorer, the same interface for all.
+"""Scores of single weights while weights are trained: one small class per scorer.
 
-With W' = W * m for the masked matrix, one gradient gives all others: ∂L/∂m = ∂L/∂W' * W is what scores learn from,
-∂L/∂W = ∂L/∂W' * m what weights learn from. Masked weights have the former, so that they can come back.
+With W' = W * m for the masked matrix, one gradient gives all others: scores learn from ∂L/∂m = ∂L/∂W' * W, weights from
+∂L/∂W = ∂L/∂W' * m. Masked weights have the former, so that they can come back.
+
+There are as many scores as weights. So their gradients are put in place without a graph, and most operations are in
+place.
 """
 
 from __future__ import annotations
@@ -14,78 +17,78 @@ from torch import Tensor, nn
 
 from compress.data.batches import Encoded
 from compress.fineprune.recipe import UnstructuredRecipe
-from compress.fineprune.scores import HIGH, LOW, OPEN, TEMPERATURE, THRESHOLD
+from compress.fineprune.scores import (
+    HIGH,
+    LOW,
+    OPEN,
+    TEMPERATURE,
+    THRESHOLD,
+    Lagrangian,
+    Scorer,
+    mean_gates,
+    open_probability,
+    standard_logs,
+)
 from compress.models.encoder import Encoder
 from compress.sparsity.matrices import count_of
 from compress.tasks import Task
 
 # Worth that counts as none, relative to the best, where scores begin as logarithms.
 _SMALLEST = 1e-12
+# Score at soft movement's threshold: comparing with it needs no sigmoid of every element.
+_LEAST = math.log(THRESHOLD / (1 - THRESHOLD))
 
 
-class ElementScorer:
+class ElementScorer(Scorer):
     """Scores of all elements.
 
     Args:
         matrices: the weights, [out, in] each, unmasked.
-        start: what the elements are worth to begin with, not negative, like ``matrices``; None for all alike.
-        penalty: the recipe's.
+        start: worth of the elements at the start, not negative, like ``matrices``; None for all alike.
+        penalty: the recipe's; see ``ScoredRates.penalty``.
     """
-
-    # Whether an optimizer trains the scores.
-    trained = True
 
     def __init__(self, matrices: Sequence[Tensor], start: Sequence[Tensor] | None, penalty: float = 0.0) -> None:
         self._matrices, self._strength = matrices, penalty
         self._count = count_of(list(matrices))
-        self.scores = self._starting(start) if self.trained else []
+        super().__init__(self._starting(start) if self.trained else [])
 
     def _starting(self, start: Sequence[Tensor] | None) -> list[Tensor]:
-        """Logarithms of the worth, scaled so that steps of a rate mean the same whatever it is measured in."""
+        """Scores at the start: standardized logarithms of the worth."""
         if start is None:
             return [torch.zeros_like(matrix.detach()) for matrix in self._matrices]
-        least = max(max(float(part.max()) for part in start) * _SMALLEST, 1e-38)
-        logs = [part.clamp_min(least).log() for part in start]
-        mean = sum(float(part.double().sum()) for part in logs) / self._count
-        square = sum(float((part.double() - mean).square().sum()) for part in logs) / self._count
-        return [((part - mean) / max(math.sqrt(square), 1e-3)).to(torch.float32) for part in logs]
+        return standard_logs(start, _SMALLEST)[0]
 
-    def worth(self) -> Sequence[Tensor]:
-        """What the choice of elements goes by."""
-        return self.scores
-
-    def multipliers(self, masks: Sequence[Tensor], generator: torch.Generator | None) -> Sequence[Tensor]:
-        """What matrices are multiplied with.
+    def gates(self, masks: Sequence[Tensor], generator: torch.Generator | None) -> Sequence[Tensor]:
+        """Multipliers of the matrices.
 
         Args:
-            masks: of the chosen elements.
-            generator: of random numbers; None as at test time: always the same.
+            masks: 1 for the chosen elements, like the matrices.
+            generator: of random gates in training; None gives the gates of test time, always the same.
+
+        Returns:
+            Gates like the masks; they may be the masks themselves.
         """
         return masks
 
     def learn(self, pulls: Sequence[Tensor]) -> None:
-        """Put the scores' gradients in place.
+        """Put the scores' gradients in place: those of the masks, straight through the choice.
 
         Args:
             pulls: ∂L/∂m of every element, that of masked ones included; they may be overwritten.
         """
         for scores, pull in zip(self.scores, pulls, strict=True):
-            scores.grad = pull  # straight through the choice
+            scores.grad = pull
 
     def press(self, fraction: float) -> None:
-        """Add the gradient of a penalty to that of the scores, ``fraction`` being what may stay at present."""
+        """Add the gradient of the penalty to that of the scores.
 
-    def state(self) -> dict[str, Tensor]:
-        """What ``restore`` needs, beside the optimizer's own state."""
-        return {str(number): scores for number, scores in enumerate(self.scores)}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Take up a ``state``."""
-        for number, scores in enumerate(self.scores):
-            scores.copy_(state[str(number)])
+        Args:
+            fraction: of the elements that may stay at this step.
+        """
 
 
-class Magnitude(ElementScorer):
+class ElementMagnitude(ElementScorer):
     """|W|, as it is at present."""
 
     trained = False
@@ -94,26 +97,24 @@ class Magnitude(ElementScorer):
         return [matrix.detach().abs() for matrix in self._matrices]
 
 
-class Movement(ElementScorer):
-    """Hard movement: S falls with ∂L/∂m; a weight that moves away from zero stays, the v best (Sanh et al., eq. 4)."""
+class ElementMovement(ElementScorer):
+    """Hard movement: S falls with ∂L/∂m; weights that move away from zero stay (Sanh et al. 2020, eq. 4)."""
 
 
-class SoftMovement(ElementScorer):
+class ElementSoftMovement(ElementScorer):
     """Soft movement: elements stay while sigmoid(S) is above a threshold; a penalty on its mean pushes scores down.
 
-    Never more stay than the schedule allows. The penalty acts while more are above the threshold than that; when the
-    mask is frozen the threshold is put where exactly the fraction asked for stays.
+    Never more stay than the schedule allows. Unlike that of units, the penalty acts only while more elements than that
+    are above the threshold, and the threshold does not apply at test time: then exactly the fraction asked for stays.
     """
 
-    def multipliers(self, masks: Sequence[Tensor], generator: torch.Generator | None) -> Sequence[Tensor]:
+    def gates(self, masks: Sequence[Tensor], generator: torch.Generator | None) -> Sequence[Tensor]:
         if generator is None:
             return masks
-        least = math.log(THRESHOLD / (1 - THRESHOLD))
-        return [mask * (scores > least) for mask, scores in zip(masks, self.scores, strict=True)]
+        return [mask * (scores > _LEAST) for mask, scores in zip(masks, self.scores, strict=True)]
 
     def press(self, fraction: float) -> None:
-        least = math.log(THRESHOLD / (1 - THRESHOLD))
-        above = sum(int((scores > least).sum()) for scores in self.scores) / self._count
+        above = sum(int((scores > _LEAST).sum()) for scores in self.scores) / self._count
         if not self._strength or above <= fraction:
             return
         strength = self._strength * (1 - fraction) / self._count
@@ -123,28 +124,28 @@ class SoftMovement(ElementScorer):
             scores.grad.add_(chance * (1 - chance), alpha=strength)
 
 
-class HardConcrete(ElementScorer):
+class ElementHardConcrete(ElementScorer):
     """L0: random gates from a stretched, clamped logistic; a Lagrangian holds the expected share of open ones.
 
-    Louizos, Welling and Kingma 2018; the constraint as Wang, Wohlwend and Lei 2020 have it.
+    Source: Louizos, Welling and Kingma 2018; the constraint: Wang, Wohlwend and Lei 2020.
     """
 
     def __init__(self, matrices: Sequence[Tensor], start: Sequence[Tensor] | None, penalty: float = 0.0) -> None:
         super().__init__(matrices, start, penalty)
-        self._multipliers = torch.zeros(2)
+        self._lagrangian = Lagrangian(penalty)
+        # ∂gate/∂S of the gates drawn last.
         self._slopes: list[Tensor] = []
 
     def _starting(self, start: Sequence[Tensor] | None) -> list[Tensor]:
         return [scores + OPEN for scores in super()._starting(start)]
 
-    def multipliers(self, masks: Sequence[Tensor], generator: torch.Generator | None) -> Sequence[Tensor]:
-        """Drawn in training; at test time clamp(sigmoid(S) (r - l) + l, 0, 1), which is folded into the weights."""
+    def gates(self, masks: Sequence[Tensor], generator: torch.Generator | None) -> Sequence[Tensor]:
+        """Gates drawn anew in training; at test time the mean gates, which are folded into the weights."""
         self._slopes = []
+        if generator is None:
+            return [mean_gates(scores).mul_(mask) for scores, mask in zip(self.scores, masks, strict=True)]
         found = []
         for mask, scores in zip(masks, self.scores, strict=True):
-            if generator is None:
-                found.append(scores.sigmoid().mul_(HIGH - LOW).add_(LOW).clamp_(0, 1).mul_(mask))
-                continue
             drawn = torch.rand(scores.shape, generator=generator, device=scores.device)
             stretched = drawn.logit_(1e-6).add_(scores).div_(TEMPERATURE).sigmoid_()
             gate = (stretched * (HIGH - LOW)).add_(LOW)
@@ -157,46 +158,50 @@ class HardConcrete(ElementScorer):
         super().learn([pull.mul_(slope) for pull, slope in zip(pulls, self._slopes, strict=True)])
 
     def open_share(self) -> float:
-        """Expected share of gates that are not 0: mean of sigmoid(S - b log(-l / r))."""
-        shift = TEMPERATURE * math.log(-LOW / HIGH)
-        return sum(float((scores - shift).sigmoid().sum(dtype=torch.float64)) for scores in self.scores) / self._count
+        """Expected share of gates that are not 0."""
+        total = sum(float(open_probability(scores).sum(dtype=torch.float64)) for scores in self.scores)
+        return total / self._count
 
     def press(self, fraction: float) -> None:
         excess = self.open_share() - fraction
-        first, second = self._multipliers.tolist()
-        strength = (first + 2 * second * excess) / self._count
-        shift = TEMPERATURE * math.log(-LOW / HIGH)
+        strength = self._lagrangian.slope(excess) / self._count
         for scores in self.scores:
             assert scores.grad is not None
-            chance = (scores - shift).sigmoid()
+            chance = open_probability(scores)
             scores.grad.add_((1 - chance).mul_(chance), alpha=strength)
-        # The multipliers rise against the excess: gradient ascent.
-        self._multipliers += self._strength * torch.tensor([excess, excess**2])
+        self._lagrangian.rise(excess)
 
     def state(self) -> dict[str, Tensor]:
-        return {**super().state(), "multipliers": self._multipliers}
+        return {**super().state(), "multipliers": self._lagrangian.multipliers}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         super().restore(state)
-        self._multipliers = state["multipliers"].cpu().clone()
+        self._lagrangian.restore(state["multipliers"])
 
 
 SCORERS: dict[str, type[ElementScorer]] = {
-    "magnitude": Magnitude,
-    "movement": Movement,
-    "soft-movement": SoftMovement,
-    "l0": HardConcrete,
+    "magnitude": ElementMagnitude,
+    "movement": ElementMovement,
+    "soft-movement": ElementSoftMovement,
+    "l0": ElementHardConcrete,
 }
 
 
 def start_of(
     recipe: UnstructuredRecipe, encoder: Encoder, matrices: Sequence[nn.Parameter], task: Task, data: Encoded, seed: int
 ) -> list[Tensor] | None:
-    """What a recipe's scores begin with, like ``matrices``; None for all alike.
+    """Worth of every element at the start of a recipe's training.
 
     Args:
+        recipe: scorer, start and number of examples.
         encoder: the dense model, on the device that it is trained on.
+        matrices: the parameters that are scored.
+        task: gives outputs.
         data: examples that Fisher information is taken of; labels are not read.
+        seed: of the choice of examples and of random directions.
+
+    Returns:
+        Tensors like ``matrices``; None where all elements start alike.
     """
     if recipe.start == "zero" or not SCORERS[recipe.scorer].trained:
         return None
@@ -211,9 +216,20 @@ def fisher_of(
 ) -> list[Tensor]:
     """Diagonal of the Fisher information of every element, up to a factor.
 
-    Each example's outputs are pushed in a random direction with the Fisher information of these outputs as covariance.
-    Directions of different examples are independent, so that the squared gradient of a batch's sum is, on average, the
-    sum of the squared gradients: one backward pass for a batch.
+    Each example's outputs are pushed in a random direction whose covariance is the Fisher information of these outputs.
+    Directions of different examples are independent. So the squared gradient of a batch's sum is, on average, the sum
+    of the squared gradients: one backward pass for a batch.
+
+    Args:
+        encoder: the dense model.
+        matrices: parameters of it.
+        task: gives outputs and directions.
+        data: examples; labels are not read.
+        seed: of the directions.
+        batch_size: examples in a backward pass.
+
+    Returns:
+        Tensors like ``matrices``.
     """
     device = matrices[0].device
     generator = torch.Generator().manual_seed(seed)

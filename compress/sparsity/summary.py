@@ -1,4 +1,4 @@
-"""What a sparse model comes to, for files, the terminal and the report: plain values, no tensors where it is read."""
+"""Results of a sparse model for files, the terminal and the report, as plain values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def weights_section(
     metric: Mapping[str, Any],
     files: tuple[int, int],
 ) -> dict[str, Any]:
-    """What validation.json says of single weights.
+    """The section of validation.json on single weights.
 
     Args:
         encoder: the dense model.

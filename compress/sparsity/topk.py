@@ -1,7 +1,7 @@
-"""The most worthy elements, exactly so many.
+"""Top-k selection: keeps the elements with the highest scores, exactly so many.
 
-Laws (``tests/sparsity/test_topk.py``): exactly ``allowed`` elements are kept, over all matrices or in each; none that
-is left out is worth more than one that is kept; equal ones are kept in the order in which they lie.
+Laws (``tests/sparsity/test_topk.py``): exactly ``allowed`` elements are kept, over all matrices or in each. No
+element that is left out has a higher score than one that is kept. Of equal ones, the first are kept.
 """
 
 from __future__ import annotations
@@ -16,12 +16,17 @@ Selection = Literal["global", "per-matrix"]
 
 
 def allowed(elements: int, fraction: float) -> int:
-    """Elements that a fraction of them allows: rounded down, at least one."""
+    """Number of elements in a fraction of them: rounded down, at least one.
+
+    Args:
+        elements: how many there are.
+        fraction: that is kept, 0..1.
+    """
     return max(1, int(elements * fraction + 1e-6))
 
 
 def choose(worth: Sequence[Tensor], fraction: float, selection: Selection) -> list[Tensor]:
-    """Masks of the most worthy elements, of 0 and 1, in the numbers and shapes of ``worth``.
+    """Masks of the elements with the highest scores: 1 where kept, 0 elsewhere, in the types and shapes of ``worth``.
 
     Args:
         worth: one tensor for each matrix; any finite numbers.
@@ -40,7 +45,7 @@ def _most(worth: Tensor, count: int) -> Tensor:
         return torch.ones_like(worth)
     least = torch.kthvalue(worth, worth.numel() - count + 1).values
     mask = (worth > least).to(worth.dtype)
-    # Of those that are exactly as worthy as the last one, as many as there is room for.
+    # Of the elements that equal the last one, as many as there is room for.
     equal = (worth == least).nonzero().flatten()
     mask[equal[: count - int(mask.sum(dtype=torch.float64))]] = 1.0
     return mask

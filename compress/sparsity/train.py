@@ -1,4 +1,4 @@
-"""From a dense model to one with the fraction of its weights that was asked for: training, or one choice at once."""
+"""From a dense model to a sparse one: training under masks, or one choice at once."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from compress.sparsity.matrices import matrices_of
 from compress.sparsity.scores import SCORERS, start_of
 
 if TYPE_CHECKING:
-    from compress.fineprune.session import Session
+    from compress.fineprune.session import TrainingSession
 
 PHASE = "unstructured"
 
 
 @dataclass(frozen=True)
 class Thinned:
-    """What came of it.
+    """A sparse model, and how it was made.
 
     Attributes:
         model: with the masks multiplied in; on the processor, in evaluation mode.
-        phase: what the training ended with; None where nothing was trained.
-        history: how the fraction fell.
+        phase: result of the training; None where nothing was trained.
+        history: all choices of the masks.
     """
 
     model: Any
@@ -40,15 +40,17 @@ class Thinned:
     history: tuple[Projected, ...]
 
 
-def thin_out(dense: Checkpoint, recipe: Recipe, fraction: float, session: Session | None, *, seed: int = 0) -> Thinned:
+def thin_out(
+    dense: Checkpoint, recipe: Recipe, fraction: float, session: TrainingSession | None, *, seed: int = 0
+) -> Thinned:
     """Leave a fraction of the weights of the encoder's linear layers.
 
     Args:
-        dense: the model; it stays as it is.
+        dense: the model; it is not changed.
         recipe: with a table ``[unstructured]``.
         fraction: of these weights, above 0, at most 1.
         session: of that recipe, trains; None where the recipe trains nothing.
-        seed: of what is random beside the training.
+        seed: of the scores' start and of random gates.
 
     Raises:
         TrainingError: training diverges.
@@ -67,7 +69,7 @@ def thin_out(dense: Checkpoint, recipe: Recipe, fraction: float, session: Sessio
     model.to(session.accelerator.device)
     matrices = _matrices(model)
     steps = steps_of(rates, len(session.examples))
-    # A checkpoint has the scores.
+    # A checkpoint contains the scores.
     begin = (
         None if session.resuming else start_of(rates, encoder_of(model), matrices, dense.task, session.examples, seed)
     )

@@ -76,7 +76,7 @@ class AbsentDevice:
         path = export_dense(run, scratch)
         if loaded.target.runtime == "tensorrt":
             # What its parser does not take, it would refuse on the device, when everything has been computed.
-            standard_ops.require(standard_ops.expand_attention(onnx.load(str(path))), loaded.target)
+            standard_ops.check_supported(standard_ops.expand_attention(onnx.load(str(path))), loaded.target)
         processor = replace(loaded, target=load_target("cpu"))
         return cls(run, DenseModel(processor, path, deployment_feed(run.config, loaded)))
 
@@ -163,7 +163,7 @@ class AbsentDevice:
 
         from compress.export import fp16
 
-        rounded = fp16.emulated(onnx.load(str(exported.float_path)), exported.engine.left_out)
+        rounded = fp16.emulate_fp16(onnx.load(str(exported.float_path)), exported.engine.left_out)
         with tempfile.TemporaryDirectory(prefix="compress-") as folder:
             path = Path(folder) / "model.onnx"
             graph.save(rounded, path, graph.EXTERNAL_DATA_ABOVE_BYTES)

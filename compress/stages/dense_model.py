@@ -13,6 +13,7 @@ from compress.core.plan import Widths
 from compress.data.batches import fixed_batch
 from compress.export import graph, openvino
 from compress.export.lowering import Engine, lower
+from compress.export.narrowing import narrow
 from compress.options.run_config import RunConfig
 from compress.stages import cache_codecs
 from compress.stages.cache_keys import model_inputs
@@ -104,7 +105,7 @@ class DenseModel:
         if encoder.family.attention_kind is not None:
             if self._pattern is None:
                 self._pattern = self._without_vocabulary(self.path)
-            narrowed = graph.narrow(self._pattern, encoder, widths)
+            narrowed = narrow(self._pattern, encoder, widths)
         else:
             narrowed = self._exported_anew(widths)
         if engine.scheme == "nncf":

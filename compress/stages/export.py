@@ -13,7 +13,7 @@ from compress.data.batches import Encoded
 from compress.export import fp16, graph, openvino
 from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
 from compress.export.lowering import Engine, lower
-from compress.export.onnx import check_parity, export_onnx, report_of
+from compress.export.onnx import check_parity, export_onnx, read_report
 from compress.export.runtime import open_session
 from compress.inputs.load import Loaded
 from compress.stages.results import Exported
@@ -57,7 +57,7 @@ def export_checked(
         if float_path is None:
             graph.remove(unquantized)
             unquantized = path
-    return Exported(path, engine, report_of(path), parity, unquantized)
+    return Exported(path, engine, read_report(path), parity, unquantized)
 
 
 def export_half(
@@ -74,12 +74,12 @@ def export_half(
 
     export_checked(model, float_path, loaded, replace(engine, precision="fp32"))
     proto = onnx.load(str(float_path))
-    kept = fp16.hold(proto, samples_of(loaded))
+    kept = fp16.choose_float32_nodes(proto, samples_of(loaded))
     if kept.nodes:
         progress.info(f"kept in fp32: {kept.reason}: {', '.join(kept.nodes)}")
     engine = replace(engine, left_out=kept.nodes)
     write_lowered(float_path, engine, path, loaded)
-    return Exported(path, engine, report_of(path), parity_of(path, model, loaded, math.inf), float_path)
+    return Exported(path, engine, read_report(path), parity_of(path, model, loaded, math.inf), float_path)
 
 
 def export_as(engine: Engine, model: Any, path: Path, loaded: Loaded, float_path: Path, progress: Progress) -> Exported:
@@ -109,7 +109,7 @@ def _as_openvino(model: Any, onnx_file: Path, loaded: Loaded, engine: Engine) ->
     parity = parity_of(path, model, loaded, tolerance=1e-3 if samples is None else math.inf)
     size = path.stat().st_size + path.with_suffix(".bin").stat().st_size
     return Exported(
-        path, engine, replace(report_of(onnx_file), size_bytes=size), parity, path if samples is None else onnx_file
+        path, engine, replace(read_report(onnx_file), size_bytes=size), parity, path if samples is None else onnx_file
     )
 
 

@@ -23,7 +23,7 @@ from compress.stages.settle_structure import Settling, costs_of
 
 if TYPE_CHECKING:
     from compress.fineprune.fake_quant import Rounding
-    from compress.fineprune.session import Session
+    from compress.fineprune.session import TrainingSession
     from compress.fineprune.train import Phase
     from compress.profile.take import Profile
     from compress.stages.results import Finished, Repairs
@@ -128,7 +128,7 @@ def _train(run: Run, prepared: Prepared, chosen: Finished) -> _Trained:
     return _Trained(model.cpu(), plan, profile, repairs, session.phases)
 
 
-def _better(run: Run, plan: Plan, trained: Any, session: Session, repairs: Repairs) -> tuple[Any, Repairs]:
+def _better(run: Run, plan: Plan, trained: Any, session: TrainingSession, repairs: Repairs) -> tuple[Any, Repairs]:
     """The weights that a structure's scores were found with, or those that reconstruction gives it, if they do better.
 
     Some hundred steps under a falling budget do not make up for what the closed form gives at once.
@@ -143,7 +143,7 @@ def _better(run: Run, plan: Plan, trained: Any, session: Session, repairs: Repai
     return (rebuilt, done) if taken else (trained, repairs)
 
 
-def _rounding(run: Run, prepared: Prepared, chosen: Finished, session: Session) -> Rounding | None:
+def _rounding(run: Run, prepared: Prepared, chosen: Finished, session: TrainingSession) -> Rounding | None:
     """The rounding that the last phase trains with; None where the recipe has none, or the file is not dynamic int8.
 
     Raises:

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from compress.core.plan import Plan, Widths
 from compress.export import graph
 from compress.export.lowering import IN_GRAPH, Engine, variants
-from compress.export.measure import LatencyComparison, choose, compare_latency, compare_without_copies
-from compress.export.onnx import report_of
+from compress.export.measure import LatencyComparison, choose_fastest, compare_latency, compare_without_copies
+from compress.export.onnx import read_report
 from compress.export.runtime import open_session, refuse_absent, require_runtime
 from compress.export.session import Session
 from compress.options.effort import EFFORT
-from compress.profile.take import Profile, take_profile
+from compress.profile.take import ModelSource, Profile, Workload, take_profile
 from compress.profile.target import Precision
 from compress.stages import cache_codecs
 from compress.stages.cache_keys import deployment_inputs
@@ -213,7 +213,7 @@ def _choose_form(run: Run, dense: DenseModel, precision: Precision, widths: Widt
     try:
         for engine in offered if len(offered) > 1 else ():
             sessions[engine.name] = open_session(dense.build(widths, engine), run.loaded.target)
-        chosen = choose(sessions, dense.timing_feed, seconds=FORM_SECONDS) if sessions else offered[0].name
+        chosen = choose_fastest(sessions, dense.timing_feed, seconds=FORM_SECONDS) if sessions else offered[0].name
     finally:
         for session in sessions.values():
             session.close()
@@ -241,13 +241,17 @@ def measure_profile(run: Run, dense: DenseModel, engine: Engine) -> Profile:
     """
     config, loaded = run.config, run.loaded
     profile = take_profile(
-        lambda widths: dense.build(widths, engine),
-        lambda data: open_session(data, loaded.target),
-        dense.timing_feed,
-        shape=loaded.shape,
-        target=loaded.target.model_copy(update={"precision": engine.precision}),
-        batch_size=config.batch_size,
-        seq_len=config.seq_len,
+        ModelSource(
+            lambda widths: dense.build(widths, engine),
+            lambda data: open_session(data, loaded.target),
+            dense.timing_feed,
+        ),
+        Workload(
+            loaded.shape,
+            loaded.target.model_copy(update={"precision": engine.precision}),
+            config.batch_size,
+            config.seq_len,
+        ),
         seconds=EFFORT[config.effort].profile_seconds,
         seed=config.seed,
     )
@@ -285,5 +289,5 @@ def export_beside(run: Run, dense: DenseModel, model: Any, engine: Engine) -> Ex
         if held != engine:
             write_lowered(float_path, replace(held, form="plain"), path, loaded)
             parity = parity_of(path, model, loaded, tolerance=math.inf)
-            exported = replace(exported, engine=held, report=report_of(path), parity=parity)
+            exported = replace(exported, engine=held, report=read_report(path), parity=parity)
     return exported

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from compress.core.errors import BudgetUnreachable
-from compress.profile.target import of_its_device, offered
+from compress.profile.target import check_device, offered_precisions
 from compress.search.costs import budget_limit
 from compress.stages.context import Run
 from compress.stages.search import size_limit_of
@@ -20,7 +20,7 @@ def profiles_of(run: Run) -> list[tuple[Engine, Profile]]:
     """Engine and profile of every precision in question."""
     given = given_profile(run)
     found = []
-    for precision in offered(run.loaded.target, run.config.precision if given is None else given.precision):
+    for precision in offered_precisions(run.loaded.target, run.config.precision if given is None else given.precision):
         engine = run.device.fastest(precision)
         found.append((engine, given or run.device.take_profile(engine)))
     return found
@@ -44,7 +44,7 @@ def given_profile(run: Run) -> Profile | None:
         loaded.target,
         None if config.precision == "auto" else config.precision,
     )
-    of_its_device(profile.device, loaded.target)
+    check_device(profile.device, loaded.target)
     return profile
 
 

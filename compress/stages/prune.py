@@ -18,7 +18,7 @@ from compress.stages.stage import Inputs, Stage, stage
 
 if TYPE_CHECKING:
     from compress.data.batches import Encoded
-    from compress.reconstruction.closed_form import Reconstructed
+    from compress.reconstruction.closed_form import SublayerFit
 
 
 def prune(run: Run, plan: Plan) -> tuple[Any, Repairs]:
@@ -87,10 +87,12 @@ def reconstruct(run: Run, plan: Plan) -> tuple[Any, Repairs]:
         run.info(warning)
     if config.method != "full":
         return model, Repairs(sublayers)
-    from compress.reconstruction.joint import tune
+    from compress.reconstruction.joint import fit_jointly
 
     effort = EFFORT[config.effort]
-    joint = tune(dense, student, task, data, epochs=effort.epochs, most_flops=effort.most_flops, seed=config.seed)
+    joint = fit_jointly(
+        dense, student, task, data, epochs=effort.epochs, most_flops=effort.most_flops, seed=config.seed
+    )
     if joint is not None:
         outcome = "kept" if joint.accepted else "not kept: it did not help on examples held out"
         run.info(
@@ -100,7 +102,7 @@ def reconstruct(run: Run, plan: Plan) -> tuple[Any, Repairs]:
     return model, Repairs(sublayers, joint)
 
 
-def _too_few(sublayers: tuple[Reconstructed, ...], data: Encoded) -> str | None:
+def _too_few(sublayers: tuple[SublayerFit, ...], data: Encoded) -> str | None:
     """What to say where a sublayer had fewer equations than unknowns; None where none had."""
     short = [s for s in sublayers if s.equations < s.width]
     if not short:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from compress.export.lowering import Engine
     from compress.export.onnx import ExportReport
     from compress.profile.latency_profile import Profile
-    from compress.reconstruction.closed_form import Reconstructed
-    from compress.reconstruction.joint import Tuned
+    from compress.reconstruction.closed_form import SublayerFit
+    from compress.reconstruction.joint import JointFit
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Repairs:
         fine_pruned: what fine-pruning did; None where there was none.
     """
 
-    sublayers: tuple[Reconstructed, ...] = ()
-    joint: Tuned | None = None
+    sublayers: tuple[SublayerFit, ...] = ()
+    joint: JointFit | None = None
     fine_pruned: FinePruned | None = None
 
 

@@ -88,16 +88,16 @@ def try_out(
     Returns:
         Factors of the losses of attention and FFN of each layer, [layers, 2].
     """
-    from compress.reconstruction.trial import Sketch
-    from compress.search.spdy import improve
+    from compress.reconstruction.trial import Trial
+    from compress.search.spdy import search_coefficients
 
     config, loaded = run.config, run.loaded
     seconds = config.search_seconds
-    sketch = Sketch(loaded.checkpoint.encoder, loaded.checkpoint.task, loaded.calibration, seed=config.seed)
-    found = improve(
+    trial = Trial(loaded.checkpoint.encoder, loaded.checkpoint.task, loaded.calibration, seed=config.seed)
+    found = search_coefficients(
         importance.rankings,
         Costs.of(config.budget, loaded.shape, profile, loaded.length, share, size_limit),
-        sketch.score,
+        trial.score,
         candidates=EFFORT[config.effort].candidates if seconds is None else None,
         seconds=seconds,
         seed=config.seed,

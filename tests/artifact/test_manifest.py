@@ -65,7 +65,7 @@ def test_damage_is_refused(artifact: Path) -> None:
     with pytest.raises(ArtifactError, match="damaged: it is not as it was written"):
         read_manifest(artifact)
     file.write_text("{")
-    with pytest.raises(ArtifactError, match="damaged: it is no JSON"):
+    with pytest.raises(ArtifactError, match="damaged: it is not JSON"):
         read_manifest(artifact)
     file.write_text("[]")
     with pytest.raises(ArtifactError, match="damaged: it holds no table"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,12 @@ def test_without_making_what_is_not_there_is_told(store: Store, tmp_path: Path) 
 
 def test_an_old_measurement_is_said_to_be_old_and_an_old_calibration_is_not(store: Store, tmp_path: Path) -> None:
     for name, old in (("profile", True), ("calibrate", False)):
-        Memory(store, tmp_path / "a").result(step(name), lambda: "made", print)
+        described = replace(step(name), measured=old)
+        Memory(store, tmp_path / "a").result(described, lambda: "made", print)
         said: list[str] = []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("time.time", lambda: os.stat(tmp_path).st_mtime + 3 * 86400 + 60)
-            Memory(store, tmp_path / "b", reading=True).result(step(name), never, said.append)
+            Memory(store, tmp_path / "b", reading=True).result(described, never, said.append)
         assert ("the device may have changed" in said[0]) == old
         assert "stored 3 days ago" in said[0]
 
@@ -85,7 +87,7 @@ def test_what_cannot_be_read_is_named_and_made_again(store: Store, tmp_path: Pat
     ]
     (store.entries()[0].path / RECORD).write_text("{}")
     assert Memory(store, tmp_path / "c", reading=True).result(step(), lambda: "sound", said.append) == "sound"
-    assert "record is cut off or no JSON" in said[1]
+    assert "record is cut off or not JSON" in said[1]
     assert Memory(store, tmp_path / "d", reading=True).result(step(), never, said.append) == "sound"
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 import compress.calibration.curvature
+from compress.calibration.accumulate import Passes
 from compress.calibration.curvature import Curvature, curvature
 from compress.core.errors import DataError
 from compress.data.batches import Encoded
@@ -86,7 +87,7 @@ def test_is_the_sum_over_tokens_and_the_mean_over_samples(family: str) -> None:
         reads, gradients = torch.cat([x for x, _ in samples]), torch.cat([g for _, g in samples])
         weights = gradients.square().sum(-1)
         expected[key] = Curvature(spread(weights, reads), torch.einsum("ti,tj->ij", gradients, gradients) / len(data))
-    assert_close(curvature(encoder_of(model), Second(), data, batch_size=4), expected)
+    assert_close(curvature(encoder_of(model), Second(), data, Passes(batch_size=4)), expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -105,7 +106,10 @@ def test_in_the_last_layer_the_first_position_alone_counts(family: str, kind: Su
 @pytest.mark.parametrize("family", FAMILIES)
 def test_does_not_depend_on_batches_and_padding(family: str) -> None:
     encoder, data = encoder_of(random_model(family)), examples()
-    assert_close(curvature(encoder, Second(), data, batch_size=1), curvature(encoder, Second(), data, batch_size=9))
+    assert_close(
+        curvature(encoder, Second(), data, Passes(batch_size=1)),
+        curvature(encoder, Second(), data, Passes(batch_size=9)),
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -130,7 +134,7 @@ def test_factors_are_symmetric_and_without_negative_directions(family: str) -> N
 
 def test_equal_seeds_give_equal_factors_and_others_do_not() -> None:
     encoder, data = encoder_of(random_model("bert")), examples()
-    first, again, other = (curvature(encoder, TASK, data, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (curvature(encoder, TASK, data, Passes(seed=seed)) for seed in (3, 3, 4))
     assert all(torch.equal(first[k].inputs, again[k].inputs) for k in first)
     assert all(torch.equal(first[k].outputs, again[k].outputs) for k in first)
     assert not torch.equal(first[0, "ffn"].outputs, other[0, "ffn"].outputs)
@@ -138,7 +142,7 @@ def test_equal_seeds_give_equal_factors_and_others_do_not() -> None:
 
 def test_labels_are_not_read() -> None:
     encoder, data = encoder_of(random_model("bert")), examples()
-    with_labels, without = (curvature(encoder, TASK, d, seed=1) for d in (data, examples(labels=False)))
+    with_labels, without = (curvature(encoder, TASK, d, Passes(seed=1)) for d in (data, examples(labels=False)))
     assert all(torch.equal(with_labels[k].outputs, without[k].outputs) for k in without)
 
 

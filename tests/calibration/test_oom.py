@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compress.calibration.accumulate import Passes
 from compress.calibration.curvature import curvature
 from compress.calibration.fisher import fisher_information
 from compress.calibration.oom import Portions, out_of_memory
@@ -100,9 +101,9 @@ CASES = [{"most": 5}, {"most": 1}, {"at": (1,)}, {"at": (2,)}, {"at": (2, 4)}]
 @pytest.mark.parametrize("case", CASES)
 def test_curvature_is_the_same_where_memory_runs_out(checkpoint: Checkpoint, data: Encoded, case: Any) -> None:
     said: list[str] = []
-    whole = curvature(checkpoint.encoder, checkpoint.task, data, seed=3, batch_size=12)
+    whole = curvature(checkpoint.encoder, checkpoint.task, data, Passes(seed=3, batch_size=12))
     starved: Any = Starved(checkpoint.task, **case)
-    parts = curvature(checkpoint.encoder, starved, data, seed=3, batch_size=12, say=said.append)
+    parts = curvature(checkpoint.encoder, starved, data, Passes(seed=3, batch_size=12, say=said.append))
     assert re.search("memory ran out with 1[12] examples at once; going on with 6", said[0])
     for key, found in whole.items():
         assert_close(parts[key].inputs, found.inputs)
@@ -114,7 +115,7 @@ def test_curvature_is_the_same_where_memory_runs_out(checkpoint: Checkpoint, dat
 def test_fisher_information_is_the_same_where_memory_runs_out(
     checkpoint: Checkpoint, data: Encoded, case: Any, label_free: bool
 ) -> None:
-    options: dict[str, Any] = {"seed": 3, "label_free": label_free, "blocks": True, "batch_size": 12}
+    options: dict[str, Any] = {"passes": Passes(3, 12), "label_free": label_free, "blocks": True}
     whole = fisher_information(checkpoint.encoder, checkpoint.task, data, **options)
     starved: Any = Starved(checkpoint.task, **case)
     parts = fisher_information(checkpoint.encoder, starved, data, **options)
@@ -129,7 +130,7 @@ def test_a_sum_that_memory_ends_in_is_not_counted_twice(
     """Memory that ends between two sublayers: those before it have their share of the batch, the others do not."""
     from compress.calibration import curvature as module
 
-    whole = curvature(checkpoint.encoder, checkpoint.task, data, seed=3, batch_size=12)
+    whole = curvature(checkpoint.encoder, checkpoint.task, data, Passes(seed=3, batch_size=12))
     original = module._Sums.zeros
     left = [1]
 
@@ -146,7 +147,7 @@ def test_a_sum_that_memory_ends_in_is_not_counted_twice(
         return sums
 
     monkeypatch.setattr(module._Sums, "zeros", zeros)
-    parts = curvature(checkpoint.encoder, checkpoint.task, data, seed=3, batch_size=12)
+    parts = curvature(checkpoint.encoder, checkpoint.task, data, Passes(seed=3, batch_size=12))
     assert not left
     for asked, found in whole.items():
         assert_close(parts[asked].outputs, found.outputs)
@@ -164,4 +165,4 @@ def test_activations_that_are_no_numbers_are_blamed_on_their_layer(tiny_bert: Pa
         if weigh == "full":
             curvature(checkpoint.encoder, checkpoint.task, data)
         else:
-            fisher_information(checkpoint.encoder, checkpoint.task, data, seed=0)
+            fisher_information(checkpoint.encoder, checkpoint.task, data, Passes(seed=0))

@@ -26,7 +26,7 @@ def test_it_is_right_about_this_machine(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_people_get_a_line_each(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "examine", lambda: [doctor.Finding("torch", "problem", "not installed", "pip it")])
+    monkeypatch.setattr(doctor, "examine", lambda: [doctor.Check("torch", "problem", "not installed", "pip it")])
     assert cli.main(["doctor"]) == 3
     assert "problem  torch  not installed; pip it" in capsys.readouterr().out
 

@@ -41,9 +41,9 @@ def test_json_that_is_small_and_shallow_is_read(value: object) -> None:
         ("[" * (MOST_DEPTH + 1) + "]" * (MOST_DEPTH + 1), "nested"),
         ("[" * 1_000_000, "nested"),
         ('{"a":' * 5_000, "nested"),
-        ("9" * 10_000, "no JSON"),
-        ("[1", "no JSON"),
-        ("", "no JSON"),
+        ("9" * 10_000, "not JSON"),
+        ("[1", "not JSON"),
+        ("", "not JSON"),
     ],
 )
 def test_json_that_is_none(text: str, words: str) -> None:
@@ -82,12 +82,12 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(Unreadable, match="too long"):
         read_text(tmp_path / ("x" * 300))
     (tmp_path / "latin").write_bytes(b"caf\xe9")
-    with pytest.raises(Unreadable, match=r"no UTF-8 text: .* at byte 3"):
+    with pytest.raises(Unreadable, match=r"not UTF-8 text: .* at byte 3"):
         read_text(tmp_path / "latin")
-    with pytest.raises(Unreadable, match="no regular file"):
+    with pytest.raises(Unreadable, match="not a regular file"):
         read_text(Path("/dev/zero"))
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(Unreadable, match="no regular file"):
+    with pytest.raises(Unreadable, match="not a regular file"):
         read_text(tmp_path / "pipe")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from compress.core.errors import DataError
-from compress.data.headerless import STS, headerless
+from compress.data.headerless import STS, known_columns
 from compress.data.tables import read_table
 
 ROW = ["main-captions", "MSRvid", "2012test", "0001", "5.000", 'A "plane" is taking off.', "An air plane."]
@@ -32,5 +32,5 @@ def test_rows_cut_short(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("row", [list(STS), ROW[:6], [*ROW[:4], "6.0", *ROW[5:]], [*ROW[:3], "one", *ROW[4:]]])
 def test_other_first_rows_are_headers(row: list[str]) -> None:
-    assert headerless(row, tabs=True) is None
-    assert headerless(ROW, tabs=False) is None and headerless(ROW, tabs=True) == STS
+    assert known_columns(row, tabs=True) is None
+    assert known_columns(ROW, tabs=False) is None and known_columns(ROW, tabs=True) == STS

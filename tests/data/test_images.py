@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from compress.core.errors import DataError
-from compress.data.images import ROW, classes_of, decoded, folder_of_classes, library, opened
+from compress.data.images import ROW, class_folder, decode_images, images_by_class, open_image, pillow
 from compress.data.load import load_data
 from compress.inputs.load import train_and_validation
 from support.data import write_rows
@@ -23,7 +23,7 @@ def test_a_folder_of_classes_is_data(tmp_path: Path) -> None:
     assert rows.column_names == ["image", "label"] and len(rows) == 6
     assert sorted(set(rows["label"])) == ["dark", "light"]
     assert all(Path(path).is_file() for path in rows["image"])
-    assert folder_of_classes(str(tmp_path)) == tmp_path
+    assert class_folder(str(tmp_path)) == tmp_path
 
 
 def test_of_a_lone_folder_a_part_is_held_back(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_of_a_lone_folder_a_part_is_held_back(tmp_path: Path) -> None:
 def test_folders_of_splits_are_splits(tmp_path: Path) -> None:
     classes(tmp_path / "train", each=4)
     classes(tmp_path / "test", each=2)
-    assert folder_of_classes(str(tmp_path)) is None
+    assert class_folder(str(tmp_path)) is None
     assert len(load_data(str(tmp_path), "train")) == 8
     assert len(load_data(str(tmp_path), "validation")) == 4
 
@@ -45,7 +45,7 @@ def test_hidden_and_empty_folders_are_no_classes(tmp_path: Path) -> None:
     picture(tmp_path / ".cache" / "a.png")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("no image")
-    assert set(classes_of(tmp_path)) == {"dark", "light"}
+    assert set(images_by_class(tmp_path)) == {"dark", "light"}
 
 
 def test_a_directory_without_images_still_says_what_is_expected(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_paths_bytes_and_images_decode_to_the_same(tmp_path: Path) -> None:
     data = path.read_bytes()
     values: list[Any] = [str(path), data, {"bytes": data, "path": None}, {"bytes": None, "path": str(path)}]
     values.append(Image.open(path))
-    found = [image.tobytes() for image in decoded(values, [f"row {i}" for i in range(len(values))])]
+    found = [image.tobytes() for image in decode_images(values, [f"row {i}" for i in range(len(values))])]
     assert len(set(found)) == 1 and len(found[0]) == 3 * 8 * 8
 
 
@@ -84,21 +84,21 @@ def test_paths_bytes_and_images_decode_to_the_same(tmp_path: Path) -> None:
         ("nowhere.png", r"image 'nowhere.png' \(row 3\) does not exist"),
         (b"GIF no more", "image row 3 does not decode"),
         (truncated(), "image row 3 does not decode"),
-        (None, "row 3 has no image but 'None'"),
-        (7, "row 3 has no image but '7'"),
-        ({"bytes": None, "path": None}, "row 3 has no image"),
+        (None, "row 3 has 'None' where an image is expected"),
+        (7, "row 3 has '7' where an image is expected"),
+        ({"bytes": None, "path": None}, "row 3 has 'None' where an image is expected"),
     ],
 )
 def test_what_does_not_decode_is_named(value: Any, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        list(decoded([value], ["row 3"]))
+        list(decode_images([value], ["row 3"]))
     assert caught.value.exit_code == 3
 
 
 def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("not an image")
     with pytest.raises(DataError, match=r"a.png' \(row 1\) does not decode"):
-        opened(str(tmp_path / "a.png"), "row 1")
+        open_image(str(tmp_path / "a.png"), "row 1")
 
 
 def test_without_pillow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,4 +112,4 @@ def test_without_pillow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delitem(sys.modules, "PIL", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(DataError, match=r"pip install 'compress\[vision\]'"):
-        library()
+        pillow()

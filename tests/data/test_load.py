@@ -161,7 +161,7 @@ def test_unreadable_file(tmp_path: Path, data_csv: Path) -> None:
 
 def test_device_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.csv")
-    assert "no regular file" in refusal(tmp_path / "a.csv")
+    assert "not a regular file" in refusal(tmp_path / "a.csv")
 
 
 def test_sample_of_rows(data_csv: Path) -> None:

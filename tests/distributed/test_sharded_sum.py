@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from compress.calibration.accumulate import Passes
 from compress.calibration.curvature import curvature
 from compress.calibration.fisher import fisher_information
 from compress.core.errors import DataError
@@ -82,9 +83,9 @@ def test_fisher_information_does_not_depend_on_the_number_of_processes(count: in
 
     def work(group: Group) -> Any:
         encoder = encoder_of(random_model("bert"))
-        return fisher_information(encoder, TASK, data, seed=3, blocks=True, batch_size=3, group=group)
+        return fisher_information(encoder, TASK, data, Passes(seed=3, batch_size=3, group=group), blocks=True)
 
-    alone = fisher_information(encoder_of(random_model("bert")), TASK, data, seed=3, blocks=True, batch_size=3)
+    alone = fisher_information(encoder_of(random_model("bert")), TASK, data, Passes(seed=3, batch_size=3), blocks=True)
     for world in (2, 3, SHARDS + 1):
         found = with_processes(world, work)
         for name in ("heads", "filters", "head_blocks", "filter_blocks"):
@@ -96,7 +97,7 @@ def test_curvature_does_not_depend_on_the_number_of_processes(family: str) -> No
     data = examples(40)
 
     def work(group: Group | None) -> Any:
-        return curvature(encoder_of(random_model(family)), TASK, data, seed=3, batch_size=3, group=group)
+        return curvature(encoder_of(random_model(family)), TASK, data, Passes(seed=3, batch_size=3, group=group))
 
     alone = work(None)
     for world in (2, 5):
@@ -113,7 +114,7 @@ def test_the_first_says_what_another_could_not_do() -> None:
         if not group.first:
             with torch.no_grad():
                 model.classifier.weight[:] = float("inf")
-        return curvature(encoder_of(model), TASK, examples(40), batch_size=3, group=group)
+        return curvature(encoder_of(model), TASK, examples(40), Passes(batch_size=3, group=group))
 
     with pytest.raises(DataError, match="not finite"):
         with_processes(2, work)

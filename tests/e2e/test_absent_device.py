@@ -25,7 +25,7 @@ from compress.profile import gpu
 from compress.profile.profiles import Profiles
 from compress.profile.roofline import estimate_profile
 from compress.profile.take import Profile
-from compress.profile.target import load_target, of_its_device
+from compress.profile.target import check_device, load_target
 
 LENGTH = 24
 SLOW = """device = "a slow box"
@@ -270,10 +270,10 @@ def test_a_profile_of_another_runtime_or_of_another_gpu_than_the_one_here_is_ref
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     t4 = load_target("t4")
-    with pytest.raises(ProfileError, match="of the runtime tensorrt, target 't4' runs in onnxruntime-cuda"):
-        of_its_device({"runtime": "tensorrt"}, t4)
+    with pytest.raises(ProfileError, match="measured in tensorrt, target 't4' runs in onnxruntime-cuda"):
+        check_device({"runtime": "tensorrt"}, t4)
     described: dict[str, str | int] = {"runtime": t4.runtime, "gpu": "Tesla T4", "compute_capability": "7.5"}
-    of_its_device(described, t4)
+    check_device(described, t4)
     monkeypatch.setattr(gpu, "gpus", lambda: (gpu.Gpu("NVIDIA T1000", "7.5", "550", 4096, 1395, 300),))
     with pytest.raises(ProfileError, match="measured on Tesla T4, target 't4' is NVIDIA T1000 here"):
-        of_its_device(described, t4)
+        check_device(described, t4)

@@ -182,7 +182,9 @@ def test_the_last_phase_trains_for_a_dynamic_int8_file(
     phase = "epochs = 1.0\nbatch_size = 16\n"
     own.write_text(f"[weights]\n{phase}[quantization]\n{phase}[validation]\ntimes = 2\n", encoding="utf-8")
     # Which form is the fastest is not the question here.
-    monkeypatch.setattr(device, "choose", lambda sessions, *_, **__: min(sessions, key=lambda name: "static" in name))
+    monkeypatch.setattr(
+        device, "choose_fastest", lambda sessions, *_, **__: min(sessions, key=lambda name: "static" in name)
+    )
     pipeline.run(configured(tiny_bert, rows_file, out, macs=0.6, fine_prune=str(own), precision="int8"))
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["engine"]["scheme"] == "dynamic"

@@ -132,7 +132,7 @@ def test_what_the_file_gives_is_an_option(checkpoints: dict[str, Path], tmp_path
         ("text-regression", "text-classification", "text-classification", "needs at least two"),
         ("token-classification", "token-classification", "text-classification", "not the pair premise and hypothesis"),
         ("question-answering", "question-answering", "text-regression", "cannot tell question and context apart"),
-        ("text-regression", "text-regression", "text-classification", "which is no number"),
+        ("text-regression", "text-regression", "text-classification", "which is not a number"),
         (
             "token-classification",
             "token-classification",

@@ -44,14 +44,14 @@ def test_weights_become_half_and_answers_stay(dense: tuple[onnx.ModelProto, Feed
     proto, feed = dense
     exact, halved = _answers(proto, feed), fp16.to_half(proto)
     assert _floats(halved) == {TensorProto.FLOAT16}
-    for answers in (_answers(halved, feed), _answers(fp16.emulated(proto), feed)):
+    for answers in (_answers(halved, feed), _answers(fp16.emulate_fp16(proto), feed)):
         assert answers.dtype == np.float32
         assert 0 < np.abs(answers - exact).max() < 1e-2
 
 
 def test_kept_nodes_are_computed_in_fp32_with_casts_around(dense: tuple[onnx.ModelProto, Feed]) -> None:
     proto, feed = dense
-    kept = fp16.norms(proto)
+    kept = fp16.norm_nodes(proto)
     names = {node.name: node for node in proto.graph.node}
     assert {names[name].op_type for name in kept} == {"LayerNormalization", "Add"}
     halved = fp16.to_half(proto, kept)
@@ -60,7 +60,7 @@ def test_kept_nodes_are_computed_in_fp32_with_casts_around(dense: tuple[onnx.Mod
     assert norms and all(weights[node.input[1]] == TensorProto.FLOAT for node in norms)
     assert np.abs(_answers(halved, feed) - _answers(proto, feed)).max() < 1e-2
     everything = [node.name for node in proto.graph.node]
-    assert np.array_equal(_answers(fp16.emulated(proto, everything), feed), _answers(proto, feed))
+    assert np.array_equal(_answers(fp16.emulate_fp16(proto, everything), feed), _answers(proto, feed))
 
 
 def test_a_name_of_no_node_is_refused(dense: tuple[onnx.ModelProto, Feed]) -> None:
@@ -91,24 +91,24 @@ def _overflowing(scale: float) -> tuple[onnx.ModelProto, Feed]:
 
 def test_what_fp16_cannot_hold_is_named_and_kept() -> None:
     proto, feed = _overflowing(300.0)
-    assert not np.isfinite(_answers(fp16.emulated(proto), feed)).all()
-    assert fp16.endangered(proto, [feed]) == {"first": 180000.0, "second": 180000.0}
-    kept = fp16.hold(proto, [feed])
+    assert not np.isfinite(_answers(fp16.emulate_fp16(proto), feed)).all()
+    assert fp16.nodes_near_overflow(proto, [feed]) == {"first": 180000.0, "second": 180000.0}
+    kept = fp16.choose_float32_nodes(proto, [feed])
     assert kept.nodes == ("first", "second")
     assert "1.8e+05" in kept.reason
-    assert np.allclose(_answers(fp16.emulated(proto, kept.nodes), feed), _answers(proto, feed), rtol=1e-2)
-    assert fp16.hold(*[proto, [{"x": feed["x"] / 300}]]).nodes == ()
+    assert np.allclose(_answers(fp16.emulate_fp16(proto, kept.nodes), feed), _answers(proto, feed), rtol=1e-2)
+    assert fp16.choose_float32_nodes(*[proto, [{"x": feed["x"] / 300}]]).nodes == ()
 
 
 def test_without_data_norms_stay_in_fp32(dense: tuple[onnx.ModelProto, Feed]) -> None:
-    kept = fp16.hold(dense[0], [])
-    assert set(kept.nodes) == set(fp16.norms(dense[0]))
+    kept = fp16.choose_float32_nodes(dense[0], [])
+    assert set(kept.nodes) == set(fp16.norm_nodes(dense[0]))
 
 
 def test_norms_are_kept_where_answers_drift(dense: tuple[onnx.ModelProto, Feed]) -> None:
-    kept = fp16.hold(dense[0], [dense[1]], allowed=0.0)
+    kept = fp16.choose_float32_nodes(dense[0], [dense[1]], allowed=0.0)
     # Kept only if that helps; the error is that of what was chosen.
-    norms = set(fp16.norms(dense[0]))
+    norms = set(fp16.norm_nodes(dense[0]))
     assert norms <= set(kept.nodes) or not norms & set(kept.nodes)
     assert kept.error > 0
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from compress.core.errors import ExportError, PlanError
 from compress.core.plan import EncoderShape, Widths
 from compress.export import graph
+from compress.export.narrowing import narrow
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
 from compress.models.encoder import Encoder, encoder_of, shape_of
@@ -79,7 +80,7 @@ def test_narrow_equals_remove(dense: dict[str, Dense], case: tuple[str, Widths])
     inputs = padded_inputs(family)
     with torch.no_grad():
         expected = model(**inputs).logits.numpy()
-    narrowed = graph.narrow(dense[family].proto, dense[family].encoder, widths)
+    narrowed = narrow(dense[family].proto, dense[family].encoder, widths)
     np.testing.assert_allclose(_run(narrowed, inputs), expected, atol=1e-5, rtol=0)
 
 
@@ -93,7 +94,7 @@ def test_narrow_gives_the_graph_of_remove_and_export(
     remove(model, first_units(widths))
     export_onnx(model, tmp_path / "model.onnx", input_names=list(padded_inputs(family)))
     exported = onnx.load(str(tmp_path / "model.onnx"))
-    narrowed = graph.narrow(dense[family].proto, dense[family].encoder, widths)
+    narrowed = narrow(dense[family].proto, dense[family].encoder, widths)
 
     def form(proto: onnx.ModelProto) -> list[Any]:
         sizes = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
@@ -137,7 +138,7 @@ def test_parameters_that_are_equal_stay_apart(family: str, tmp_path: Path) -> No
             assert f"{layer.exported_name(role)}.weight" in names
             assert (f"{layer.exported_name(role)}.bias" in names) == (layer.get(role).bias is not None)
     widths = Widths((2, 0, 3), (0, 7, 5))
-    narrowed = graph.narrow(proto, encoder, widths)
+    narrowed = narrow(proto, encoder, widths)
     remove(model, first_units(widths))
     inputs = padded_inputs(family)
     with torch.no_grad():
@@ -149,7 +150,7 @@ def test_parameters_that_are_equal_stay_apart(family: str, tmp_path: Path) -> No
 @settings(max_examples=20)
 def test_narrow_leaves_no_empty_or_unused_weight(dense: dict[str, Dense], case: tuple[str, Widths]) -> None:
     family, widths = case
-    proto = graph.narrow(dense[family].proto, dense[family].encoder, widths)
+    proto = narrow(dense[family].proto, dense[family].encoder, widths)
     onnx.checker.check_model(proto)
     used = {name for node in proto.graph.node for name in node.input}
     for tensor in proto.graph.initializer:
@@ -163,7 +164,7 @@ def test_narrow_leaves_no_empty_or_unused_weight(dense: dict[str, Dense], case: 
 def test_the_argument_is_not_changed(dense: dict[str, Dense], family: str) -> None:
     proto = dense[family].proto
     before = proto.SerializeToString(deterministic=True)
-    graph.narrow(proto, dense[family].encoder, Widths((1, 0, 2), (3, 0, 4)))
+    narrow(proto, dense[family].encoder, Widths((1, 0, 2), (3, 0, 4)))
     if family not in OF_IMAGES:
         graph.trim_vocabulary(proto, 50)
     graph.tidy(proto)
@@ -183,22 +184,22 @@ def test_trimmed_vocabulary_computes_the_same(dense: dict[str, Dense], family: s
     trimmed = graph.trim_vocabulary(proto, 50)
     assert len(proto.SerializeToString()) - len(trimmed.SerializeToString()) >= 150 * 24 * 4
     np.testing.assert_array_equal(_run(trimmed, inputs), _run(proto, inputs))
-    narrowed = graph.narrow(trimmed, dense[family].encoder, Widths((1, 0, 2), (3, 0, 4)))
+    narrowed = narrow(trimmed, dense[family].encoder, Widths((1, 0, 2), (3, 0, 4)))
     assert np.isfinite(_run(narrowed, inputs)).all()
 
 
 def test_widths_that_do_not_fit(dense: dict[str, Dense]) -> None:
     for widths in (Widths((1,), (1,)), Widths((5, 1, 1), (1, 1, 1)), Widths((1, 1, 1), (1, 21, 1))):
         with pytest.raises(PlanError):
-            graph.narrow(dense["bert"].proto, dense["bert"].encoder, widths)
+            narrow(dense["bert"].proto, dense["bert"].encoder, widths)
 
 
 def test_a_foreign_or_narrowed_graph_is_refused(dense: dict[str, Dense]) -> None:
     with pytest.raises(ExportError, match="no parameter 'bert"):
-        graph.narrow(dense["distilbert"].proto, dense["bert"].encoder, Widths((1,) * 3, (1,) * 3))
-    narrowed = graph.narrow(dense["bert"].proto, dense["bert"].encoder, Widths((1,) * 3, (1,) * 3))
+        narrow(dense["distilbert"].proto, dense["bert"].encoder, Widths((1,) * 3, (1,) * 3))
+    narrowed = narrow(dense["bert"].proto, dense["bert"].encoder, Widths((1,) * 3, (1,) * 3))
     with pytest.raises(ExportError, match="only dense graphs"):
-        graph.narrow(narrowed, dense["bert"].encoder, Widths((2,) * 3, (2,) * 3))
+        narrow(narrowed, dense["bert"].encoder, Widths((2,) * 3, (2,) * 3))
 
 
 def test_offline_fusion_computes_the_same(dense: dict[str, Dense]) -> None:

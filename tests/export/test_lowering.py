@@ -16,10 +16,11 @@ from compress.core.errors import TargetError
 from compress.core.plan import Widths
 from compress.export import graph
 from compress.export.lowering import Engine, lower, pack_attention, variants
+from compress.export.narrowing import narrow
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
 from compress.models.encoder import Encoder, encoder_of
-from compress.profile.target import Target, load_target, offered
+from compress.profile.target import Target, load_target, offered_precisions
 from support.models import TINY_SIZES, random_model
 from support.structures import padded_inputs
 
@@ -55,7 +56,7 @@ def test_packed_attention_computes_the_same(
     dense: dict[str, tuple[Encoder, onnx.ModelProto]], family: str, heads: Any, filters: Any
 ) -> None:
     encoder, proto = dense[family]
-    plain = graph.narrow(proto, encoder, Widths(heads, filters))
+    plain = narrow(proto, encoder, Widths(heads, filters))
     packed = pack_attention(plain)
     onnx.checker.check_model(packed)
     count = sum(width > 0 for width in heads)
@@ -120,16 +121,16 @@ def test_names_of_variants_tell_them_apart() -> None:
 
 def test_what_a_target_offers() -> None:
     cpu = load_target("cpu")
-    assert offered(cpu, "auto") == ("fp32", "int8")
-    assert offered(cpu, "int8") == ("int8",)
+    assert offered_precisions(cpu, "auto") == ("fp32", "int8")
+    assert offered_precisions(cpu, "int8") == ("int8",)
     with pytest.raises(TargetError, match=r"'cpu' \(onnxruntime-cpu\) has no fp16; use --precision fp32, int8 or auto"):
-        offered(cpu, "fp16")
+        offered_precisions(cpu, "fp16")
 
 
 def test_structures_without_sublayers_have_nothing_to_quantize(
     dense: dict[str, tuple[Encoder, onnx.ModelProto]], tmp_path: Path
 ) -> None:
     encoder, proto = dense["bert"]
-    bare = graph.narrow(proto, encoder, Widths((0,) * 3, (0,) * 3))
+    bare = narrow(proto, encoder, Widths((0,) * 3, (0,) * 3))
     for engine in variants(CPU, "int8"):
         np.testing.assert_array_equal(_run(lower(bare, engine, [], timing_only=True), "bert"), _run(bare, "bert"))

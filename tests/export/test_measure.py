@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from compress.core.errors import DataError, ExportError, TargetError
 from compress.data.batches import Encoded
 from compress.export import measure
-from compress.export.measure import LEAST_ROUNDS, choose, compare_latency, predict
+from compress.export.measure import LEAST_ROUNDS, choose_fastest, compare_latency, predict
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
 from compress.profile.target import Target
@@ -106,13 +106,13 @@ def test_choose_takes_another_form_only_when_it_is_faster_beyond_doubt(monkeypat
     noise = np.random.default_rng(0).normal(0, 1, (4, 40))
     _times(monkeypatch, 20 + noise[0], 30 + noise[1], 10 + noise[2], 15 + noise[3])
     names = ("default", "slow", "fast", "middling")
-    assert choose({name: Sums() for name in names}, FEED) == "fast"
-    assert choose({name: Sums() for name in names[:2]}, FEED) == "default"
-    assert choose({"default": Sums()}, FEED) == "default"
+    assert choose_fastest({name: Sums() for name in names}, FEED) == "fast"
+    assert choose_fastest({name: Sums() for name in names[:2]}, FEED) == "default"
+    assert choose_fastest({"default": Sums()}, FEED) == "default"
     _times(monkeypatch, 20 + noise[0], 19.9 + noise[1])
-    assert choose({"default": Sums(), "no different": Sums()}, FEED) == "default"
+    assert choose_fastest({"default": Sums(), "no different": Sums()}, FEED) == "default"
     _times(monkeypatch, 20 + noise[0], 20 + noise[0])
-    assert choose({"default": Sums(), "the same": Sums()}, FEED) == "default"
+    assert choose_fastest({"default": Sums(), "the same": Sums()}, FEED) == "default"
 
 
 def test_session_from_a_path_and_from_bytes_agree(model_file: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from compress.core.errors import ExportError
 from compress.core.plan import Widths
 from compress.export import onnx as export
-from compress.export.onnx import ExportReport, check_parity, export_onnx, report_of
+from compress.export.onnx import ExportReport, check_parity, export_onnx, read_report
 from compress.export.runtime import open_session
 from compress.export.session import Session
 from compress.models.encoder import encoder_of, family_of, shape_of
@@ -78,7 +78,7 @@ def test_report_counts_what_is_in_the_file(exported: tuple[str, Any, Path, Expor
     assert report.fusions == ({"MultiHeadAttention": attentions} if attentions else {})
     assert report.size_bytes == path.stat().st_size
     assert report.nodes == len(onnx.load(str(path)).graph.node)
-    assert report == report_of(path)
+    assert report == read_report(path)
 
 
 def _heads(model: Any) -> tuple[int, ...]:
@@ -189,10 +189,10 @@ def test_parity_of_nothing_is_refused() -> None:
 
 def test_report_of_what_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="there is no model file"):
-        report_of(tmp_path / "model.onnx")
+        read_report(tmp_path / "model.onnx")
     (tmp_path / "model.onnx").write_text("not a model")
-    with pytest.raises(ExportError, match="is no ONNX model"):
-        report_of(tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match="is not an ONNX model"):
+        read_report(tmp_path / "model.onnx")
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from compress.export import openvino as room
 from compress.export.lowering import Engine, variants
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
-from compress.profile.target import describe_device, load_target, offered
+from compress.profile.target import describe_device, load_target, offered_precisions
 from support.models import TINY_SIZES, random_model
 from support.structures import padded_inputs
 
@@ -34,7 +34,7 @@ def _feed(family: str, seed: int = 0) -> dict[str, Any]:
 
 
 def test_the_target_has_two_precisions_and_says_what_it_runs_on() -> None:
-    assert offered(TARGET, "auto") == ("fp32", "int8")
+    assert offered_precisions(TARGET, "auto") == ("fp32", "int8")
     assert variants(TARGET, "fp32") == (Engine("fp32"),)
     assert variants(TARGET, "int8") == (Engine("int8", scheme="nncf"),)
     assert describe_device(TARGET)["runtime"] == "openvino"

@@ -17,9 +17,10 @@ from compress.core.plan import Widths
 from compress.export import fp16, graph
 from compress.export.int8 import quantizable
 from compress.export.lowering import Engine, lower, variants
+from compress.export.narrowing import narrow
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
-from compress.export.standard_ops import expand_attention, require, supported, unsupported
+from compress.export.standard_ops import check_supported, expand_attention, supported, unsupported
 from compress.models.encoder import Encoder, encoder_of
 from compress.profile.target import Target, load_target
 from support.models import random_model
@@ -60,7 +61,7 @@ def test_it_computes_the_same_at_any_widths_padding_included(
     dense: Dense, family: str, heads: Any, filters: Any
 ) -> None:
     encoder, proto = dense[family]
-    fused = graph.narrow(proto, encoder, Widths(heads, filters))
+    fused = narrow(proto, encoder, Widths(heads, filters))
     standard = expand_attention(fused)
     onnx.checker.check_model(standard)
     assert not graph.fusions(standard)
@@ -78,7 +79,7 @@ def test_tensorrt_takes_every_operator_of_what_is_lowered_for_it(dense: Dense, f
     (engine,) = variants(load_target("h100-tensorrt"), precision)
     lowered = lower(proto, engine, [feed_of(family)], timing_only=True)
     assert unsupported(lowered) == []
-    require(lowered, load_target("h100-tensorrt"))
+    check_supported(lowered, load_target("h100-tensorrt"))
 
 
 @pytest.mark.parametrize("family", FAMILIES[:2])
@@ -87,9 +88,9 @@ def test_in_fp16_it_answers_like_the_fused_graph_and_what_is_kept_is_kept(dense:
     standard = expand_attention(proto)
     # The processor computes fp16 wide; a GPU rounds every value in between, which `emulated` does.
     exact = answer(standard, family)
-    for converted in (fp16.to_half(standard), fp16.emulated(standard)):
+    for converted in (fp16.to_half(standard), fp16.emulate_fp16(standard)):
         assert np.abs(answer(converted, family) - exact).max() < 0.02
-    norms = fp16.norms(standard)
+    norms = fp16.norm_nodes(standard)
     assert any("shares" in name for name in norms), "the softmax of the written-out attention counts as one"
     kept = fp16.to_half(standard, norms)
     readers = {name: node for node in kept.graph.node for name in node.input}
@@ -126,7 +127,7 @@ def test_int8_is_symmetric_in_every_pair_and_only_linear_layers_have_pairs(dense
 def test_what_tensorrt_does_not_take_is_named(dense: Dense) -> None:
     _, proto = dense["bert"]
     with pytest.raises(ExportError, match=r"com.microsoft.MultiHeadAttention.*onnx-tensorrt.*runtime = \"onnxrun"):
-        require(proto, load_target("v100-tensorrt"))
+        check_supported(proto, load_target("v100-tensorrt"))
     other = helper.make_model(
         helper.make_graph([helper.make_node("Unique", ["x"], ["y"])], "g", [], []),
         opset_imports=[helper.make_opsetid("", 99)],

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compress.core.errors import EXIT_ERROR, ExportError, TargetError
 from compress.export import cuda, tensorrt
 from compress.export.runtime import open_session, require_runtime
-from compress.export.tensorrt_file import engine_of, read_record
+from compress.export.tensorrt_file import engine_path, read_record
 from compress.profile import gpu
 from compress.profile.target import Calls, Target, load_target
 from support.fake_tensorrt import FakeTensorRT, install
@@ -75,7 +75,7 @@ def test_networks_are_strongly_typed_and_profiles_are_the_stated_calls(fake: Fak
     assert fake.shapes == dict.fromkeys(("input_ids", "attention_mask"), ((1, 8), (4, 64), (16, 128)))
     # The file alone says what is computed in what.
     assert not fake.set & {"FP16", "INT8", "BF16"} and "TF32" not in fake.set
-    assert engine_of(file).read_bytes() == b"engine 1"
+    assert engine_path(file).read_bytes() == b"engine 1"
     record = json.loads((file.parent / "engine" / "model.json").read_text())
     assert (record["gpu"], record["compute_capability"], record["driver"]) == ("Tesla T4", "7.5", "550.54.15")
     assert record["tensorrt"] == "10.9.0.34" and len(record["onnx_sha256"]) == 64
@@ -83,13 +83,13 @@ def test_networks_are_strongly_typed_and_profiles_are_the_stated_calls(fake: Fak
 
 @needs_polygraphy
 def test_timings_are_kept_between_builds_and_builds_within_a_run(fake: FakeTensorRT, file: Path) -> None:
-    record = tensorrt.record_of(file, target(), T4)
+    record = tensorrt.make_record(file, target(), T4)
     cache = tensorrt.timing_cache(record)
-    assert tensorrt.built(file, target(), record) == b"engine 1"
+    assert tensorrt.build_cached(file, target(), record) == b"engine 1"
     assert cache.read_bytes() == b"timings" and "Tesla-T4-7.5-10.9.0.34" in cache.name
-    assert tensorrt.built(file, target(), record) == b"engine 1", "built once"
-    other = tensorrt.record_of(model(1.0), target(), T4)
-    assert tensorrt.built(model(1.0), target(), other) == b"engine 2"
+    assert tensorrt.build_cached(file, target(), record) == b"engine 1", "built once"
+    other = tensorrt.make_record(model(1.0), target(), T4)
+    assert tensorrt.build_cached(model(1.0), target(), other) == b"engine 2"
     assert b"timings" in fake.caches, "the second build begins with what the first has timed"
 
 
@@ -113,7 +113,7 @@ def test_an_engine_of_another_gpu_release_or_file_is_refused_before_it_is_loaded
     file.write_bytes(model())
     with pytest.raises(TargetError, match=r"lengths 1, 64, 64, here 1, 128, 128"):
         open_session(file, load_target("t4-tensorrt").for_calls(4, 128))
-    engine_of(file).write_bytes(b"engine 9")
+    engine_path(file).write_bytes(b"engine 9")
     with pytest.raises(TargetError, match="damaged"):
         open_session(file, target())
     assert fake.loaded == [], "nothing of it was loaded"
@@ -123,7 +123,7 @@ def test_an_engine_of_another_gpu_release_or_file_is_refused_before_it_is_loaded
 def test_another_driver_is_no_reason_to_refuse(fake: FakeTensorRT, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensorrt.keep_engine(file, target())
     as_if(monkeypatch, gpu.Gpu(T4.name, "7.5", "560.1", 15360, 1590, 300))
-    assert tensorrt.read_engine(file, tensorrt.record_of(file, target(), gpu.gpus()[0])) == b"engine 1"
+    assert tensorrt.read_engine(file, tensorrt.make_record(file, target(), gpu.gpus()[0])) == b"engine 1"
     assert read_record(file).driver == "550.54.15"
 
 
@@ -163,7 +163,7 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, file: Path) ->
     with pytest.raises(TargetError, match="CUDA_VISIBLE_DEVICES=1"):
         open_session(file, target())
     as_if(monkeypatch, T4)
-    with pytest.raises(TargetError, match=r"state them in its file under \[calls\]"):
+    with pytest.raises(TargetError, match=r"give them in its file under \[calls\]"):
         open_session(file, load_target("t4-tensorrt"))
     with pytest.raises(ExportError, match="no model file"):
         open_session(file.with_name("other.onnx"), target())
@@ -188,13 +188,13 @@ def test_engines_are_kept_only_where_their_target_is(monkeypatch: pytest.MonkeyP
     tensorrt.keep_engine(file, target())
     as_if(monkeypatch, T4)
     tensorrt.keep_engine(file, load_target("t4"))
-    assert not engine_of(file).exists()
+    assert not engine_path(file).exists()
 
 
 def test_targets_state_ranges_or_take_the_command_line_s() -> None:
     assert target().calls == Calls(batch_size=(1, 4, 4), seq_len=(1, 64, 64))
     stated = target(calls=Calls(batch_size=(1, 8, 32), seq_len=(16, 64, 128)))
     assert stated.for_calls(16, 128).calls == Calls(batch_size=(1, 16, 32), seq_len=(16, 128, 128))
-    with pytest.raises(TargetError, match=r"length 8 is outside of what the target's file states .* 16 to 128"):
+    with pytest.raises(TargetError, match=r"length 8 is outside the range of .* target.s file, 16 to 128"):
         stated.for_calls(1, 8)
     assert load_target("cpu").for_calls(4, 64) == load_target("cpu")

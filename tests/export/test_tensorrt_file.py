@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from compress.core.errors import EXIT_ERROR, TargetError
 from compress.export.tensorrt_file import (
     EngineRecord,
-    digest_of,
-    engine_of,
+    engine_path,
+    onnx_digest,
     read_engine,
     read_record,
-    record_file,
+    record_path,
     write_engine,
 )
 
@@ -58,7 +58,7 @@ def test_what_was_written_is_read_back(tmp_path_factory: pytest.TempPathFactory,
     write_engine(path, engine, RECORD)
     assert read_engine(path, RECORD) == engine
     assert replace(read_record(path), engine_sha256="") == RECORD
-    assert (engine_of(path).parent, record_file(path).parent) == (path.parent / "engine",) * 2
+    assert (engine_path(path).parent, record_path(path).parent) == (path.parent / "engine",) * 2
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -97,23 +97,23 @@ def test_every_field_is_compared_or_known_not_to_matter() -> None:
 )
 def test_an_engine_without_its_record_is_not_loaded(model: Path, text: str | None, words: str) -> None:
     write_engine(model, b"engine", RECORD)
-    record_file(model).unlink() if text is None else record_file(model).write_text(text)
+    record_path(model).unlink() if text is None else record_path(model).write_text(text)
     with pytest.raises(TargetError, match=words):
         read_engine(model, RECORD)
 
 
 def test_a_damaged_engine_is_not_loaded(model: Path) -> None:
     write_engine(model, b"engine", RECORD)
-    engine_of(model).write_bytes(b"engime")
+    engine_path(model).write_bytes(b"engime")
     with pytest.raises(TargetError, match="damaged"):
         read_engine(model, RECORD)
 
 
 def test_weights_beside_a_file_are_part_of_it(model: Path) -> None:
-    alone = digest_of(model)
-    assert alone == digest_of(model.read_bytes())
+    alone = onnx_digest(model)
+    assert alone == onnx_digest(model.read_bytes())
     beside = model.with_name("model.onnx.data")
     beside.write_bytes(b"weights")
-    with_weights = digest_of(model)
+    with_weights = onnx_digest(model)
     beside.write_bytes(b"others")
-    assert len({alone, with_weights, digest_of(model)}) == 3
+    assert len({alone, with_weights, onnx_digest(model)}) == 3

@@ -27,7 +27,7 @@ from compress.profile.target import Target
 from compress.tasks import TASKS
 from support.models import random_model
 from support.structures import padded_inputs
-from support.training import PHASE, dense, examples, recipe
+from support.training import PHASE, dense, examples, recipe, training_session
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
 DYNAMIC = Engine("int8", "plain", "dynamic")
@@ -203,15 +203,12 @@ TRAIN, HELD = DATA.select(range(96)), DATA.select(range(96, 120))
 
 def session_of(directory: Path | None = None, tell: Any = None) -> Any:
     pytest.importorskip("accelerate", reason="the extra `train` is not installed")
-    from compress.fineprune.session import Session
-
     tables = recipe(
         weights={**PHASE, "epochs": 1.0},
         quantization={**PHASE, "epochs": 4.0, "learning_rate": 3e-4},
         distillation={"weight": 1.0, "temperature": 1.0},
     )
-    keeping = {"checkpoints": directory, "minutes": 1e-9, "tell": tell or (lambda _: None)}
-    return Session(dense(), None, tables, TRAIN, HELD, **keeping)
+    return training_session(dense(), tables, TRAIN, HELD, directory=directory, tell=tell or (lambda _: None))
 
 
 def test_the_last_phase_lowers_the_loss_of_the_rounded_model() -> None:

@@ -11,21 +11,21 @@ import torch
 from compress.fineprune.masking import as_gates
 from compress.fineprune.projection import masks_of
 from compress.fineprune.recipe import StructureRecipe
-from compress.fineprune.scores import SCORERS, HardConcrete, Movement, Scorer, SoftMovement, Units, scorer_of
-from compress.pruning.masks import gated
+from compress.fineprune.unit_scores import SCORERS, HardConcrete, Movement, SoftMovement, Units, UnitScorer, scorer_of
+from compress.pruning.masks import apply_gates
 from compress.search.costs import Costs
-from support.training import PHASE, dense, examples, planted, recipe
+from support.training import PHASE, dense, examples, planted, recipe, training_session
 
 COSTS = (2.0, 0.5)
 
 
-def scorer(name: str, known: Any = None, seed: int = 0, **options: Any) -> Scorer:
+def scorer(name: str, known: Any = None, seed: int = 0, **options: Any) -> UnitScorer:
     table = StructureRecipe.model_validate({"epochs": 1.0, "scorer": name, **options})
     return scorer_of(table, dense().encoder, known, COSTS, seed)
 
 
-def ones(kind: Scorer) -> Units:
-    return Units(*(torch.ones_like(part) for part in kind.scores))
+def ones(kind: UnitScorer) -> Units:
+    return Units(*(torch.ones_like(part) for part in kind.units))
 
 
 def test_the_gradient_of_a_gate_is_the_weights_times_theirs_for_masked_units_too() -> None:
@@ -39,7 +39,7 @@ def test_the_gradient_of_a_gate_is_the_weights_times_theirs_for_masked_units_too
     batch = next(examples(8).batches(8))
     assert batch.labels is not None
     leaves = mask.detached()
-    with gated(encoder, as_gates(leaves)):
+    with apply_gates(encoder, as_gates(leaves)):
         loss = checkpoint.task.loss(checkpoint.task.forward(checkpoint.model, batch.inputs), batch.labels).mean()
     gates = torch.autograd.grad(loss, list(leaves))
     # The same model with the mask in its weights: W' = mask * W, and the sum of W * dL/dW' over a unit's columns.
@@ -59,23 +59,23 @@ def test_the_gradient_of_a_gate_is_the_weights_times_theirs_for_masked_units_too
 @pytest.mark.parametrize("name", ["movement", "soft-movement"])
 def test_the_mask_goes_forward_and_its_gradient_straight_to_the_scores(name: str) -> None:
     kind = scorer(name)
-    mask = Units(*((torch.arange(part.numel()).reshape(part.shape) % 2).float() for part in kind.scores))
+    mask = Units(*((torch.arange(part.numel()).reshape(part.shape) % 2).float() for part in kind.units))
     gates = kind.gates(mask)
     assert all(torch.equal(gate, part) for gate, part in zip(gates, mask, strict=True))
     (gates.heads * 3 + 1).sum().backward()
-    assert torch.equal(kind.scores.heads.grad, torch.full_like(mask.heads, 3.0))
+    assert torch.equal(kind.units.heads.grad, torch.full_like(mask.heads, 3.0))
 
 
 def test_soft_movement_drops_what_is_below_its_threshold_and_pushes_down() -> None:
     kind = scorer("soft-movement", penalty=2.0)
     with torch.no_grad():
-        kind.scores.filters[0, :3] = -5.0
+        kind.units.filters[0, :3] = -5.0
     assert kind.gates(ones(kind)).filters[0].tolist() == [0.0] * 3 + [1.0] * 17
     assert kind.importance()[1][0, :3].max() < 1e-9 < kind.importance()[1][0, 3:].min()
     penalty = kind.penalty(limit=1.0, fixed=0.0, dense=4.0)
     assert isinstance(kind, SoftMovement) and penalty is not None
     penalty.backward()
-    assert (kind.scores.filters.grad > 0).all()
+    assert (kind.units.filters.grad > 0).all()
     assert scorer("soft-movement").penalty(1.0, 0.0, 4.0) is None
 
 
@@ -83,7 +83,7 @@ def test_expected_open_gates_of_l0_are_those_that_are_drawn() -> None:
     kind = scorer("l0")
     assert isinstance(kind, HardConcrete)
     with torch.no_grad():
-        kind.scores.filters.copy_(torch.linspace(-3, 3, kind.scores.filters.numel()).reshape_as(kind.scores.filters))
+        kind.units.filters.copy_(torch.linspace(-3, 3, kind.units.filters.numel()).reshape_as(kind.units.filters))
         draws = [kind.sample() for _ in range(2000)]
     drawn = torch.stack([draw.filters > 0 for draw in draws]).float().mean(0)
     torch.testing.assert_close(drawn, kind.open_probability().filters.detach(), atol=0.05, rtol=0)
@@ -101,7 +101,7 @@ def test_l0_is_deterministic_at_test_time_and_holds_the_cost_at_the_budget() -> 
     torch.testing.assert_close(first.filters[0, :1], expected.clamp(0, 1))
     assert not torch.equal(kind.gates(mask).filters, kind.gates(mask).filters)
     optimizer = torch.optim.Adam(kind.parameters, lr=0.05)
-    dense_cost = sum(part.numel() * cost for part, cost in zip(kind.scores, COSTS, strict=True))
+    dense_cost = sum(part.numel() * cost for part, cost in zip(kind.units, COSTS, strict=True))
     for _ in range(400):
         optimizer.zero_grad()
         loss = kind.penalty(0.5 * dense_cost, 0.0, dense_cost)
@@ -137,14 +137,11 @@ def test_scores_move_against_their_gradient() -> None:
     assert isinstance(kind, Movement)
     kind.gates(ones(kind)).heads.sum().backward()
     torch.optim.SGD(kind.parameters, lr=0.1).step()
-    assert (kind.scores.heads < 0).all()
+    assert (kind.units.heads < 0).all()
 
 
 def test_useless_units_go_first_where_fisher_or_movement_choose() -> None:
-    # Imported here: it needs the extra `train`.
     pytest.importorskip("accelerate")
-    from compress.fineprune.session import Session
-
     checkpoint = dense()
     useful = planted(checkpoint.encoder)
     # Labels are the dense model's own: what a unit does for them is all that counts.
@@ -158,7 +155,7 @@ def test_useless_units_go_first_where_fisher_or_movement_choose() -> None:
             distillation={"weight": 1.0, "temperature": 1.0},
             validation={"times": 1},
         )
-        session = Session(checkpoint, None, tables, data.select(range(150)), data.select(range(150, 160)))
+        session = training_session(checkpoint, tables, data.select(range(150)), data.select(range(150, 160)))
         _, masking, _ = session.find_structure(costs, useful)
         masks = masks_of(masking.structure, checkpoint.encoder.shape)
         kept[name] = sum((m & u).sum() for m, u in zip(masks, useful, strict=True)) / sum(m.sum() for m in masks)

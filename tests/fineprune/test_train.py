@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from support.training import PHASE, dense, examples, recipe
+from support.training import PHASE, dense, examples, recipe, training_session
 
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
@@ -18,7 +18,7 @@ from compress.core.plan import Structure
 from compress.fineprune.masking import Choose
 from compress.fineprune.projection import cost_of
 from compress.fineprune.recipe import Recipe
-from compress.fineprune.session import Session
+from compress.fineprune.session import TrainingSession
 from compress.fineprune.train import rate_at
 from compress.search.costs import Costs
 
@@ -45,9 +45,7 @@ def both_phases(tables: Recipe, directory: Path | None = None, stop_at: str | No
             raise Stop
 
     checkpoint = dense()
-    session = Session(
-        checkpoint, None, tables, TRAIN, HELD, checkpoints=directory, minutes=1e-9, fingerprint="one", tell=tell
-    )
+    session = training_session(checkpoint, tables, TRAIN, HELD, directory=directory, fingerprint="one", tell=tell)
     shape = checkpoint.encoder.shape
     structure, model = session.resumed_structure(), None
     if structure is None:
@@ -89,7 +87,8 @@ def test_an_interruption_changes_nothing(tmp_path: Path, scorer: str, stop_at: s
 
 def weights_only(tables: Recipe, tell: Any = None, **options: Any) -> Any:
     checkpoint = options.pop("checkpoint", None) or dense()
-    session = Session(checkpoint, options.pop("teacher", None), tables, TRAIN, HELD, tell=tell or (lambda _: None))
+    teacher = options.pop("teacher", None)
+    session = training_session(checkpoint, tables, TRAIN, HELD, teacher=teacher, tell=tell or (lambda _: None))
     return session, session.train_weights(None, KEPT)
 
 
@@ -137,7 +136,7 @@ def test_hidden_states_do_not_decide_which_units_stay() -> None:
         table = {**PHASE, "epochs": 1.0, "batch_size": 48, "first": 0.0, "last": 0.0, "project_every": 1}
         tables = recipe(structure=table, distillation={"weight": 0.0, "hidden": hidden})
         checkpoint = dense()
-        session = Session(checkpoint, None, tables, TRAIN, HELD)
+        session = training_session(checkpoint, tables, TRAIN, HELD)
         start = np.ones((3, 4)), np.ones((3, 20))
         model, masking, _ = session.find_structure(Costs.macs(checkpoint.encoder.shape, 0.3, 8.0), start)
         assert masking.structure != Structure.dense(checkpoint.encoder.shape)
@@ -153,7 +152,7 @@ def test_without_labels_the_teacher_is_all_there_is_to_learn_from() -> None:
     unlabelled = examples(96, labels=False)
     checkpoint = dense()
     tables = recipe(weights={**PHASE, "epochs": 2.0}, distillation={"weight": 0.3})
-    _, phase = Session(checkpoint, None, tables, unlabelled, unlabelled).train_weights(None, KEPT)
+    _, phase = training_session(checkpoint, tables, unlabelled, unlabelled).train_weights(None, KEPT)
     assert phase.after < phase.before
     assert all(row.labels is None and row.divergence is not None for row in phase.rows)
 
@@ -161,11 +160,9 @@ def test_without_labels_the_teacher_is_all_there_is_to_learn_from() -> None:
 def test_a_diverging_loss_stops_training(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
 
-    def session(rate: float, tell: Any = None) -> Session:
+    def session(rate: float, tell: Any = None) -> TrainingSession:
         tables = recipe(weights={**PHASE, "epochs": 8.0, "learning_rate": rate, "warm_up": 0.0, "clip": 1e30})
-        return Session(
-            dense(), None, tables, TRAIN, HELD, checkpoints=kept, minutes=1e-9, tell=tell or (lambda _: None)
-        )
+        return training_session(dense(), tables, TRAIN, HELD, directory=kept, tell=tell or (lambda _: None))
 
     def stop(line: str) -> None:
         if line.startswith("weights: step"):
@@ -189,7 +186,7 @@ def test_a_diverging_loss_stops_training(tmp_path: Path) -> None:
 def test_part_of_a_first_checkpoint_is_no_reason_to_refuse_its_directory(tmp_path: Path) -> None:
     (tmp_path / "training.partial").write_bytes(b"cut off")
     tables = recipe(weights={**PHASE, "epochs": 0.5})
-    session = Session(dense(), None, tables, TRAIN, HELD, checkpoints=tmp_path, minutes=1e-9)
+    session = training_session(dense(), tables, TRAIN, HELD, directory=tmp_path)
     assert not session.resuming
     session.train_weights(None, KEPT)
     assert [path.name for path in tmp_path.iterdir()] == ["training.safetensors"]
@@ -201,7 +198,7 @@ def test_a_budget_that_no_step_had_is_met_in_the_end(epochs: float, last: float)
     tables = recipe(structure={**PHASE, "epochs": epochs, "last": last, "project_every": 50, "scorer": "magnitude"})
     costs = Costs.macs(checkpoint.encoder.shape, 0.4, 8.0)
     start = np.ones((3, 4)), np.ones((3, 20))
-    _, masking, _ = Session(checkpoint, None, tables, TRAIN, HELD).find_structure(costs, start)
+    _, masking, _ = training_session(checkpoint, tables, TRAIN, HELD).find_structure(costs, start)
     assert masking.history[-1].budget == costs.limit and masking.history[-1].cost <= costs.limit * (1 + 1e-9)
     assert cost_of(costs, masking.structure.widths) == masking.history[-1].cost
 
@@ -216,7 +213,7 @@ def test_the_structure_is_settled_once_when_the_mask_freezes_and_then_trained() 
         return choose(1.5 * costs.limit), 1.5 * costs.limit
 
     start = np.ones((3, 4)), np.ones((3, 20))
-    _, masking, phase = Session(checkpoint, None, tables, TRAIN, HELD).find_structure(costs, start, settle)
+    _, masking, phase = training_session(checkpoint, tables, TRAIN, HELD).find_structure(costs, start, settle)
     (offered,) = asked
     assert cost_of(costs, offered.widths) <= costs.limit < cost_of(costs, masking.structure.widths)
     assert masking.history[-1].step == phase.steps - round(0.25 * phase.steps)
@@ -227,14 +224,14 @@ def test_the_structure_is_settled_once_when_the_mask_freezes_and_then_trained() 
 def test_losses_that_grow_without_an_end_are_divergence_from_the_first_steps_on() -> None:
     tables = recipe(weights={**PHASE, "epochs": 8.0, "learning_rate": 0.3, "warm_up": 0.0, "clip": 1e30})
     with pytest.raises(TrainingError, match="training diverged"):
-        Session(dense(), None, tables, TRAIN, HELD).train_weights(None, KEPT)
+        training_session(dense(), tables, TRAIN, HELD).train_weights(None, KEPT)
 
 
 def test_checkpoints_of_another_run_and_other_files_are_refused(tmp_path: Path) -> None:
     tables = recipe(weights={**PHASE, "epochs": 1.0})
 
-    def session(fingerprint: str, directory: Path) -> Session:
-        return Session(dense(), None, tables, TRAIN, HELD, checkpoints=directory, minutes=1e-9, fingerprint=fingerprint)
+    def session(fingerprint: str, directory: Path) -> TrainingSession:
+        return training_session(dense(), tables, TRAIN, HELD, directory=directory, fingerprint=fingerprint)
 
     session("one", tmp_path / "a").train_weights(None, KEPT)
     with pytest.raises(ArtifactError, match="of another run"):
@@ -244,7 +241,7 @@ def test_checkpoints_of_another_run_and_other_files_are_refused(tmp_path: Path) 
         session("one", tmp_path / "a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.tex").write_text("all of it")
-    with pytest.raises(ArtifactError, match=r"no directory of training checkpoints \(it has 'thesis.tex'\)"):
+    with pytest.raises(ArtifactError, match=r"is not a directory of training checkpoints \(it has 'thesis.tex'\)"):
         session("one", tmp_path / "b")
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from compress.core.statistics import Interval, ratio_interval
 from compress.gate import decision
 from compress.gate.decision import LOOKS, VISITS, exactly, judged, over_visits, overall, recorded_ratio
-from compress.profile.timing import Samples, relative
+from compress.profile.timing import Samples, relative_times
 
 ROUNDS = 30
 
@@ -47,7 +47,7 @@ def timed(random: np.random.Generator, visits: int, slowdown: float, rounds: int
 
 def ratio_of_visit(ms: NDArray[Any]) -> float:
     """As timing.py has it; nothing tells what disturbed the calls, which is the worse case."""
-    return float(relative(Samples(ms, np.zeros_like(ms), ms), reference=1).value[0])
+    return float(relative_times(Samples(ms, np.zeros_like(ms), ms), reference=1).value[0])
 
 
 def decided(random: np.random.Generator, slowdown: float, limit: float) -> str:

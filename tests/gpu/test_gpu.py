@@ -17,7 +17,7 @@ from compress.export.lowering import lower, variants
 from compress.export.measure import compare_without_copies
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
-from compress.export.tensorrt_file import engine_of, read_record
+from compress.export.tensorrt_file import engine_path, read_record
 from compress.profile import gpu
 from compress.profile.target import Target, describe_device
 from support.models import random_model
@@ -87,7 +87,7 @@ def test_tensorrt_answers_as_the_processor_does_on_the_same_file(dense: Path, pr
     path.write_bytes(lowered(dense, here("tensorrt"), precision))
     expected = open_session(path, CPU).run(feed())
     tensorrt.keep_engine(path, here("tensorrt"))
-    assert engine_of(path).is_file() and read_record(path).compute_capability == FOUND[0].compute_capability
+    assert engine_path(path).is_file() and read_record(path).compute_capability == FOUND[0].compute_capability
     session = open_session(path, here("tensorrt"))
     assert np.abs(session.run(feed()) - expected).max() < max(TOLERANCE.get(precision, 0.0), 2e-2)
     # More examples than the engine takes at once.

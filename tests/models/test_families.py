@@ -107,7 +107,7 @@ def test_registering(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="there is a family 'bert' already"):
         register(bert)
     register(bert, replace_existing=True)
-    with pytest.raises(ModelError, match=r"'query' is not inside of its attention module 'attention.self'"):
+    with pytest.raises(ModelError, match=r"'query' is not inside its attention module 'attention.self'"):
         register(replace(bert, model_type="own", query="query"))
     register(replace(bert, model_type="albert"))
     assert family_of("albert").model_type == "albert"

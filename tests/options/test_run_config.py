@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
 
 import pytest
 from hypothesis import given
@@ -11,14 +12,9 @@ from hypothesis import strategies as st
 from compress.core.errors import ConfigError, TargetError
 from compress.core.plan import Budget
 from compress.options.help import BUDGETS, DEFAULTS, EFFORTS, GATE_HELP, HELP, METHODS, PRECISIONS, flag
-from compress.options.run_config import (
-    RunConfig,
-    commented_toml,
-    find_config_file,
-    make_config,
-    read_config_file,
-    resolve,
-)
+from compress.options.run_config import RunConfig, make_config, resolve
+from compress.options.table import OPTIONS
+from compress.options.toml_file import commented_toml, find_config_file, read_config_file
 
 
 @pytest.fixture(autouse=True)
@@ -35,9 +31,30 @@ def write(text: str, path: str = "compress.toml") -> Path:
 
 
 def test_options_and_fields_are_the_same() -> None:
-    assert set(HELP) == set(RunConfig.model_fields)
+    assert list(HELP) == list(RunConfig.model_fields)
     config = make_config({"model": "m"})
     assert {name: getattr(config, name) for name in DEFAULTS} == DEFAULTS
+
+
+def _plain_types(annotation: Any) -> set[Any]:
+    """What a field's annotation allows beside None: types, or the texts of a Literal."""
+    parts = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
+    return {one for part in parts for one in _plain_types(part)} - {type(None)} or {annotation}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_field_has_the_type_the_choices_and_the_bounds_that_the_table_states(name: str) -> None:
+    option, field = OPTIONS[name], RunConfig.model_fields[name]
+    stated = set(option.choices) if option.choices else {Path if name in ("profile", "output") else option.type}
+    assert _plain_types(field.annotation) == stated
+    if name not in ("model", "output"):
+        assert field.default == option.default
+    bounds = {key: getattr(part, key) for part in field.metadata for key in ("gt", "ge", "le") if hasattr(part, key)}
+    assert bounds == {
+        key: bound
+        for key, bound in (("gt", option.above), ("ge", option.least), ("le", option.most))
+        if bound is not None
+    }
 
 
 @pytest.mark.parametrize(

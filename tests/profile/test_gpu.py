@@ -18,7 +18,7 @@ Orin (nvgpu), 8.7, 540.4.0, [N/A], [N/A], [N/A]
 
 
 def test_gpus_as_the_driver_prints_them() -> None:
-    found = gpu.parse(LINES)
+    found = gpu.parse_nvidia_smi(LINES)
     assert found[0] == gpu.Gpu("Tesla V100-SXM2-16GB", "7.0", "535.183.01", 16384, 1530, 135)
     assert (found[1].compute_capability, found[1].memory_mb) == ("8.7", 0)
     assert found[0].described["gpu"] == "Tesla V100-SXM2-16GB"
@@ -26,19 +26,19 @@ def test_gpus_as_the_driver_prints_them() -> None:
 
 @given(st.text())
 def test_any_other_text_is_no_gpu(text: str) -> None:
-    assert all(found.compute_capability.replace(".", "", 1).isdigit() for found in gpu.parse(text))
+    assert all(found.compute_capability.replace(".", "", 1).isdigit() for found in gpu.parse_nvidia_smi(text))
 
 
 def test_a_failing_driver_is_no_gpu() -> None:
     text = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n"
-    assert gpu.parse(text) == []
+    assert gpu.parse_nvidia_smi(text) == []
 
 
 def test_a_target_is_here_where_the_compute_capability_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "gpus", lambda: tuple(gpu.parse(LINES)))
-    assert [found.name for found in gpu.here("7.0")] == ["Tesla V100-SXM2-16GB"]
-    assert gpu.here("8.0") == []
-    assert len(gpu.here(None)) == 2
+    monkeypatch.setattr(gpu, "gpus", lambda: tuple(gpu.parse_nvidia_smi(LINES)))
+    assert [found.name for found in gpu.matching_gpus("7.0")] == ["Tesla V100-SXM2-16GB"]
+    assert gpu.matching_gpus("8.0") == []
+    assert len(gpu.matching_gpus(None)) == 2
 
 
 def test_profiles_have_the_clock_at_work_and_stored_results_do_not_rest_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +51,6 @@ def test_profiles_have_the_clock_at_work_and_stored_results_do_not_rest_on_it(mo
         rests_on.append(cache_keys.device_inputs(t4))
     assert [found["gpu_clock_mhz"] for found in described] == [1200, 1500]
     assert rests_on[0] == rests_on[1] and rests_on[0]["gpu"] == "Tesla T4"
-    assert gpu.at_work(gpu.Gpu("Tesla V100", "7.0", "550", 16384, 1530, 135)).now_mhz == 135, (
+    assert gpu.with_current_clock(gpu.Gpu("Tesla V100", "7.0", "550", 16384, 1530, 135)).now_mhz == 135, (
         "another GPU's is not taken"
     )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from compress.core.errors import ProfileError
 from compress.core.plan import EncoderShape, Widths
 from compress.profile.latency_profile import Profile
-from compress.profile.profiles import Profiles, interpolated
+from compress.profile.profiles import Profiles, interpolate
 from compress.profile.roofline import estimate_profile
 from compress.profile.target import Target, load_target
 
@@ -81,8 +81,8 @@ def test_between_two_lengths_it_lies_between_them_and_says_so(
 def test_at_either_end_it_is_that_table_and_halfway_the_mean() -> None:
     low, high = at(GRID, 1, 64), at(GRID, 1, 256)
     for end in (low, high):
-        assert interpolated(low, high, end.seq_len).table.dense_ms == pytest.approx(end.table.dense_ms)
-    middle = interpolated(low, high, 160)
+        assert interpolate(low, high, end.seq_len).table.dense_ms == pytest.approx(end.table.dense_ms)
+    middle = interpolate(low, high, 160)
     assert middle.dense_ms == pytest.approx((low.dense_ms + high.dense_ms) / 2)
     assert middle.points == () and middle.check == ()
 
@@ -95,7 +95,7 @@ def test_tables_of_other_widths_meet_at_the_widths_of_both() -> None:
         filters=tuple(low.table.filters[i] for i in kept),
         ffn_ms=tuple(low.table.ffn_ms[i] for i in kept),
     )
-    found = interpolated(low.with_table(thinner), high, 96)
+    found = interpolate(low.with_table(thinner), high, 96)
     assert found.table.filters == high.table.filters
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from compress.core.plan import EncoderShape
-from compress.profile.take import Profile, filter_levels, take_profile
+from compress.profile.take import ModelSource, Profile, Workload, filter_levels, take_profile
 from compress.profile.target import load_target
 from support.simulated_machine import SHAPE, Deployment, Machine, SimulatedSession, planted_table
 
@@ -19,13 +19,8 @@ def _take(
     shape = options.pop("shape", SHAPE)
     deployment = Deployment(machine, planted_table(shape), open_ms)
     profile = take_profile(
-        deployment.build,
-        deployment.open,
-        {},
-        shape=shape,
-        target=load_target("cpu"),
-        batch_size=1,
-        seq_len=64,
+        ModelSource(deployment.build, deployment.open, {}),
+        Workload(shape, load_target("cpu"), batch_size=1, seq_len=64),
         seconds=seconds,
         clock=machine,
         **options,
@@ -114,13 +109,8 @@ def test_sessions_are_closed_when_a_model_does_not_load() -> None:
 
     with pytest.raises(RuntimeError, match="out of memory"):
         take_profile(
-            deployment.build,
-            breaks,
-            {},
-            shape=SHAPE,
-            target=load_target("cpu"),
-            batch_size=1,
-            seq_len=64,
+            ModelSource(deployment.build, breaks, {}),
+            Workload(SHAPE, load_target("cpu"), batch_size=1, seq_len=64),
             clock=machine,
         )
     assert SimulatedSession.open_now == 0
@@ -157,13 +147,8 @@ def test_real_sessions_of_a_real_graph() -> None:
     target = load_target("cpu").model_copy(update={"threads": 1})
     feed = {"input_ids": np.arange(8, dtype=np.int64)[None]}
     profile = take_profile(
-        lambda widths: encoder_graph(shape, widths),
-        lambda model: open_session(model, target),
-        feed,
-        shape=shape,
-        target=target,
-        batch_size=1,
-        seq_len=8,
+        ModelSource(lambda widths: encoder_graph(shape, widths), lambda model: open_session(model, target), feed),
+        Workload(shape, target, batch_size=1, seq_len=8),
         seconds=1.0,
     )
     assert profile.table.dense_ms > 0

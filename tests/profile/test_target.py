@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.errors import TargetError
-from compress.profile.target import Target, describe_device, list_targets, load_target, offered
+from compress.profile.target import Target, describe_device, list_targets, load_target, offered_precisions
 
 GPU = 'device = "x"\nruntime = "onnxruntime-cuda"\n'
 
@@ -84,7 +84,7 @@ def test_a_file_may_be_like_a_shipped_target(tmp_path: Path) -> None:
     for text, words in (
         ('like = "v10"', r"like = 'v10': no shipped target.*Did you mean 'v100'\?"),
         ("like = 7", "like = 7: no shipped target"),
-        ('like = "v100-tensorrt"', "like another target itself"),
+        ('like = "v100-tensorrt"', "that target is itself like 'v100'; use like = 'v100'"),
     ):
         file.write_text(text)
         with pytest.raises(TargetError, match=words):
@@ -97,8 +97,8 @@ def test_every_gpu_has_a_target_for_tensorrt_that_differs_in_the_runtime_alone()
         same = {"name", "runtime", "precisions", "description"}
         assert plain.model_dump(exclude=same) == engines.model_dump(exclude=same)
         assert engines.runtime == "tensorrt" and engines.name == f"{name}-tensorrt"
-        assert not [p for p in offered(engines, "auto") if engines.missing_for(p)]
-    assert "int8" not in offered(load_target("v100-tensorrt"), "auto"), "Volta has no int8 matrix units"
+        assert not [p for p in offered_precisions(engines, "auto") if engines.missing_for(p)]
+    assert "int8" not in offered_precisions(load_target("v100-tensorrt"), "auto"), "Volta has no int8 matrix units"
 
 
 def test_unknown_names_get_a_suggestion_and_the_list() -> None:
@@ -138,8 +138,8 @@ def test_device_description_says_what_decides_latency() -> None:
 
 def test_a_gpu_has_the_precisions_that_its_file_names() -> None:
     v100 = load_target("v100")
-    assert v100.precision == "fp16" and offered(v100, "auto") == ("fp32", "fp16")
+    assert v100.precision == "fp16" and offered_precisions(v100, "auto") == ("fp32", "fp16")
     with pytest.raises(
         TargetError, match=r"'v100' \(onnxruntime-cuda\) has no int8; use --precision fp32, fp16 or auto"
     ):
-        offered(v100, "int8")
+        offered_precisions(v100, "int8")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.profile.timing import Clock, Samples, measure, relative, sample, weighted_medians
+from compress.profile.timing import Clock, Samples, Schedule, measure, relative_times, sample_calls, weighted_medians
 from support.simulated_machine import Machine
 
 PLANTED = (5.0, 1.0, 2.5, 9.0, 0.4)
@@ -32,7 +32,7 @@ def _calls(machine: Machine, planted: tuple[float, ...] = PLANTED) -> list:
 )
 def test_ratios_are_those_planted(machine: dict[str, float], tolerance: float, seed: int) -> None:
     simulated = Machine(**machine, seed=seed)
-    ratios = relative(sample(_calls(simulated), rounds=60, seed=seed, clock=simulated))
+    ratios = relative_times(sample_calls(_calls(simulated), Schedule(rounds=60), seed=seed, clock=simulated))
     assert ratios.value == pytest.approx(np.array(PLANTED) / PLANTED[0], rel=tolerance)
     assert ratios.value[0] == 1.0
 
@@ -55,7 +55,7 @@ def test_spread_says_how_far_ratios_are_off() -> None:
     off, said = [], []
     for seed in range(30):
         machine = Machine(noise=0.1, seed=seed)
-        ratios = relative(sample(_calls(machine), rounds=40, seed=seed, clock=machine))
+        ratios = relative_times(sample_calls(_calls(machine), Schedule(rounds=40), seed=seed, clock=machine))
         off.append(np.log(ratios.value[1:] * PLANTED[0] / PLANTED[1:]))
         said.append(ratios.spread[1:])
     # Both are of the order 0.1 x 1.25 / sqrt(40); the reference's own error is in the ratios as well.
@@ -80,34 +80,36 @@ def test_hopeless_machine_is_measured_by_processor_time() -> None:
     work = np.tile([4.0, 1.0], (20, 1))
     samples = Samples(ms=work / 2 + noise, waited_ms=noise * 2, worked_ms=work)
     assert samples.hopeless
-    assert relative(samples).value == pytest.approx([1.0, 0.25])
+    assert relative_times(samples).value == pytest.approx([1.0, 0.25])
 
 
 def test_every_round_has_every_call_in_another_order() -> None:
     machine = Machine()
-    times = sample(_calls(machine, (1.0, 2.0, 3.0)), rounds=20, warmup=0, prime=0, clock=machine).ms
+    times = sample_calls(_calls(machine, (1.0, 2.0, 3.0)), Schedule(rounds=20, warmup=0, prime=0), clock=machine).ms
     assert times.shape == (20, 3)
     assert times == pytest.approx(np.tile([1.0, 2.0, 3.0], (20, 1)))
     rounds = np.array(machine.order).reshape(20, 3)
     assert all(sorted(row) == [1.0, 2.0, 3.0] for row in rounds.tolist())
     assert len({tuple(row) for row in rounds.tolist()}) > 3
     again = Machine()
-    sample(_calls(again, (1.0, 2.0, 3.0)), rounds=20, warmup=0, prime=0, clock=again)
+    sample_calls(_calls(again, (1.0, 2.0, 3.0)), Schedule(rounds=20, warmup=0, prime=0), clock=again)
     assert again.order == machine.order, "same seed, same order"
 
 
 def test_warm_up_priming_and_bursts_are_counted() -> None:
     machine = Machine()
-    samples = sample(_calls(machine, (1.0,)), rounds=6, warmup=5, prime=2, burst=3, clock=machine)
+    samples = sample_calls(_calls(machine, (1.0,)), Schedule(rounds=6, warmup=5, prime=2, burst=3), clock=machine)
     assert samples.ms.shape == (6, 1)
     assert len(machine.order) == 5 + 2 * (2 + 3)
 
 
 def test_seconds_are_kept_and_rounds_are_the_least() -> None:
     machine = Machine()
-    samples = sample(_calls(machine, (10.0, 10.0)), rounds=2, seconds=1.0, warmup=0, prime=0, clock=machine)
+    samples = sample_calls(
+        _calls(machine, (10.0, 10.0)), Schedule(rounds=2, seconds=1.0, warmup=0, prime=0), clock=machine
+    )
     assert len(samples.ms) == 50
-    assert len(sample(_calls(machine), rounds=4, seconds=0.0, clock=machine).ms) == 4
+    assert len(sample_calls(_calls(machine), Schedule(rounds=4, seconds=0.0), clock=machine).ms) == 4
 
 
 def test_garbage_collection_is_off_meanwhile_and_back_on_after_an_error() -> None:

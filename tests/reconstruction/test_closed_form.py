@@ -16,7 +16,7 @@ from compress.models.encoder import encoder_of
 from compress.models.families import SUBLAYER_KINDS
 from compress.pruning.removal import remove
 from compress.reconstruction.closed_form import reconstruct
-from compress.reconstruction.layerwise import Teacher, divergence, first_inputs, look, positions_read
+from compress.reconstruction.layerwise import Teacher, divergence, first_inputs, positions_read, run_sublayers
 from compress.reconstruction.least_squares import Gram, ridge_solution, scale_solution, solve_spd
 from compress.tasks import TASKS
 from support.examples import examples
@@ -132,7 +132,7 @@ def test_layer_by_layer_is_the_model(family: str) -> None:
             expected = model(**batch.inputs, output_hidden_states=True).hidden_states
             for number, layer in enumerate(encoder):
                 torch.testing.assert_close(hidden, expected[number])
-                seen = look(call, layer, hidden, SUBLAYER_KINDS)
+                seen = run_sublayers(call, layer, hidden, SUBLAYER_KINDS)
                 for kind in SUBLAYER_KINDS:
                     out = layer.get(f"{kind}_output")(seen[kind].inputs)
                     torch.testing.assert_close(out, seen[kind].output)
@@ -210,5 +210,5 @@ def test_a_teacher_that_keeps_tells_the_same_in_any_order() -> None:
             for ours, theirs in zip(totals, keeping.targets(number)[kind], strict=True):
                 torch.testing.assert_close(ours, theirs)
     assert all(torch.equal(a, b) for a, b in zip(last["ffn"], keeping.targets(2)["ffn"], strict=True))
-    with pytest.raises(ValueError, match="layer 0 comes next"):
+    with pytest.raises(ValueError, match="read layer 0 next"):
         Teacher(encoder, TASK, data).targets(1)

@@ -12,7 +12,7 @@ import compress.reconstruction.joint
 from compress.core.plan import Structure
 from compress.models.encoder import encoder_of, widths_of
 from compress.pruning.removal import remove
-from compress.reconstruction.joint import BATCH_SIZE, LEAST_SAMPLES, steps_within, tune
+from compress.reconstruction.joint import BATCH_SIZE, LEAST_SAMPLES, fit_jointly, steps_within
 from compress.reconstruction.layerwise import divergence
 from compress.tasks import TASKS
 from support.examples import examples
@@ -39,7 +39,7 @@ def test_examples_never_seen_come_closer_too(family: str, monkeypatch: pytest.Mo
     dense, pruned = dense_and_pruned(family)
     unseen = examples(count=80, seed=1, labels=False)
     before, teacher = divergence(dense, pruned, TASK, unseen), state_of(dense)
-    tuned = tune(encoder_of(dense), encoder_of(pruned), TASK, examples(count=300, labels=False), epochs=10)
+    tuned = fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, examples(count=300, labels=False), epochs=10)
     assert tuned is not None and tuned.accepted and tuned.after < tuned.before
     assert divergence(dense, pruned, TASK, unseen) < 0.9 * before
     assert all(torch.equal(value, teacher[name]) for name, value in dense.state_dict().items())
@@ -49,7 +49,7 @@ def test_what_does_not_help_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compress.reconstruction.joint, "LEARNING_RATE", 30.0)
     dense, pruned = dense_and_pruned()
     before = state_of(pruned)
-    tuned = tune(encoder_of(dense), encoder_of(pruned), TASK, examples(count=100), epochs=1)
+    tuned = fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, examples(count=100), epochs=1)
     assert tuned is not None and not tuned.accepted
     assert all(torch.equal(value, before[name]) for name, value in pruned.state_dict().items())
 
@@ -57,7 +57,7 @@ def test_what_does_not_help_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_embeddings_stay_and_nothing_is_left_to_train() -> None:
     dense, pruned = dense_and_pruned()
     before = state_of(pruned)
-    tune(encoder_of(dense), encoder_of(pruned), TASK, examples(count=100), epochs=1)
+    fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, examples(count=100), epochs=1)
     embeddings = {f"{name}.weight" for name, module in pruned.named_modules() if isinstance(module, nn.Embedding)}
     changed = {name for name, value in pruned.state_dict().items() if not torch.equal(value, before[name])}
     assert embeddings and not embeddings & changed
@@ -68,7 +68,7 @@ def test_equal_seeds_give_equal_weights() -> None:
     results = []
     for seed in (0, 0, 1):
         dense, pruned = dense_and_pruned()
-        tune(encoder_of(dense), encoder_of(pruned), TASK, examples(count=100), epochs=1, seed=seed)
+        fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, examples(count=100), epochs=1, seed=seed)
         results.append(state_of(pruned))
     assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
     assert not all(torch.equal(value, results[2][name]) for name, value in results[0].items())
@@ -78,7 +78,7 @@ def test_equal_seeds_give_equal_weights() -> None:
 def test_without_examples_or_steps_nothing_is_tried(count: int, epochs: int) -> None:
     dense, pruned = dense_and_pruned()
     before = state_of(pruned)
-    assert tune(encoder_of(dense), encoder_of(pruned), TASK, examples(count=count), epochs=epochs) is None
+    assert fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, examples(count=count), epochs=epochs) is None
     assert all(torch.equal(value, before[name]) for name, value in pruned.state_dict().items())
 
 

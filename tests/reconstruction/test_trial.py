@@ -1,4 +1,4 @@
-"""Sketches: they leave the model alone, are exact where nothing is pruned, and see what matters."""
+"""Trials of structures: they leave the model alone, are exact if nothing is pruned, and rank structures rightly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from compress.core.plan import Structure
 from compress.models.encoder import encoder_of
 from compress.pruning.removal import remove
 from compress.reconstruction.layerwise import divergence
-from compress.reconstruction.trial import Sketch
+from compress.reconstruction.trial import Trial
 from compress.tasks import TASKS
 from support.examples import examples
 from support.models import random_model
@@ -24,19 +24,19 @@ HALF = Structure(heads=((0, 2), (1, 3), (1,)), filters=(tuple(range(0, 20, 2)), 
 def test_the_model_stays_what_it_is(family: str) -> None:
     model = random_model(family)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    sketch = Sketch(encoder_of(model), TASK, examples(count=60, labels=False))
+    sketch = Trial(encoder_of(model), TASK, examples(count=60, labels=False))
     assert sketch.score(HALF) == sketch.score(HALF) > 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_nothing_pruned_is_no_divergence() -> None:
     encoder = encoder_of(random_model("bert"))
-    assert Sketch(encoder, TASK, examples(count=60)).score(Structure.dense(encoder.shape)) == pytest.approx(0, abs=1e-6)
+    assert Trial(encoder, TASK, examples(count=60)).score(Structure.dense(encoder.shape)) == pytest.approx(0, abs=1e-6)
 
 
 def test_more_is_better_than_less() -> None:
     encoder = encoder_of(random_model("bert"))
-    sketch = Sketch(encoder, TASK, examples(count=200))
+    sketch = Trial(encoder, TASK, examples(count=200))
     less = Structure(heads=((0,), (), ()), filters=((0,), (), ()))
     assert sketch.score(HALF) < sketch.score(less)
 
@@ -45,11 +45,11 @@ def test_a_sketch_is_reconstructed() -> None:
     model, data = random_model("bert"), examples(count=300)
     bare = copy.deepcopy(model)
     remove(bare, HALF)
-    assert Sketch(encoder_of(model), TASK, data).score(HALF) < divergence(model, bare, TASK, data)
+    assert Trial(encoder_of(model), TASK, data).score(HALF) < divergence(model, bare, TASK, data)
 
 
 def test_long_examples_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compress.reconstruction.trial.TOKENS", 100)
-    sketch = Sketch(encoder_of(random_model("bert")), TASK, examples(count=300))
+    sketch = Trial(encoder_of(random_model("bert")), TASK, examples(count=300))
     assert 0 < sum(int(call.mask.sum()) for call in sketch._teacher.calls) <= 120
     assert sketch.score(HALF) > 0

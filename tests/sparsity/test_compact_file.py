@@ -158,13 +158,13 @@ def test_a_damaged_file_is_refused_by_name(file: Path, tmp_path: Path, damage: s
 def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "other"
     path.write_bytes(content)
-    with pytest.raises(ArtifactError, match="no compact file, or damaged"):
+    with pytest.raises(ArtifactError, match="is not a compact file, or it is damaged"):
         compress.load_compact(path)
 
 
 def test_an_ordinary_checkpoint_is_no_compact_file(tmp_path: Path) -> None:
     random_model("bert").save_pretrained(tmp_path)
-    with pytest.raises(ArtifactError, match="no compact file of compress"):
+    with pytest.raises(ArtifactError, match="is not a compact file of compress"):
         compress.load_compact(tmp_path / "model.safetensors")
 
 

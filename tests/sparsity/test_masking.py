@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from support.training import PHASE, dense, examples, recipe
+from support.training import PHASE, dense, examples, recipe, training_session
 
 pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
@@ -16,11 +16,10 @@ pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 from compress.distributed.group import Group
 from compress.fineprune.distill import Losses
 from compress.fineprune.schedule import Schedule
-from compress.fineprune.session import Session
 from compress.models.encoder import encoder_of
 from compress.sparsity.masking import ElementMasking
 from compress.sparsity.matrices import matrices_of
-from compress.sparsity.scores import SCORERS, Movement
+from compress.sparsity.scores import SCORERS, ElementMovement
 from compress.sparsity.topk import allowed
 from compress.sparsity.train import thin_out
 
@@ -45,7 +44,9 @@ def problem() -> tuple[torch.nn.Parameter, torch.Tensor, torch.Tensor, ElementMa
     """A linear model, half masked, its data, and the masking."""
     torch.manual_seed(0)
     weight, x, y = torch.nn.Parameter(torch.randn(3, 4)), torch.randn(10, 4), torch.randn(10, 3)
-    masking = ElementMasking([weight], Movement([weight.detach()], [torch.rand(3, 4)]), Schedule(1.0, 0.5, 10, 0, 9))
+    masking = ElementMasking(
+        [weight], ElementMovement([weight.detach()], [torch.rand(3, 4)]), Schedule(1.0, 0.5, 10, 0, 9)
+    )
     masking.advance(1)
     masking._frozen = False  # scores go on learning
     return weight, x, y, masking
@@ -106,7 +107,7 @@ def thin(scorer: str, fraction: float = 0.1, directory: Path | None = None, tell
     }
     tables = recipe(unstructured=table, distillation={"weight": 0.5, "hidden": 0.2}, validation={"times": 4})
     checkpoint, lines = dense(), tell or (lambda _: None)
-    session = Session(checkpoint, None, tables, TRAIN, HELD, checkpoints=directory, minutes=1e-9, tell=lines)
+    session = training_session(checkpoint, tables, TRAIN, HELD, directory=directory, tell=lines)
     return thin_out(checkpoint, tables, fraction, session)
 
 

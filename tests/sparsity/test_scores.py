@@ -11,7 +11,15 @@ import torch
 from compress.fineprune.recipe import UnstructuredRecipe
 from compress.fineprune.scores import HIGH, LOW, TEMPERATURE
 from compress.sparsity.matrices import matrices_of
-from compress.sparsity.scores import SCORERS, HardConcrete, Magnitude, Movement, SoftMovement, fisher_of, start_of
+from compress.sparsity.scores import (
+    SCORERS,
+    ElementHardConcrete,
+    ElementMagnitude,
+    ElementMovement,
+    ElementSoftMovement,
+    fisher_of,
+    start_of,
+)
 from compress.sparsity.topk import choose
 from support.training import dense, examples
 
@@ -23,9 +31,9 @@ def matrices(seed: int = 0) -> list[torch.Tensor]:
 
 def test_scores_begin_alike_or_in_the_order_of_what_is_known() -> None:
     given = matrices()
-    assert all(not bool(scores.any()) for scores in Movement(given, None).scores)
+    assert all(not bool(scores.any()) for scores in ElementMovement(given, None).scores)
     worth = [m.abs() for m in given]
-    begun = torch.cat([s.flatten() for s in Movement(given, worth).scores])
+    begun = torch.cat([s.flatten() for s in ElementMovement(given, worth).scores])
     every = torch.cat([w.flatten() for w in worth])
     assert torch.equal(begun.argsort(), every.argsort())
     assert float(begun.mean()) == pytest.approx(0, abs=1e-5) and float(begun.std(correction=0)) == pytest.approx(
@@ -35,7 +43,7 @@ def test_scores_begin_alike_or_in_the_order_of_what_is_known() -> None:
 
 def test_magnitude_follows_the_weights_and_has_no_scores() -> None:
     given = matrices()
-    scorer = Magnitude(given, None)
+    scorer = ElementMagnitude(given, None)
     assert scorer.scores == [] and torch.equal(scorer.worth()[0], given[0].abs())
     given[0].mul_(2)
     assert torch.equal(scorer.worth()[0], given[0].abs())
@@ -43,14 +51,14 @@ def test_magnitude_follows_the_weights_and_has_no_scores() -> None:
 
 def test_soft_movement_closes_what_falls_below_the_threshold_and_pushes_only_while_too_many_stay() -> None:
     given = matrices()
-    scorer = SoftMovement(given, None, penalty=50.0)
+    scorer = ElementSoftMovement(given, None, penalty=50.0)
     masks = [torch.ones_like(m) for m in given]
     scorer.scores[0][0, 0] = math.log(0.09 / 0.91)
     scorer.scores[0][0, 1] = math.log(0.11 / 0.89)
-    drawn = scorer.multipliers(masks, torch.Generator())
+    drawn = scorer.gates(masks, torch.Generator())
     assert drawn[0][0, 0] == 0 and drawn[0][0, 1] == 1
     # At test time what was chosen stays: exactly the fraction asked for.
-    assert torch.equal(scorer.multipliers(masks, None)[0], masks[0])
+    assert torch.equal(scorer.gates(masks, None)[0], masks[0])
     scorer.learn([torch.zeros_like(m) for m in given])
     scorer.press(0.2)
     pushed = torch.cat([s.grad.flatten() for s in scorer.scores if s.grad is not None])
@@ -67,32 +75,32 @@ def test_soft_movement_closes_what_falls_below_the_threshold_and_pushes_only_whi
 
 def test_expected_l0_is_the_share_of_drawn_gates_that_are_open() -> None:
     given = [torch.zeros(200, 200)]
-    scorer = HardConcrete(given, None)
+    scorer = ElementHardConcrete(given, None)
     scorer.scores[0].copy_(torch.linspace(-6, 4, 40_000).reshape(200, 200))
     ones, generator = [torch.ones(200, 200)], torch.Generator().manual_seed(0)
-    drawn = torch.stack([(scorer.multipliers(ones, generator)[0] > 0).float().mean() for _ in range(20)])
+    drawn = torch.stack([(scorer.gates(ones, generator)[0] > 0).float().mean() for _ in range(20)])
     assert scorer.open_share() == pytest.approx(float(drawn.mean()), abs=0.003)
     shift = TEMPERATURE * math.log(-LOW / HIGH)
     assert scorer.open_share() == pytest.approx(float((scorer.scores[0] - shift).sigmoid().mean()), abs=1e-6)
 
 
 def test_l0_gates_are_drawn_in_training_and_always_the_same_at_test_time() -> None:
-    scorer, masks = HardConcrete(matrices(), None), [torch.ones_like(m) for m in matrices()]
-    one, other = scorer.multipliers(masks, None), scorer.multipliers(masks, None)
+    scorer, masks = ElementHardConcrete(matrices(), None), [torch.ones_like(m) for m in matrices()]
+    one, other = scorer.gates(masks, None), scorer.gates(masks, None)
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     expected = (scorer.scores[0].sigmoid() * (HIGH - LOW) + LOW).clamp(0, 1)
     assert torch.allclose(one[0], expected)
-    drawn = [scorer.multipliers(masks, torch.Generator().manual_seed(seed))[0].clone() for seed in (1, 1, 2)]
+    drawn = [scorer.gates(masks, torch.Generator().manual_seed(seed))[0].clone() for seed in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
     assert bool((drawn[0] >= 0).all()) and bool((drawn[0] <= 1).all())
 
 
 def test_the_gradient_of_l0s_scores_is_that_of_the_drawn_gates() -> None:
     given = matrices()
-    scorer, masks = HardConcrete(given, None), [torch.ones_like(m) for m in given]
+    scorer, masks = ElementHardConcrete(given, None), [torch.ones_like(m) for m in given]
     scorer.scores[0].copy_(torch.randn(6, 5, generator=torch.Generator().manual_seed(3)))
     pulls = [torch.randn(m.shape, generator=torch.Generator().manual_seed(4)) for m in given]
-    scorer.multipliers(masks, torch.Generator().manual_seed(7))
+    scorer.gates(masks, torch.Generator().manual_seed(7))
     scorer.learn([p.clone() for p in pulls])
     # The same draw, through autograd.
     generator = torch.Generator().manual_seed(7)
@@ -106,14 +114,14 @@ def test_the_gradient_of_l0s_scores_is_that_of_the_drawn_gates() -> None:
 
 
 def test_l0s_lagrangian_pushes_down_while_more_are_open_than_may_be() -> None:
-    scorer = HardConcrete(matrices(), None, penalty=10.0)
+    scorer = ElementHardConcrete(matrices(), None, penalty=10.0)
     for _ in range(3):
-        scorer.multipliers([torch.ones_like(s) for s in scorer.scores], torch.Generator().manual_seed(0))
+        scorer.gates([torch.ones_like(s) for s in scorer.scores], torch.Generator().manual_seed(0))
         scorer.learn([torch.zeros_like(s) for s in scorer.scores])
         scorer.press(0.1)
     assert all(bool((s.grad > 0).all()) for s in scorer.scores if s.grad is not None)
     state = scorer.state()
-    again = HardConcrete(matrices(), None, penalty=10.0)
+    again = ElementHardConcrete(matrices(), None, penalty=10.0)
     again.restore({name: value.clone() for name, value in state.items()})
     assert all(torch.equal(again.state()[name], value) for name, value in state.items())
 

@@ -24,8 +24,8 @@ from compress.inputs.checkpoint import load_checkpoint
 from compress.profile.roofline import estimate_profile
 from compress.profile.target import load_target
 from compress.pruning.removal import remove
-from compress.reconstruction.closed_form import Reconstructed
-from compress.reconstruction.joint import Tuned
+from compress.reconstruction.closed_form import SublayerFit
+from compress.reconstruction.joint import JointFit
 from compress.stages import cache_codecs
 from compress.stages.results import Exported, Repairs
 from support.simulated_machine import SHAPE
@@ -135,7 +135,7 @@ def test_a_pruned_model_of_every_family(tiny: Path, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.data += 0.01 * torch.randn(parameter.shape, generator=generator)
-    repairs = Repairs((Reconstructed(0, "ffn", 20, 100, 0.5, 0.25, None),), Tuned(4, 0.5, 0.4, True))
+    repairs = Repairs((SublayerFit(0, "ffn", 20, 100, 0.5, 0.25, None),), JointFit(4, 0.5, 0.4, True))
     loaded: Any = type("Loaded", (), {"checkpoint": checkpoint})
     back, said = there_and_back(cache_codecs.pruned(loaded, plan), (model, repairs), tmp_path / "entry")
     assert said == repairs

@@ -8,7 +8,7 @@ from typing import Any
 
 from compress.artifact.manifest import write_manifest
 from compress.core.plan import Budget, EncoderShape, Plan, Structure
-from compress.profile.latency_profile import Check, Point, Profile
+from compress.profile.latency_profile import Check, CurvePoint, Profile
 from compress.profile.latency_table import LatencyTable, fit_piecewise
 
 SHAPE = EncoderShape("bert", 3, 24, 4, 6, 20)
@@ -45,7 +45,7 @@ PROFILE = Profile(
     device={"processor": "made up", "threads": 2},
     source="measured",
     date="2026-11-22T00:00:00+00:00",
-    points=(Point("attention", 2, 0.81, 5.0, 0.01, 9.0), Point("ffn", 8, 0.69, 5.0, 0.01, 9.0)),
+    points=(CurvePoint("attention", 2, 0.81, 5.0, 0.01, 9.0), CurvePoint("ffn", 8, 0.69, 5.0, 0.01, 9.0)),
     check=(Check((2, 2, 2), (8, 8, 8), 6.0, 5.8, 0.0345), Check((4, 0, 4), (20, 0, 8), 5.9, 6.0, -0.0167)),
 )
 VALIDATION: dict[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from compress.profile.take import Check, Point, Profile, fit_piecewise
+from compress.profile.take import Check, CurvePoint, Profile, fit_piecewise
 from support.simulated_machine import SHAPE, planted_table
 
 
@@ -25,7 +25,7 @@ def a_profile(**changes: Any) -> Profile:
         source="measured",
         date="2030-01-02T03:04:05+00:00",
         seconds=12.5,
-        points=(Point("attention", 1, 0.2, 6.4, 0.01, 20.5), Point("ffn", 8, 0.225, 5.5, 0.02, 18.0)),
+        points=(CurvePoint("attention", 1, 0.2, 6.4, 0.01, 20.5), CurvePoint("ffn", 8, 0.225, 5.5, 0.02, 18.0)),
         check=(
             Check((1, 2, 3, 4), (8, 0, 256, 64), 5.1, 5.0, 0.02),
             Check((0, 0, 1, 1), (16, 16, 32, 64), 2.7, 3.0, -0.1),

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from compress.distributed.group import Group, meet, place
-from compress.fineprune.session import Session
+from compress.fineprune.session import TrainingSession
 from compress.search.costs import Costs
-from support.training import PHASE, dense, examples, recipe
+from support.training import PHASE, dense, examples, recipe, training_session
 
 # The last batch of an epoch has one example: nothing for a second process.
 DATA = examples(105)
@@ -29,7 +29,7 @@ TABLES = recipe(
 FILE = "training.safetensors"
 
 
-def session(group: Group, scorer: str, directory: Path | None, copied: Path | None = None) -> Session:
+def session(group: Group, scorer: str, directory: Path | None, copied: Path | None = None) -> TrainingSession:
     """A session; at the third evaluation the checkpoint of the step before is put aside."""
     tables = TABLES.structure
     assert tables is not None
@@ -41,20 +41,18 @@ def session(group: Group, scorer: str, directory: Path | None, copied: Path | No
             copied.mkdir()
             shutil.copy(directory / FILE, copied / FILE)
 
-    return Session(
+    return training_session(
         dense(),
-        None,
         TABLES.model_copy(update={"structure": structure}),
         TRAIN,
         HELD,
-        checkpoints=directory if group.first else None,
-        minutes=1e-9,
+        directory=directory if group.first else None,
         tell=tell,
         group=group,
     )
 
 
-def both_phases(one: Session) -> dict[str, Any]:
+def both_phases(one: TrainingSession) -> dict[str, Any]:
     """What the first process does."""
     start = torch.arange(12.0).reshape(3, 4).numpy() + 1, torch.arange(60.0).reshape(3, 20).numpy() + 1
     shape = dense().encoder.shape

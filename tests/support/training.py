@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from compress.inputs.checkpoint import Checkpoint
 from compress.models.encoder import Encoder, encoder_of
 from compress.tasks import task_of
 from support.models import random_model
+
+if TYPE_CHECKING:
+    from compress.fineprune.session import TrainingSession
 
 PHASE = {"batch_size": 8, "learning_rate": 1e-3, "dropout": False}
 
@@ -41,6 +44,27 @@ def dense(seed: int = 0, **config: Any) -> Checkpoint:
     task: Any = task_of(model.config, "text-classification")
     tokenizer: Any = None
     return Checkpoint("tiny", model, tokenizer, encoder_of(model), task, f"seed {seed}", Path())
+
+
+def training_session(
+    checkpoint: Checkpoint,
+    tables: Recipe,
+    train: Encoded,
+    held: Encoded,
+    *,
+    teacher: Checkpoint | None = None,
+    directory: Path | None = None,
+    fingerprint: str = "",
+    **options: Any,
+) -> TrainingSession:
+    """A session; with a directory it keeps a checkpoint after every step."""
+    # Imported here: they need the extra `train`.
+    from compress.fineprune.checkpoints import Checkpoints
+    from compress.fineprune.prepared import Prepared
+    from compress.fineprune.session import TrainingSession
+
+    checkpoints = None if directory is None else Checkpoints(directory, fingerprint, minutes=1e-9)
+    return TrainingSession(checkpoint, Prepared(tables, teacher, train, held), checkpoints=checkpoints, **options)
 
 
 def planted(encoder: Encoder, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -142,10 +142,10 @@ def test_slices_are_questions_with_and_without_an_answer(tokenizer: Any) -> None
         ({"answer": ["pizza"]}, "row 1, column 'answer': answer 'pizza' is not in its context"),
         ({"answer": ["food"], "answer_start": [0]}, "answer 'food' is not at character 0"),
         ({"answer": ["food"], "answer_start": [900]}, "answer 'food' is not at character 900"),
-        ({"human_ans_spans": ["food"], "human_ans_indices": ["(90, 120)"]}, "is outside of its context of 93"),
+        ({"human_ans_spans": ["food"], "human_ans_indices": ["(90, 120)"]}, "is outside its context of 93"),
         ({"answers": ["{not json"]}, "is not valid JSON"),
         ({"answers": [{"text": ["food"], "answer_start": [1, 2]}]}, "1 answers have 2 places"),
-        ({"answers": [[1, 2]]}, "is no answer"),
+        ({"answers": [[1, 2]]}, "is not an answer"),
     ],
 )
 def test_bad_answers(tokenizer: Any, columns: dict[str, list[Any]], message: str) -> None:

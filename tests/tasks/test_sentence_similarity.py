@@ -135,7 +135,7 @@ def test_scores_that_cannot_be_used_are_said(checkpoint: Checkpoint) -> None:
     assert single.label is None and "scores are for pairs" in single.guesses[-1]
     empty = TASK.columns(pairs(sentence1=["a"], sentence2=["b"], score=[None]), config)
     assert empty.label is None and "has no numbers" in empty.guesses[-1]
-    with pytest.raises(DataError, match="'high' in row 2, which is no number"):
+    with pytest.raises(DataError, match="'high' in row 2, which is not a number"):
         TASK.columns(pairs(sentence1=["a", "a"], sentence2=["b", "b"], score=["1", "high"]), config)
     with pytest.raises(DataError, match="1 of 2 rows have no number"):
         TASK.columns(pairs(sentence1=["a", "a"], sentence2=["b", "b"], score=["1", ""]), config)

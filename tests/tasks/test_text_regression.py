@@ -40,7 +40,7 @@ def test_labels_are_numbers(regressor: Path) -> None:
     assert encoded.labels is not None and encoded.labels.tolist() == [2.5, -10.0, 3.0]
     assert encode(regressor, text=["good"], score=[""]).labels is None
     for wrong in ("high", "nan", "inf"):
-        with pytest.raises(DataError, match=f"'{wrong}' in row 2, which is no number"):
+        with pytest.raises(DataError, match=f"'{wrong}' in row 2, which is not a number"):
             encode(regressor, text=["good", "bad"], score=["1", wrong])
 
 
