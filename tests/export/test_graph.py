@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.errors import ExportError, PlanError
@@ -26,6 +26,7 @@ from compress.profile.target import Target
 from compress.pruning.removal import remove
 from support.models import ALIKE, OF_IMAGES, TINY_SIZES, random_model
 from support.structures import first_units, padded_inputs
+from support.thorough import examples
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
 FAMILIES = sorted(set(TINY_SIZES) - set(ALIKE))
@@ -72,7 +73,7 @@ def _run(proto: onnx.ModelProto, inputs: dict[str, torch.Tensor]) -> Any:
 
 
 @given(case=CASES)
-@settings(max_examples=40)
+@examples(40)
 def test_narrow_equals_remove(dense: dict[str, Dense], case: tuple[str, Widths]) -> None:
     family, widths = case
     model = copy.deepcopy(dense[family].model)
@@ -147,7 +148,7 @@ def test_parameters_that_are_equal_stay_apart(family: str, tmp_path: Path) -> No
 
 
 @given(case=CASES)
-@settings(max_examples=20)
+@examples(20)
 def test_narrow_leaves_no_empty_or_unused_weight(dense: dict[str, Dense], case: tuple[str, Widths]) -> None:
     family, widths = case
     proto = narrow(dense[family].proto, dense[family].encoder, widths)

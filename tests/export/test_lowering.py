@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.errors import TargetError
@@ -23,6 +23,7 @@ from compress.models.encoder import Encoder, encoder_of
 from compress.profile.target import Target, load_target, offered_precisions
 from support.models import TINY_SIZES, random_model
 from support.structures import padded_inputs
+from support.thorough import examples
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
 # Those that add something to the scores, or turn queries and keys, stay as they are.
@@ -51,7 +52,7 @@ def _run(proto: onnx.ModelProto, family: str) -> Any:
     heads=st.tuples(*[st.integers(0, 4)] * 3),
     filters=st.tuples(*[st.integers(0, 20)] * 3),
 )
-@settings(max_examples=30)
+@examples(30)
 def test_packed_attention_computes_the_same(
     dense: dict[str, tuple[Encoder, onnx.ModelProto]], family: str, heads: Any, filters: Any
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -25,6 +25,7 @@ from compress.models.encoder import Encoder, encoder_of
 from compress.profile.target import Target, load_target
 from support.models import random_model
 from support.structures import padded_inputs
+from support.thorough import examples
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
 # Plain attention, and two kinds that add something to its scores.
@@ -56,7 +57,7 @@ def answer(proto: onnx.ModelProto, family: str) -> Any:
     heads=st.tuples(*[st.integers(0, 4)] * 3),
     filters=st.tuples(*[st.integers(0, 20)] * 3),
 )
-@settings(max_examples=25)
+@examples(25)
 def test_it_computes_the_same_at_any_widths_padding_included(
     dense: Dense, family: str, heads: Any, filters: Any
 ) -> None:

@@ -14,7 +14,7 @@ from compress.core.plan import Budget, EncoderShape, Plan, Structure
 from compress.export.lowering import Engine
 from compress.export.onnx import ExportReport
 from compress.stages import candidates
-from compress.stages.results import Exported, Finished, Proposal
+from compress.stages.results import Exported, Finished, Proposal, Repairs
 
 SHAPE = EncoderShape("bert", layers=1, hidden_size=8, heads=2, head_size=4, filters=4)
 
@@ -37,7 +37,7 @@ def finished(
         "reason": "so it is",
     }
     exported = Exported(Path("model.onnx"), of.engine, ExportReport(20, {}, 1, 1000), 0.0, Path("model.onnx"))
-    return Finished(of, None, [], exported, validation, refused)
+    return Finished(of, None, Repairs(), exported, validation, refused)
 
 
 MEASURED = st.lists(
