@@ -148,7 +148,7 @@ def _check_vacant(path: Path) -> None:
                 f"output directory '{path}' is not empty (it has '{first.name}'); remove it, or choose another --output"
             )
     elif path.exists() or path.is_symlink():
-        raise ArtifactError(f"output '{path}' exists and is no directory; remove it, or choose another --output")
+        raise ArtifactError(f"output '{path}' exists and is not a directory; remove it, or choose another --output")
 
 
 def _make_parents(directory: Path, made: list[Path]) -> None:

@@ -93,7 +93,12 @@ class Store:
         return cls(cache_directory() / "results", cache_limit_bytes())
 
     def look(self, stage: str, inputs: Mapping[str, Any]) -> Entry | None:
-        """Return the entry for these inputs, its files not checked; None where there is none."""
+        """Return the entry for these inputs, its files not checked; None where there is none.
+
+        Args:
+            stage: its name.
+            inputs: what the result depends on.
+        """
         path = self._place(stage, key_of(stage, inputs))
         return entry_at(path) if path.is_dir() else None
 
@@ -200,7 +205,12 @@ class Store:
         return sorted(found, key=lambda entry: -entry.used)
 
     def last(self, stage: str, label: str) -> Entry | None:
-        """Return the newest sound entry of a stage, preferably of this label; None where there is none."""
+        """Return the newest sound entry of a stage, preferably of this label; None where there is none.
+
+        Args:
+            stage: its name.
+            label: what the result is of.
+        """
         sound = [entry for entry in self.entries() if entry.stage == stage and entry.damage is None]
         return max(sound, key=lambda entry: (entry.label == label, entry.made), default=None)
 

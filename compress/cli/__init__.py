@@ -6,7 +6,8 @@
     machine_commands   targets, doctor
     cache_commands     the cache
     common             options that commands share
-    console            tables for people;  progress: what is said while a command works
+    console            what people read on stdout;  terminal: lines, tables, bars
+    progress           what is said while a command works
     doctor             whether this machine is ready to measure
 
 May import everything, heavy libraries inside functions.

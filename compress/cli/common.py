@@ -60,7 +60,13 @@ def _options(*names: str) -> list[Callable[[Any], Any]]:
 
 
 def numbers(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[int, ...]:
-    """Return the numbers of an option that was given as a list (``64,128``), several times, or not at all."""
+    """Return the numbers of an option that was given as a list (``64,128``), several times, or not at all.
+
+    Args:
+        ctx: click's.
+        param: click's.
+        given: texts, in the order of the command line.
+    """
     parts = [part.strip() for text in given for part in text.split(",")]
     wrong = [part for part in parts if not (part.isdecimal() and part.isascii() and int(part) > 0)]
     if wrong:

@@ -28,7 +28,12 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command, or name the nearest one in an error."""
+        """Return the command, or name the nearest one in an error.
+
+        Args:
+            ctx: click's.
+            args: of the command line.
+        """
         name = args[0]
         if not name.startswith("-") and name not in self.commands:
             raise click.UsageError(f"no command '{name}'.{did_you_mean(name, list(self.commands))}", ctx)

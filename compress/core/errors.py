@@ -67,7 +67,12 @@ class PrecisionRefused(CompressError):
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the closest known name, or an empty string."""
+    """Return ``" Did you mean 'x'?"`` for the closest known name, or an empty string.
+
+    Args:
+        name: as the user wrote it.
+        known: names there are.
+    """
     from difflib import get_close_matches
 
     close = get_close_matches(name, known, n=1)

@@ -153,14 +153,24 @@ def _interval(statistic: Callable[..., Any], *samples: NDArray[Any], seed: int, 
 
 
 def verdict_at_most(estimate: Interval, limit: float) -> Verdict:
-    """Return whether the estimate is at most ``limit``: ``inconclusive`` where the interval straddles it."""
+    """Return whether the estimate is at most ``limit``: ``inconclusive`` where the interval straddles it.
+
+    Args:
+        estimate: with its interval.
+        limit: in the same unit.
+    """
     if estimate.high <= limit:
         return "pass"
     return "fail" if estimate.low > limit else "inconclusive"
 
 
 def verdict_at_least(estimate: Interval, limit: float) -> Verdict:
-    """Return whether the estimate is at least ``limit``: ``inconclusive`` where the interval straddles it."""
+    """Return whether the estimate is at least ``limit``: ``inconclusive`` where the interval straddles it.
+
+    Args:
+        estimate: with its interval.
+        limit: in the same unit.
+    """
     if estimate.low >= limit:
         return "pass"
     return "fail" if estimate.high < limit else "inconclusive"

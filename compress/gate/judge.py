@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.artifact.files import MODEL
-from compress.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, ArtifactError, ConfigError, TargetError
+from compress.artifact.validation import EXIT_CODES
+from compress.core.errors import ArtifactError, ConfigError, TargetError
 from compress.core.parsing import Unreadable, parse_json, printable, read_text
 from compress.core.statistics import Interval, Verdict
 from compress.gate import decision
@@ -20,8 +21,6 @@ from compress.options.run_config import make_config
 if TYPE_CHECKING:
     from compress.core.progress import Progress
     from compress.gate.timing import Timings
-
-EXIT_CODES: dict[Verdict, int] = {"pass": EXIT_PASS, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,12 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
+        """The verdict on all limits together."""
         return decision.overall(judgement.verdict for judgement in self.judgements)
 
     @property
     def exit_code(self) -> int:
+        """Exit code of the command: 0, 1 or 2."""
         return EXIT_CODES[self.verdict]
 
 

@@ -92,7 +92,14 @@ def time_files(
 
 
 def deployment_feed(session: Session, batch_size: int, seq_len: int, vocabulary: int) -> dict[str, NDArray[np.int64]]:
-    """A batch of the deployment's size for whatever inputs a session has: every position holds a token."""
+    """A batch of the deployment's size for whatever inputs a session has: every position holds a token.
+
+    Args:
+        session: names the inputs.
+        batch_size: examples.
+        seq_len: tokens of each.
+        vocabulary: number of token ids.
+    """
     ids = np.random.default_rng(0).integers(min(_FIRST_ID, vocabulary - 1), vocabulary, size=(batch_size, seq_len))
     known = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     return {name: known.get(name, np.zeros_like(ids)).astype(np.int64) for name in session.input_names}

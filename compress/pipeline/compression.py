@@ -30,6 +30,7 @@ from compress.stages.search import propose_all
 from compress.stages.stage import Stages
 
 if TYPE_CHECKING:
+    from compress.artifact.validation import Validation
     from compress.cache.memo import Foreseen
 
 
@@ -106,7 +107,7 @@ def run(
             # Train it, if that was asked for, and measure it again.
             if training is not None:
                 chosen = fine_prune(run, training, chosen, output)
-            validation = {**chosen.measured, "candidates": rows, "chosen_because": why_chosen}
+            validation = chosen.measured.model_copy(update={"candidates": rows, "chosen_because": why_chosen})
             curve = trade_off(
                 chosen.proposal.weighed.rankings, chosen.proposal.measured_with, loaded.length, config.seed
             )
@@ -118,7 +119,12 @@ def run(
 
 
 def foresee(config: RunConfig, *, progress: Progress | None = None) -> list[Foreseen]:
-    """What ``run(config, resume=True)`` would find stored and what it would make, without making anything."""
+    """What ``run(config, resume=True)`` would find stored and what it would make, without making anything.
+
+    Args:
+        config: resolved options.
+        progress: told about warnings; None says nothing.
+    """
     from compress.pipeline import dry_run
 
     return dry_run.foresee(config, progress=progress)
@@ -147,9 +153,15 @@ def _run_unstructured(
     return result_of(config.output, plan, validation, stages)
 
 
-def result_of(output: Path, plan: Plan, validation: dict[str, Any], stages: Stages) -> RunResult:
-    from compress.artifact.validation import EXIT_CODES, apart
+def result_of(output: Path, plan: Plan, validation: Validation, stages: Stages) -> RunResult:
+    """The result of a run.
 
-    validation, _ = apart(validation)
-    verdict = validation["verdict"]
-    return RunResult(output, plan, validation, verdict, EXIT_CODES[verdict], dict(stages.seconds))
+    Args:
+        output: the artifact.
+        plan: what was kept.
+        validation: what was measured.
+        stages: seconds per stage.
+    """
+    # Plain JSON types from here on: the Python API promises a dict.
+    document = validation.to_json()
+    return RunResult(output, plan, document, validation.verdict, validation.exit_code, dict(stages.seconds))

@@ -69,8 +69,8 @@ def validate_artifact(
                 tolerance = 1e-3 if engine.precision == "fp32" else math.inf
                 parity = parity_of(file, model, loaded, tolerance)
                 exported = Exported(file, engine, read_report(artifact / "model.onnx"), parity, file)
-                _, validation = device.validate(plan, exported)
+                found = device.validate(plan, exported)
         finally:
             device.close()
-        renew_validation(artifact, manifest, validation, run.config, plan, loaded.target)
-    return result_of(artifact, plan, validation, stages)
+        renew_validation(artifact, manifest, found, run.config, plan, loaded.target)
+    return result_of(artifact, plan, found.validation, stages)

@@ -42,6 +42,13 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> tuple[P
 
     A latency budget needs a profile: the one given, or one measured now. A MACs budget uses a given profile for its
     prediction and measures none, so that equal inputs give equal plans.
+
+    Args:
+        config: resolved options, with data and a budget.
+        progress: told about stages as they begin; None says nothing.
+
+    Returns:
+        The plan, and the profile that it was searched with; None without one.
     """
     stages, budget = Stages(progress or Silent()), config.budget
     with stages.stage("load"):
@@ -89,7 +96,8 @@ def profile_shapes(
     Args:
         config: options; its own batch size and length are not used.
         shapes: batch sizes and lengths.
-        estimate, progress: see ``profile_model``.
+        estimate: see ``profile_model``.
+        progress: see ``profile_model``.
     """
     from compress.profile.profiles import Profiles
 
@@ -101,6 +109,11 @@ def profile_shapes(
 
 def export_plan(config: RunConfig, plan: Plan | None, *, progress: Progress | None = None) -> Path:
     """Export the dense model, or a plan applied to it, reconstructed where data is given; measures nothing.
+
+    Args:
+        config: resolved options.
+        plan: what stays; None keeps everything.
+        progress: told about stages as they begin; None says nothing.
 
     Returns:
         The directory written.

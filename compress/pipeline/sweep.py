@@ -38,8 +38,12 @@ if TYPE_CHECKING:
 def parse_budgets(kind: BudgetKind, text: str) -> list[Budget]:
     """``4,6,8`` as budgets of a kind.
 
+    Args:
+        kind: latency or speed-up.
+        text: numbers with commas between.
+
     Raises:
-        ConfigError: a part is no positive number, or there is none.
+        ConfigError: a part is not a positive number, or there is none.
     """
     try:
         values = [float(part) for part in text.split(",")]
@@ -95,7 +99,8 @@ def sweep(
                 points += _at(run.asking(**{**nothing, budget.kind: budget.value}), importance, profiles)
         finally:
             run.device.close()
-        metric, deployment = done[0].measured["metric"]["name"], done[0].measured["deployment"]
+        first = done[0].measured
+        metric, deployment = first.metric.name, first.deployment.to_json()
         where = {name: value for name, value in deployment.items() if name not in ("precision", "engine")}
         facts = {**inputs_of(run, origins), "device": where.get("device"), "seconds": stages.seconds}
         swept = Swept(config.output, metric, where, tuple(with_front(points)), described(facts))

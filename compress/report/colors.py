@@ -68,7 +68,12 @@ def luminance(color: str) -> float:
 
 
 def contrast(first: str, second: str) -> float:
-    """Contrast of two colours, 1 (equal) to 21 (black and white)."""
+    """Contrast of two colours, 1 (equal) to 21 (black and white), as in WCAG 2.2.
+
+    Args:
+        first: ``#rrggbb``.
+        second: ``#rrggbb``.
+    """
     dark, bright = sorted((luminance(first), luminance(second)))
     return (bright + 0.05) / (dark + 0.05)
 

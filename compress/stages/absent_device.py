@@ -17,23 +17,18 @@ from compress.core.plan import Plan, Widths
 from compress.export import graph, standard_ops
 from compress.export.cuda import absence
 from compress.export.lowering import Engine, variants
-from compress.export.runtime import open_session
 from compress.inputs.load import Loaded
 from compress.profile.roofline import estimate_profile
 from compress.profile.take import Profile
 from compress.profile.target import GPU_RUNTIMES, Precision, load_target
 from compress.stages.context import Run
 from compress.stages.dense_model import DenseModel, deployment_feed, export_dense
-from compress.stages.int8_accuracy import answers_of
+from compress.stages.device import Device
+from compress.stages.evaluate import Answers, Evaluation, Timing, answers_of_file
 from compress.stages.present_device import export_beside
-from compress.stages.results import Exported
+from compress.stages.results import Evaluated, Exported
 from compress.stages.validate import (
-    deployment_section,
-    document,
-    metric_section,
-    slices_section,
     verdict_of,
-    with_size,
 )
 
 if TYPE_CHECKING:
@@ -46,7 +41,7 @@ def here(loaded: Loaded) -> Loaded:
     return replace(loaded, target=load_target("cpu")) if target.runtime in GPU_RUNTIMES and absence(target) else loaded
 
 
-class AbsentDevice:
+class AbsentDevice(Device):
     """``Device`` for a target that is elsewhere. The dense model runs on this machine's processor.
 
     Args:
@@ -111,51 +106,17 @@ class AbsentDevice:
         """See ``Device``."""
         self._dense.forget()
 
-    def validate(
-        self, plan: Plan, exported: Exported, profile: Profile | None = None
-    ) -> tuple[LatencyComparison | None, dict[str, Any]]:
+    def validate(self, plan: Plan, exported: Exported, profile: Profile | None = None) -> Evaluated:
         """Metric and parity of the exported file against the dense float32 one; latencies are predictions."""
-        loaded, config = self._here.loaded, self._run.config
-        evaluation, task = loaded.evaluation, loaded.checkpoint.task
-        dense = self._answers(self._dense.path)
-        ours = self._answers(exported.path)
-        metric = metric_section(task, evaluation, dense, ours)
-        if exported.float_path != exported.path:
-            unquantized = self._answers(exported.float_path)
-            precision = exported.engine.precision
-            metric[f"drop_of_{precision}"] = metric_section(task, evaluation, unquantized, ours)["drop"]
-            if precision == "fp16":
-                rounded = self._emulated(exported)
-                metric["drop_of_fp16_emulated"] = metric_section(task, evaluation, unquantized, rounded)["drop"]
-        verdict, reason = verdict_of(plan, None)
-        verdict, reason = with_size(verdict, reason, exported.report.size_bytes, config.size_mb)
-        predicted = plan.predicted_ms if profile is None else profile.table.predict(plan.structure.widths)
-        return None, document(
-            plan=plan,
-            predicted_ms=predicted,
-            comparison=None,
-            verdict=verdict,
-            reason=reason,
-            metric=metric,
-            sizes=(graph.size_bytes(self._dense.path), exported.report.size_bytes),
-            size_mb=config.size_mb,
-            length=loaded.length,
-            parity=exported.parity,
-            # The metric was computed on this processor; the target itself has been nowhere near.
-            deployment={
-                **deployment_section(config, self._run.loaded.target.name, exported.engine, loaded.target),
-                "latency": plan.latency_source,
-            },
-            slices=slices_section(task, evaluation, loaded.output_names, dense, ours),
+        run, quantized = self._here, exported.float_path != exported.path
+        answers = Answers(
+            answers_of_file(run, self._dense.path),
+            answers_of_file(run, exported.path),
+            answers_of_file(run, exported.float_path) if quantized else None,
+            self._emulated(exported) if exported.engine.precision == "fp16" else None,
         )
-
-    def _answers(self, path: Path) -> Any:
-        loaded = self._here.loaded
-        session = open_session(path, loaded.target)
-        try:
-            return answers_of(session, loaded, loaded.evaluation)
-        finally:
-            session.close()
+        evaluation = Evaluation(run, self._dense, self._run.loaded.target.name)
+        return evaluation.of(exported, plan, profile, Timing(*verdict_of(plan, None)), answers)
 
     def _emulated(self, exported: Exported) -> Any:
         """Answers with every value between operators rounded to fp16, as on a GPU."""
@@ -167,4 +128,4 @@ class AbsentDevice:
         with tempfile.TemporaryDirectory(prefix="compress-") as folder:
             path = Path(folder) / "model.onnx"
             graph.save(rounded, path, graph.EXTERNAL_DATA_ABOVE_BYTES)
-            return self._answers(path)
+            return answers_of_file(self._here, path)

@@ -21,7 +21,12 @@ LEAST_USED, MOST_USED = 0.95, 0.985
 
 
 def used_budget(budget: Budget, timed: LatencyComparison) -> float:
-    """Measured latency as a fraction of a latency or speed-up budget."""
+    """Measured latency as a fraction of a latency or speed-up budget.
+
+    Args:
+        budget: latency or speed-up.
+        timed: the structure beside the dense model.
+    """
     if budget.kind == "speedup":
         return budget.value / timed.speedup.value
     return timed.compressed.value / budget.value
@@ -31,6 +36,11 @@ def corrected(profile: Profile, plan: Plan, timed: LatencyComparison) -> Profile
     """The profile, corrected so that it predicts what was measured for a plan's structure.
 
     For a speed-up only the ratio counts, and the profile's dense latencies stay; for a latency all are as measured now.
+
+    Args:
+        profile: that the plan was made with.
+        plan: with its budget and structure.
+        timed: the structure beside the dense model.
     """
     widths, factor = plan.structure.widths, timed.dense.value / profile.dense_ms
     if plan.budget.kind == "speedup":

@@ -18,13 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from compress.artifact.outcomes import Outcomes
+from compress.artifact.validation import Validation
 from compress.cache.memo import Codec
 from compress.core.importance import Fisher, Importance, Ranking, Rankings
 from compress.export.lowering import Engine
 from compress.export.measure import LatencyComparison
 from compress.export.onnx import ExportReport
 from compress.profile.latency_profile import Profile
-from compress.stages.results import Exported
+from compress.stages.results import Evaluated, Exported
 
 if TYPE_CHECKING:
     from compress.core.plan import Plan
@@ -182,6 +184,25 @@ def _read_exported(folder: Path) -> Exported:
     return Exported(path, facts.engine, facts.report, facts.parity, float_path)
 
 
+@dataclass(frozen=True)
+class _EvaluatedFacts:
+    """``Evaluated`` with both documents as their files have them."""
+
+    validation: dict[str, Any]
+    outcomes: dict[str, Any]
+    timed: LatencyComparison | None
+
+
+def _write_evaluated(found: Evaluated, folder: Path) -> None:
+    facts = _EvaluatedFacts(found.validation.to_json(), found.outcomes.to_json(), found.timed)
+    _write(_EvaluatedFacts, facts, folder)
+
+
+def _read_evaluated(folder: Path) -> Evaluated:
+    facts = _read(_EvaluatedFacts, folder)
+    return Evaluated(Validation.model_validate(facts.validation), Outcomes.from_json(facts.outcomes), facts.timed)
+
+
 def pruned(loaded: Loaded, plan: Plan) -> Codec[tuple[Any, Repairs]]:
     """The codec of a pruned model, read back into a copy of the dense one.
 
@@ -231,6 +252,4 @@ ARRAY: Codec[NDArray[np.float64]] = Codec(
 IMPORTANCE = Codec(_write_importance, _read_importance)
 TIMED: Codec[LatencyComparison] = _document(LatencyComparison)
 EXPORTED = Codec(_write_exported, _read_exported)
-VALIDATION: Codec[tuple[LatencyComparison | None, dict[str, Any]]] = _document(
-    tuple[LatencyComparison | None, dict[str, Any]]
-)
+EVALUATED = Codec(_write_evaluated, _read_evaluated)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from compress.export.measure import LatencyComparison
     from compress.profile.latency_profile import Profile
     from compress.profile.target import Precision
-    from compress.stages.results import Exported
+    from compress.stages.results import Evaluated, Exported
 
 
 class Device(Protocol):
@@ -54,9 +54,7 @@ class Device(Protocol):
         """
         ...
 
-    def validate(
-        self, plan: Plan, exported: Exported, profile: Profile | None = None
-    ) -> tuple[LatencyComparison | None, dict[str, Any]]:
+    def validate(self, plan: Plan, exported: Exported, profile: Profile | None = None) -> Evaluated:
         """Measure the exported file against the dense float32 one.
 
         Args:
@@ -65,7 +63,7 @@ class Device(Protocol):
             profile: what predicted its latency; None takes the plan's prediction.
 
         Returns:
-            The timing (None where the device is not here), and what validation.json holds.
+            For validation.json and outcomes.json, and the timing (None where the device is not here).
         """
         ...
 

@@ -66,7 +66,10 @@ def export_half(
     """Export a model in fp16; what fp16 cannot hold on real examples stays in fp32.
 
     Args:
-        model, path, loaded, engine: see ``export_checked``.
+        model: in PyTorch.
+        path: file to write.
+        loaded: examples to compare on, and to find overflow on.
+        engine: form and number format.
         float_path: where the float32 file goes, which is compared with PyTorch.
         progress: told what stays in fp32.
     """
@@ -114,13 +117,25 @@ def _as_openvino(model: Any, onnx_file: Path, loaded: Loaded, engine: Engine) ->
 
 
 def write_onnx(model: Any, path: Path, loaded: Loaded) -> None:
-    """Export a model with the inputs and outputs of its task."""
+    """Export a model with the inputs and outputs of its task.
+
+    Args:
+        model: in PyTorch.
+        path: file to write.
+        loaded: names the inputs, and has the task.
+    """
     task = loaded.checkpoint.task
     export_onnx(model, path, input_names=loaded.input_names, output_names=task.file_names, outputs=task.file_outputs)
 
 
 def parity_of(path: Path, model: Any, loaded: Loaded, tolerance: float = 1e-3) -> float:
     """Largest difference of a file from the PyTorch model that it should equal, on real examples.
+
+    Args:
+        path: the file.
+        model: in PyTorch.
+        loaded: examples, task and target.
+        tolerance: largest difference allowed.
 
     Raises:
         ExportError: they differ by more than the tolerance.
@@ -135,7 +150,16 @@ def parity_of(path: Path, model: Any, loaded: Loaded, tolerance: float = 1e-3) -
 
 
 def write_lowered(source: Path, engine: Engine, path: Path, loaded: Loaded) -> None:
-    """Write an exported float32 file as an engine has it."""
+    """Write an exported float32 file as an engine has it.
+
+    Nothing is written where that is the file as it was exported, nor where the engine's form takes no file this large.
+
+    Args:
+        source: the exported file.
+        engine: form and number format.
+        path: file to write.
+        loaded: examples to calibrate int8 on.
+    """
     import onnx
 
     if engine == Engine():
@@ -153,7 +177,13 @@ def _some_examples(loaded: Loaded) -> Encoded:
 
 
 def made_up(loaded: Loaded, length: int, count: int) -> Encoded:
-    """Examples that mean nothing, for a model without data."""
+    """Examples that mean nothing, for a model without data.
+
+    Args:
+        loaded: the model and its task.
+        length: tokens of each.
+        count: how many.
+    """
     checkpoint = loaded.checkpoint
     return checkpoint.task.made_up(checkpoint.model.config, loaded.input_names, length, count)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact.files import TRAINING
+from compress.artifact.validation import FinePrunedFrom
 from compress.core.errors import ArtifactError
 from compress.core.plan import Plan, Structure
 from compress.distributed.group import joined
@@ -42,7 +43,7 @@ def fine_prune(run: Run, prepared: Prepared, chosen: Finished, log: Path) -> Fin
         TrainingError: training diverges.
     """
     loaded, stages = run.loaded, run.stages
-    before = {key: value for key, value in chosen.measured["metric"].items() if key != "outcomes"}
+    before = chosen.measured.metric
     with stages.stage("fine-prune"):
         trained = _train(run, prepared, chosen)
         plan, phases = trained.plan, trained.phases
@@ -52,31 +53,33 @@ def fine_prune(run: Run, prepared: Prepared, chosen: Finished, log: Path) -> Fin
         exported = run.device.export(trained.model, engine)
     run.info(exported.summary())
     with stages.stage("validate"):
-        _, validation = run.device.validate(plan, exported, trained.profile)
-        if validation["verdict"] != "pass" and chosen.measured["verdict"] == "pass":
+        found = run.device.validate(plan, exported, trained.profile)
+        if found.validation.verdict != "pass" and chosen.measured.verdict == "pass":
             # The weights of a structure that was within the budget make it no slower: the device was, for a while.
-            _, validation = run.device.validate(plan, exported, trained.profile)
-    run.info(validation["reason"])
-    after = validation["metric"]["compressed"]
-    run.info(f"{before['name']} {before['compressed']:.4f} before fine-pruning, {after:.4f} after it")
+            found = run.device.validate(plan, exported, trained.profile)
+    validation = found.validation
+    run.info(validation.reason)
+    after = validation.metric.compressed
+    run.info(f"{before.name} {before.compressed:.4f} before fine-pruning, {after:.4f} after it")
     refused = refusal_of(validation, exported, loaded, run.config.int8_drop)
     done = FinePruned(
         recipe=prepared.recipe.model_dump(mode="json", exclude_none=True),
         teacher=teacher_name(prepared, loaded),
         examples=len(prepared.train),
         phases=tuple({"name": name, **phase_summary(phase)} for name, phase in phases),
-        metric_before=before["compressed"],
+        metric_before=before.compressed,
         processes=joined().world,
     )
-    validation = {**validation, "fine_pruned": {"recipe": prepared.recipe.name, "before": before}}
+    started = FinePrunedFrom(recipe=prepared.recipe.name, before=before)
     return replace(
         chosen,
         proposal=replace(chosen.proposal, plan=plan, profile=trained.profile),
         model=trained.model,
         repairs=replace(trained.repairs, fine_pruned=done),
         exported=exported,
-        validation=validation,
+        validation=validation.model_copy(update={"fine_pruned": started}),
         refused=refused,
+        outcomes=found.outcomes,
     )
 
 

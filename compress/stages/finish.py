@@ -16,13 +16,12 @@ from compress.stages.dense_model import EXPORTERS
 from compress.stages.int8_accuracy import refusal_of
 from compress.stages.present_device import RUNTIMES
 from compress.stages.prune import prune, reconstruction_inputs
-from compress.stages.results import Exported, Finished, Proposal
+from compress.stages.results import Evaluated, Exported, Finished, Proposal
 from compress.stages.search import search_on_device
 from compress.stages.stage import Inputs, Stage, stage
 
 if TYPE_CHECKING:
     from compress.export.lowering import Engine
-    from compress.export.measure import LatencyComparison
     from compress.profile.take import Profile
 
 # Times that a structure is built, for the case that the finished file misses a budget that its check met.
@@ -66,17 +65,19 @@ def finish(run: Run, proposal: Proposal) -> Finished:
             exported = _export(run, engine, plan, model)
         run.info(exported.summary())
         with stages.stage("validate"):
-            timed, validation = _validate(run, exported, plan, profile)
-        run.info(validation["reason"])
+            found = _validate(run, exported, plan, profile)
+        validation = found.validation
+        run.info(validation.reason)
         refused = refusal_of(validation, exported, run.loaded, config.int8_drop)
-        done = validation["verdict"] == "pass" or config.budget.kind == "macs" or config.profile or refused
-        if done or timed is None or attempt == ATTEMPTS:
+        done = validation.verdict == "pass" or config.budget.kind == "macs" or config.profile or refused
+        if done or found.timed is None or attempt == ATTEMPTS:
             break
         # The device has become slower, or the check was lucky: what the file itself shows counts.
-        profile = corrected(profile, plan, timed)
+        profile = corrected(profile, plan, found.timed)
         with stages.stage("search"):
             plan, profile = search_on_device(run, importance, engine, profile)
-    return Finished(replace(proposal, profile=profile, plan=plan), model, repairs, exported, validation, refused)
+    proposal = replace(proposal, profile=profile, plan=plan)
+    return Finished(proposal, model, repairs, exported, validation, refused, found.outcomes)
 
 
 def _export_inputs(run: Run, engine: Engine, plan: Plan) -> Inputs:
@@ -104,7 +105,7 @@ def _export(run: Run, engine: Engine, plan: Plan, model: Any) -> Exported:
 
 @stage(
     Stage(
-        "validate", version=1, after="export", depends_on=("export", "dense", "form"), libraries=RUNTIMES, measured=True
+        "validate", version=2, after="export", depends_on=("export", "dense", "form"), libraries=RUNTIMES, measured=True
     ),
     inputs=lambda run, exported, plan, profile: {
         "export": _export_inputs(run, exported.engine, plan),
@@ -113,11 +114,9 @@ def _export(run: Run, engine: Engine, plan: Plan, model: Any) -> Exported:
         "profile": digest(profile.to_json()),
         "size_mb": run.config.size_mb,
     },
-    codec=cache_codecs.VALIDATION,
+    codec=cache_codecs.EVALUATED,
     of=lambda run, exported, plan, profile: exported.engine.precision,
 )
-def _validate(
-    run: Run, exported: Exported, plan: Plan, profile: Profile
-) -> tuple[LatencyComparison | None, dict[str, Any]]:
+def _validate(run: Run, exported: Exported, plan: Plan, profile: Profile) -> Evaluated:
     """What was measured on the file."""
     return run.device.validate(plan, exported, profile)

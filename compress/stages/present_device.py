@@ -8,11 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from compress.core.plan import Plan, Widths
-from compress.export import graph
 from compress.export.lowering import IN_GRAPH, Engine, variants
 from compress.export.measure import LatencyComparison, choose_fastest, compare_latency, compare_without_copies
 from compress.export.onnx import read_report
@@ -25,17 +21,14 @@ from compress.stages import cache_codecs
 from compress.stages.cache_keys import deployment_inputs
 from compress.stages.context import Run
 from compress.stages.dense_model import DenseModel, deployment_feed, export_dense
+from compress.stages.device import Device
+from compress.stages.evaluate import Answers, Evaluation, Timing, answers_of_file
 from compress.stages.export import export_as, parity_of, write_lowered
 from compress.stages.int8_accuracy import answers_of, hold_accuracy
-from compress.stages.results import Exported
+from compress.stages.results import Evaluated, Exported
 from compress.stages.stage import Stage, stage
 from compress.stages.validate import (
-    deployment_section,
-    document,
     measured_verdict,
-    metric_section,
-    slices_section,
-    with_size,
 )
 
 if TYPE_CHECKING:
@@ -48,7 +41,7 @@ FORM_SECONDS = 1.5
 WIDEST_CHECK = 0.03
 
 
-class PresentDevice:
+class PresentDevice(Device):
     """``Device`` on this machine.
 
     Args:
@@ -134,11 +127,9 @@ class PresentDevice:
         """See ``Device``."""
         return export_beside(self._run, self._dense, model, engine)
 
-    def validate(
-        self, plan: Plan, exported: Exported, profile: Profile | None = None
-    ) -> tuple[LatencyComparison | None, dict[str, Any]]:
+    def validate(self, plan: Plan, exported: Exported, profile: Profile | None = None) -> Evaluated:
         """See ``Device``."""
-        loaded, config = self._loaded, self._run.config
+        loaded = self._loaded
         compressed = open_session(exported.path, loaded.target)
         baseline = self.baseline()
 
@@ -147,46 +138,19 @@ class PresentDevice:
 
         try:
             comparison, verdict, reason = measured_verdict(plan, compare)
-            verdict, reason = with_size(verdict, reason, exported.report.size_bytes, config.size_mb)
             on_gpu = compare_without_copies(baseline, compressed, self._dense.feed)
-            evaluation, task = loaded.evaluation, loaded.checkpoint.task
-            ours = answers_of(compressed, loaded, evaluation, self._rows_per_call(exported))
-            dense = answers_of(baseline, loaded, evaluation)
-            metric = metric_section(task, evaluation, dense, ours)
-            slices = slices_section(task, evaluation, loaded.output_names, dense, ours)
-            if exported.float_path != exported.path:
-                unquantized = self._in_float(exported)
-                metric[f"drop_of_{exported.engine.precision}"] = metric_section(task, evaluation, unquantized, ours)[
-                    "drop"
-                ]
+            ours = answers_of(compressed, loaded, loaded.evaluation, self._rows_per_call(exported))
+            dense = answers_of(baseline, loaded, loaded.evaluation)
         finally:
             compressed.close()
-        return comparison, document(
-            plan=plan,
-            predicted_ms=plan.predicted_ms if profile is None else profile.table.predict(plan.structure.widths),
-            comparison=comparison,
-            verdict=verdict,
-            reason=reason,
-            metric=metric,
-            sizes=(graph.size_bytes(self._dense.path), exported.report.size_bytes),
-            size_mb=config.size_mb,
-            length=loaded.length,
-            parity=exported.parity,
-            deployment=deployment_section(config, loaded.target.name, exported.engine, loaded.target),
-            slices=slices,
-            on_gpu=on_gpu,
-        )
+        quantized = exported.float_path != exported.path
+        answers = Answers(dense, ours, answers_of_file(self._run, exported.float_path) if quantized else None)
+        timing = Timing(verdict, reason, comparison, on_gpu)
+        return Evaluation(self._run, self._dense, loaded.target.name).of(exported, plan, profile, timing, answers)
 
     def _rows_per_call(self, exported: Exported) -> int:
         # Dynamic int8 takes the range of activations from the whole call: answers depend on what shares it.
         return self._run.config.batch_size if exported.engine.scheme == "dynamic" else 32
-
-    def _in_float(self, exported: Exported) -> NDArray[np.float64]:
-        session = open_session(exported.float_path, self._loaded.target)
-        try:
-            return answers_of(session, self._loaded, self._loaded.evaluation)
-        finally:
-            session.close()
 
 
 def _half(loaded: Loaded) -> Widths:

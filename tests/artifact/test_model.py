@@ -96,7 +96,7 @@ def test_a_missing_file_is_named(artifact: Path, name: str) -> None:
 
 
 def test_a_path_that_is_no_directory(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="is no directory; give a directory that `compress run` wrote"):
+    with pytest.raises(ArtifactError, match="is not a directory; give a directory that `compress run` wrote"):
         load(tmp_path / "nowhere")
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from compress.cli.console import bar
 from compress.cli.progress import Live, Plain, progress_for
+from compress.cli.terminal import bar
 from compress.core.progress import Progress, Silent
 
 

@@ -209,7 +209,7 @@ def test_training_has_curves_of_losses_and_of_the_budget(tmp_path: Path) -> None
 def test_a_damaged_log_is_named_or_left_out(tmp_path: Path, damage: str) -> None:
     out = write_made_up(tmp_path / "out")
     (out / "training.csv").write_text(damage)
-    with pytest.raises(ArtifactError, match=r"training\.csv' is no log of a training"):
+    with pytest.raises(ArtifactError, match=r"training\.csv' is not a log of a training"):
         page_of([out])
     renew_report(out)
     assert "training.csv is left out of this report" in check((out / "report.html").read_text()).text

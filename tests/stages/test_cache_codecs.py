@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.artifact.model import tensors_of
+from compress.artifact.outcomes import Outcomes
+from compress.artifact.validation import Validation
 from compress.cache.memo import Codec
 from compress.core.importance import Fisher, Importance, Ranking, Rankings
 from compress.core.plan import Budget, Plan, Structure
@@ -27,7 +30,7 @@ from compress.pruning.removal import remove
 from compress.reconstruction.closed_form import SublayerFit
 from compress.reconstruction.joint import JointFit
 from compress.stages import cache_codecs
-from compress.stages.results import Exported, Repairs
+from compress.stages.results import Evaluated, Exported, Repairs
 from support.simulated_machine import SHAPE
 
 
@@ -75,6 +78,7 @@ def test_importance(tmp_path: Path, fisher: bool, coefficients: bool) -> None:
         assert (back.fisher.filter_blocks, back.fisher.samples, back.fisher.label_free) == (None, 7, True)
 
 
+GOLDENS = sorted((Path(__file__).parents[1] / "goldens").glob("0.1.0/[!e]*"))
 FLOATS = st.floats(allow_nan=False)
 INTERVALS = st.builds(Interval, FLOATS, FLOATS, FLOATS)
 
@@ -83,8 +87,14 @@ INTERVALS = st.builds(Interval, FLOATS, FLOATS, FLOATS)
 def test_timings(tmp_path_factory: pytest.TempPathFactory, timed: LatencyComparison) -> None:
     folder = tmp_path_factory.mktemp("entry")
     assert there_and_back(cache_codecs.TIMED, timed, folder) == timed
-    assert there_and_back(cache_codecs.VALIDATION, (timed, {"verdict": "pass"}), folder) == (timed, {"verdict": "pass"})
-    assert there_and_back(cache_codecs.VALIDATION, (None, {"x": [1.5]}), folder) == (None, {"x": [1.5]})
+    for golden in GOLDENS:
+        validation = Validation.model_validate(json.loads((golden / "validation.json").read_text()))
+        outcomes = Outcomes.from_json(json.loads((golden / "outcomes.json").read_text()))
+        for found in (Evaluated(validation, outcomes, timed), Evaluated(validation, outcomes)):
+            back = there_and_back(cache_codecs.EVALUATED, found, folder)
+            assert (back.validation, back.timed) == (found.validation, found.timed)
+            assert back.validation.to_json() == validation.to_json()
+            assert back.outcomes.to_json() == outcomes.to_json()
 
 
 def test_engines_arrays_and_profiles(tmp_path: Path) -> None:

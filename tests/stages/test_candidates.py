@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compress.artifact.validation import Validation
 from compress.core.errors import PrecisionRefused
 from compress.core.plan import Budget, EncoderShape, Plan, Structure
 from compress.export.lowering import Engine
 from compress.export.onnx import ExportReport
 from compress.stages import candidates
 from compress.stages.results import Exported, Finished, Proposal, Repairs
+from support.gate_artifact import VALIDATION, changed
 
 SHAPE = EncoderShape("bert", layers=1, hidden_size=8, heads=2, head_size=4, filters=4)
 
@@ -28,16 +30,16 @@ def proposal(precision: Any = "fp32", importance: float = 0.9, heads: int = 1) -
 def finished(
     of: Proposal, metric: float = 0.9, ms: float = 5.0, verdict: str = "pass", refused: str | None = None
 ) -> Finished:
-    validation = {
-        "latency_ms": {"compressed": ms},
-        "speedup": {"value": 2.0},
-        "metric": {"name": "accuracy", "compressed": metric},
-        "size_bytes": {"compressed": 1000},
-        "verdict": verdict,
-        "reason": "so it is",
-    }
+    document = changed(changed(VALIDATION, "latency_ms.compressed", ms), "metric.compressed", metric)
+    validation = Validation.model_validate({**document, "verdict": verdict, "reason": "so it is"})
     exported = Exported(Path("model.onnx"), of.engine, ExportReport(20, {}, 1, 1000), 0.0, Path("model.onnx"))
     return Finished(of, None, Repairs(), exported, validation, refused)
+
+
+def latency_of(candidate: Finished) -> float:
+    found = candidate.measured.latency_ms.compressed
+    assert found is not None
+    return found
 
 
 MEASURED = st.lists(
@@ -67,9 +69,7 @@ def test_the_most_accurate_within_the_budget_wins(tried: list[Finished]) -> None
     if accepted:
         assert chosen.accepted and chosen.metric == max(candidate.metric for candidate in accepted)
         equals = [c for c in accepted if c.metric == chosen.metric]
-        assert chosen.measured["latency_ms"]["compressed"] == min(
-            c.measured["latency_ms"]["compressed"] for c in equals
-        )
+        assert latency_of(chosen) == min(latency_of(candidate) for candidate in equals)
 
 
 def test_the_least_expected_loss_comes_first() -> None:
@@ -94,12 +94,14 @@ def test_every_candidate_is_accounted_for() -> None:
     first, second, third = proposal("int8"), proposal("fp32"), proposal("fp16")
     tried = [finished(first, metric=0.9), finished(second, metric=0.8)]
     rows, why = candidates.account([first, second, third], tried, tried[0], {"fp16": "not finished"})
-    assert [row["outcome"] for row in rows] == ["chosen", "less accurate: 0.8000 against 0.9000", "not finished"]
+    assert [row.outcome for row in rows] == ["chosen", "less accurate: 0.8000 against 0.9000", "not finished"]
     assert why.startswith("int8: keeps 50% of the MACs") and "fp16: not finished" in why
-    assert rows[2]["latency_ms"] is None and rows[0]["latency_ms"] == 5.0
+    assert rows[2].latency_ms is None and rows[0].latency_ms == 5.0
+    # What is not known of one that was not finished is null; what makes no sense for it is absent.
+    assert rows[2].to_json()["latency_ms"] is None and "verdict" not in rows[2].to_json()
     late = finished(second, verdict="fail")
     rows, _ = candidates.account([first, second], [tried[0], late], tried[0], {})
-    assert rows[1]["outcome"] == "fail: so it is"
+    assert rows[1].outcome == "fail: so it is"
 
 
 def test_a_finished_file_moves_with_its_weights(tmp_path: Path) -> None:
