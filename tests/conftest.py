@@ -16,6 +16,7 @@ import pytest
 from support.data import TEXTS, write_rows
 from support.models import EVERY_FAMILY, OF_IMAGES, MakeCheckpoint, random_model, write_image_processor
 from support.once import Once
+from support.structures import padded_inputs
 from support.thorough import PROFILE
 
 if TYPE_CHECKING:
@@ -166,6 +167,21 @@ def one_layer(shared_checkpoint: MakeCheckpoint) -> Path:
 def tiny_distilbert(shared_checkpoint: MakeCheckpoint) -> Path:
     """A small random DistilBERT classifier. Read only."""
     return shared_checkpoint("distilbert")
+
+
+@pytest.fixture(scope="session")
+def dense_onnx(once: Once) -> Callable[[str], Path]:
+    """A function ``(family)``: the file of ``random_model(family)``, exported once for the session. Read only."""
+
+    def exported(family: str) -> Path:
+        from compress.export.onnx import export_onnx
+
+        def make(folder: Path) -> None:
+            export_onnx(random_model(family), folder / "model.onnx", input_names=list(padded_inputs(family)))
+
+        return once(f"dense-{family}", make) / "model.onnx"
+
+    return exported
 
 
 @pytest.fixture(scope="session")

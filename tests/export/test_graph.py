@@ -24,7 +24,7 @@ from compress.export.runtime import open_session
 from compress.models.encoder import Encoder, encoder_of, shape_of
 from compress.profile.target import Target
 from compress.pruning.removal import remove
-from support.models import ALIKE, OF_IMAGES, TINY_SIZES, random_model
+from support.models import ALIKE, OF_IMAGES, TINY_SIZES, DenseOnnx, random_model
 from support.structures import first_units, padded_inputs
 from support.thorough import examples
 
@@ -46,14 +46,11 @@ class Dense:
 
 
 @pytest.fixture(scope="module")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dense]:
+def dense(dense_onnx: DenseOnnx) -> dict[str, Dense]:
     """Each family, exported once."""
     made = {}
     for family in FAMILIES:
-        path = tmp_path_factory.mktemp("onnx") / "dense.onnx"
-        model = random_model(family)
-        export_onnx(model, path, input_names=list(padded_inputs(family)))
-        made[family] = Dense(family, model, onnx.load(str(path)))
+        made[family] = Dense(family, random_model(family), onnx.load(str(dense_onnx(family))))
     return made
 
 
