@@ -199,9 +199,9 @@ def data_file(
 
 
 @pytest.fixture(scope="session")
-def data_csv(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``rows`` as csv."""
-    return write_rows(tmp_path_factory.mktemp("data") / "rows.csv", rows)
+def data_csv(rows: list[dict[str, Any]], once: Once) -> Path:
+    """``rows`` as csv. Read only."""
+    return once("data", lambda folder: write_rows(folder / "rows.csv", rows)) / "rows.csv"
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from compress.pipeline import compression
 from compress.profile.take import Profile
 from compress.stages import dense_model
 from support.models import MakeCheckpoint
+from support.once import Once
 from support.runs import check_verdict
 from support.thorough import THOROUGH
 
@@ -110,13 +111,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def profile_file(server: Server, one_layer: Path, data_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def profile_file(server: Server, one_layer: Path, data_csv: Path, once: Once) -> Path:
     """A measured profile of the tiny BERT."""
-    folder = tmp_path_factory.mktemp("profile")
-    arguments = ("profile", one_layer, "--data", data_csv, "--seq-len", LENGTH, "--output", folder / "cpu.json")
-    done = server.start(folder / "cache", *arguments)
-    assert done.wait() == 0, done.said
-    return folder / "cpu.json"
+
+    def make(folder: Path) -> None:
+        arguments = ("profile", one_layer, "--data", data_csv, "--seq-len", LENGTH, "--output", folder / "cpu.json")
+        done = server.start(folder / "cache", *arguments)
+        assert done.wait() == 0, done.said
+
+    return once("profile-one-layer", make) / "cpu.json"
 
 
 def budget_of(profile_file: Path, share: float) -> float:
@@ -146,12 +149,15 @@ def outcome(out: Path) -> tuple[bytes, bytes]:
 
 
 @pytest.fixture(scope="module")
-def reference(server: Server, arguments: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing happened to: cache and artifact."""
-    folder = tmp_path_factory.mktemp("reference")
-    run = server.start(folder / "cache", *arguments, "--output", folder / "out")
-    ended_well(run)
-    return folder
+def reference(server: Server, arguments: list[Any], once: Once) -> Path:
+    """A run that nothing happened to: cache and artifact, and the seconds that it took."""
+
+    def make(folder: Path) -> None:
+        began = time.monotonic()
+        ended_well(server.start(folder / "cache", *arguments, "--output", folder / "out"))
+        (folder / "seconds").write_text(str(time.monotonic() - began))
+
+    return once("reference", make)
 
 
 @pytest.fixture
@@ -213,10 +219,7 @@ def test_killed_at_any_moment_and_resumed_it_gives_the_same(
     server: Server, arguments: list[Any], reference: Path, tmp_path: Path
 ) -> None:
     moments = random.Random(0)
-    began = time.monotonic()
-    whole = server.start(tmp_path / "timed" / "cache", *arguments, "--output", tmp_path / "timed" / "out")
-    ended_well(whole)
-    seconds = time.monotonic() - began
+    seconds = float((reference / "seconds").read_text())
     kills = case = 0
     at: set[str] = set()
     while kills < KILLS:

@@ -26,6 +26,7 @@ from compress.profile.take import Profile
 from compress.report.html import render
 from compress.report.write import page_of
 from support.models import OF_IMAGES, TINY_SIZES, MakeCheckpoint
+from support.once import Once
 from support.runs import LENGTH, check_verdict, configured, measure_briefly, run
 from support.structures import undecided, with_outliers
 
@@ -37,13 +38,15 @@ def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def profile_file(tiny_bert: Path, data_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def profile_file(tiny_bert: Path, data_csv: Path, once: Once) -> Path:
     """A measured profile of the tiny BERT, saved."""
-    with pytest.MonkeyPatch.context() as patch:
-        measure_briefly(patch)
-        file = tmp_path_factory.mktemp("profiles") / "cpu.json"
-        pipeline.profile_model(configured(tiny_bert, data_csv, file.parent / "unused")).write(file)
-    return file
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            measure_briefly(patch)
+            pipeline.profile_model(configured(tiny_bert, data_csv, folder / "unused")).write(folder / "cpu.json")
+
+    return once("profile", make) / "cpu.json"
 
 
 def check_artifact(out: Path, model: Path) -> None:
