@@ -3,13 +3,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 EXTRAS := cpu,plot,train,demo,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint docs clean
+.PHONY: help install demo test test-all lint docs clean
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 # torch first and by itself, at its pinned version: nothing installed later can then choose another build.
 $(READY): pyproject.toml constraints.txt
@@ -23,8 +24,11 @@ install: $(READY) ## make .venv with everything in it
 demo: $(READY) ## compress a real encoder for this CPU, from fine-tuning to the verdict
 	$(BIN)/compress demo
 
-test: $(READY) ## run the test suite
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+test: $(READY) ## run the tests that take minutes: laws at a sample of examples, one whole run of each command
+	$(PYTEST) -m "not slow and not e2e"
+
+test-all: $(READY) ## run every test, with all examples
+	HYPOTHESIS_PROFILE=ci $(PYTEST)
 
 lint: $(READY) ## ruff, mypy, import-linter and bandit
 	$(BIN)/ruff check .

@@ -12,18 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from support.data import TEXTS, write_rows
 from support.models import EVERY_FAMILY, OF_IMAGES, MakeCheckpoint, random_model, write_image_processor
+from support.once import Once
+from support.structures import padded_inputs
+from support.thorough import PROFILE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHARED = Path(os.environ.get("COMPRESS_SHARED", Path(__file__).parents[2] / "shared"))
-# Shared machines pause for seconds: a deadline would fail tests that are right.
-settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("default")
+
+
+def pytest_report_header() -> str:
+    """Said before the first test."""
+    return f"how much is tried: {PROFILE} (HYPOTHESIS_PROFILE)"
 
 
 def pytest_configure() -> None:
@@ -37,11 +41,20 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Makes what is made once a session, in a folder that all workers share."""
+    base = tmp_path_factory.getbasetemp()
+    # pytest-xdist gives each worker a folder of its own below that of the session.
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return Once(root / "once")
+
+
 @pytest.fixture(autouse=True, scope="session")
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Runs store what they find; not where the user keeps his."""
+def shared_cache(once: Once) -> Iterator[None]:
+    """Runs store results where the session keeps its own, not the user; those that resume find them there."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMPRESS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("COMPRESS_CACHE", str(once.root / "cache"))
         yield
 
 
@@ -69,9 +82,7 @@ def sst2(shared: Path) -> Path:
     return _skip_without(shared / "data" / "sst2")
 
 
-@pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerBase:
-    """A WordPiece tokenizer of a few hundred tokens, made from ``TEXTS``."""
+def _train_tokenizer(directory: Path) -> None:
     from tokenizers import BertWordPieceTokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -81,12 +92,29 @@ def tokenizer() -> PreTrainedTokenizerBase:
     # Training leaves the template out that puts [CLS] and [SEP] around a text.
     vocabulary = words.get_vocab()
     reloaded = BertWordPieceTokenizer(vocabulary, lowercase=True)
-    return PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(
         tokenizer_object=reloaded._tokenizer,
         mask_token="[MASK]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
         **special,
-    )
+    ).save_pretrained(directory)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(once: Once) -> PreTrainedTokenizerBase:
+    """A WordPiece tokenizer of a few hundred tokens, made from ``TEXTS``."""
+    from transformers import PreTrainedTokenizerFast
+
+    found: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(once("tokenizer", _train_tokenizer))
+    return found
+
+
+def _save(directory: Path, tokenizer: PreTrainedTokenizerBase, family: str, seed: int = 0, **config: Any) -> None:
+    random_model(family, len(tokenizer), seed, **config).save_pretrained(directory)
+    if family in OF_IMAGES:
+        write_image_processor(directory, 16)
+    else:
+        tokenizer.save_pretrained(directory)
 
 
 @pytest.fixture(scope="session")
@@ -97,32 +125,63 @@ def make_checkpoint(
 
     def make(family: str = "bert", seed: int = 0, **config: Any) -> Path:
         directory = tmp_path_factory.mktemp("models") / f"tiny-{family}"
-        random_model(family, len(tokenizer), seed, **config).save_pretrained(directory)
-        if family in OF_IMAGES:
-            write_image_processor(directory, 16)
-        else:
-            tokenizer.save_pretrained(directory)
+        _save(directory, tokenizer, family, seed, **config)
         return directory
 
     return make
 
 
+@pytest.fixture(scope="session")
+def shared_checkpoint(tokenizer: PreTrainedTokenizerBase, once: Once) -> Callable[..., Path]:
+    """A function ``(family="bert", **config)``: one directory for the whole session and all workers. Read only."""
+
+    def shared(family: str = "bert", **config: Any) -> Path:
+        options = "".join(f"-{name}-{value}" for name, value in config.items())
+        folder = once(
+            f"checkpoint-{family}{options}", lambda place: _save(place / f"tiny-{family}", tokenizer, family, **config)
+        )
+        return folder / f"tiny-{family}"
+
+    return shared
+
+
 @pytest.fixture(scope="session", params=EVERY_FAMILY)
-def tiny(request: pytest.FixtureRequest, make_checkpoint: MakeCheckpoint) -> Path:
+def tiny(request: pytest.FixtureRequest, shared_checkpoint: MakeCheckpoint) -> Path:
     """A small random checkpoint of each family in turn. Read only: tests that damage one make their own."""
-    return make_checkpoint(request.param)
+    return shared_checkpoint(request.param)
 
 
 @pytest.fixture(scope="session")
-def tiny_bert(make_checkpoint: MakeCheckpoint) -> Path:
-    """A small random BERT classifier. Read only."""
-    return make_checkpoint("bert")
+def tiny_bert(shared_checkpoint: MakeCheckpoint) -> Path:
+    """A small random BERT classifier of three layers. Read only."""
+    return shared_checkpoint("bert")
 
 
 @pytest.fixture(scope="session")
-def tiny_distilbert(make_checkpoint: MakeCheckpoint) -> Path:
+def one_layer(shared_checkpoint: MakeCheckpoint) -> Path:
+    """The smallest of encoders: what takes long in a run is the exporter, layer by layer. Read only."""
+    return shared_checkpoint("bert", num_hidden_layers=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_distilbert(shared_checkpoint: MakeCheckpoint) -> Path:
     """A small random DistilBERT classifier. Read only."""
-    return make_checkpoint("distilbert")
+    return shared_checkpoint("distilbert")
+
+
+@pytest.fixture(scope="session")
+def dense_onnx(once: Once) -> Callable[[str], Path]:
+    """A function ``(family)``: the file of ``random_model(family)``, exported once for the session. Read only."""
+
+    def exported(family: str) -> Path:
+        from compress.export.onnx import export_onnx
+
+        def make(folder: Path) -> None:
+            export_onnx(random_model(family), folder / "model.onnx", input_names=list(padded_inputs(family)))
+
+        return once(f"dense-{family}", make) / "model.onnx"
+
+    return exported
 
 
 @pytest.fixture(scope="session")
@@ -140,9 +199,9 @@ def data_file(
 
 
 @pytest.fixture(scope="session")
-def data_csv(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``rows`` as csv."""
-    return write_rows(tmp_path_factory.mktemp("data") / "rows.csv", rows)
+def data_csv(rows: list[dict[str, Any]], once: Once) -> Path:
+    """``rows`` as csv. Read only."""
+    return once("data", lambda folder: write_rows(folder / "rows.csv", rows)) / "rows.csv"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.artifact.directory import check_output, staged
@@ -23,6 +23,7 @@ from compress.models.encoder import shape_of, widths_of
 from compress.pruning.removal import remove
 from support.models import TINY_SIZES, random_model
 from support.structures import first_units, padded_inputs, structures
+from support.thorough import examples
 
 SHAPES = {family: shape_of(random_model(family).config) for family in sorted(TINY_SIZES)}
 CASES = st.sampled_from(sorted(SHAPES)).flatmap(lambda family: st.tuples(st.just(family), structures(SHAPES[family])))
@@ -45,7 +46,7 @@ def artifact(tmp_path: Path) -> Path:
 
 
 @given(case=CASES)
-@settings(max_examples=15)
+@examples(15)
 def test_load_gives_back_what_was_saved(tmp_path_factory: pytest.TempPathFactory, case: tuple[str, Structure]) -> None:
     family, structure = case
     out = tmp_path_factory.mktemp("artifact")

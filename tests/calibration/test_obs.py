@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 import compress.calibration.obs
 from compress.calibration.curvature import Curvature
 from compress.calibration.obs import DAMPING, removal_order
+from support.thorough import examples
 
 OUTPUTS = 5
 
@@ -51,7 +52,7 @@ def refitted_loss(x: Tensor, weight: Tensor, metric: Tensor, kept: list[int]) ->
     return 0.5 * float(((rest @ metric) * rest).sum())
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 3))
 def test_orders_every_unit_once_with_losses_that_fall_to_nothing(seed: int, units: int, unit_size: int) -> None:
     x, weight = inputs_of(seed, units * unit_size), weight_of(seed, units * unit_size)

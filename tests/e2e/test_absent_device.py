@@ -26,6 +26,7 @@ from compress.profile.profiles import Profiles
 from compress.profile.roofline import estimate_profile
 from compress.profile.take import Profile
 from compress.profile.target import check_device, load_target
+from support.runs import run
 
 LENGTH = 24
 SLOW = """device = "a slow box"
@@ -102,17 +103,19 @@ def test_a_run_plans_exports_and_stays_inconclusive(
     assert "Run the same command on the device" in said().err
 
 
+@pytest.mark.e2e
 def test_a_budget_that_the_dense_model_meets_prunes_nothing_and_is_still_open(
     tiny_bert: Path, data_csv: Path, tmp_path: Path
 ) -> None:
-    result = pipeline.run(configured(tiny_bert, data_csv, tmp_path / "out", target="v100", latency_ms=5.0))
+    result = run(configured(tiny_bert, data_csv, tmp_path / "out", target="v100", latency_ms=5.0))
     assert result.plan.structure.widths == result.plan.shape.dense
     assert (result.verdict, result.exit_code) == ("inconclusive", 2)
     assert "nothing is pruned" in result.validation["reason"]
 
 
+@pytest.mark.e2e
 def test_a_macs_budget_needs_no_device(tiny_bert: Path, data_csv: Path, tmp_path: Path) -> None:
-    result = pipeline.run(configured(tiny_bert, data_csv, tmp_path / "out", target="v100", macs=0.5))
+    result = run(configured(tiny_bert, data_csv, tmp_path / "out", target="v100", macs=0.5))
     assert result.verdict == "pass" and result.validation["latency_ms"]["compressed"] is None
 
 
@@ -133,6 +136,7 @@ def test_the_same_table_gives_the_same_plan_fresh_or_from_a_file(
     assert from_file.to_json() == from_memory.to_json()
 
 
+@pytest.mark.e2e
 def test_a_profile_brought_from_the_device_plans_here(
     tiny_bert: Path, data_csv: Path, tmp_path: Path, slow: Path
 ) -> None:
@@ -140,7 +144,7 @@ def test_a_profile_brought_from_the_device_plans_here(
     shape = load_model(config).shape
     brought = estimate_profile(shape, load_target(str(slow)), "fp16", 1, LENGTH)
     replace(brought, source="measured", device={"gpu": "a slow box"}).write(tmp_path / "slow.json")
-    result = pipeline.run(config.model_copy(update={"profile": tmp_path / "slow.json"}))
+    result = run(config.model_copy(update={"profile": tmp_path / "slow.json"}))
     assert result.plan.latency_source == "measured"
     assert result.verdict == "inconclusive" and "not timed" in result.validation["reason"]
     assert "predicted, not timed" in (tmp_path / "out" / "README.md").read_text()
@@ -208,13 +212,14 @@ def test_a_gpu_without_its_runtime_is_a_problem(
     monkeypatch.setattr(cuda, "lacking_provider", lambda: "ONNX Runtime has no CUDA provider")
     config = configured(tiny_bert, data_csv, tmp_path / "out", target="v100", latency_ms=5.0)
     with pytest.raises(TargetError, match="is here, but cannot be used"):
-        pipeline.run(config)
+        run(config)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.e2e
 def test_a_tensorrt_target_gets_a_file_of_standard_operators(tiny_bert: Path, data_csv: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    result = pipeline.run(configured(tiny_bert, data_csv, out, target="t4-tensorrt", macs=0.6))
+    result = run(configured(tiny_bert, data_csv, out, target="t4-tensorrt", macs=0.6))
     proto = onnx.load(str(out / "model.onnx"))
     assert {node.domain for node in proto.graph.node} == {""} and unsupported(proto) == []
     engine = result.validation["deployment"]["engine"]
@@ -223,6 +228,7 @@ def test_a_tensorrt_target_gets_a_file_of_standard_operators(tiny_bert: Path, da
     assert not (out / "engine").exists()
 
 
+@pytest.mark.e2e
 def test_a_length_between_two_that_were_taken_is_called_interpolated(
     tiny_bert: Path, data_csv: Path, tmp_path: Path, slow: Path, said: Any
 ) -> None:

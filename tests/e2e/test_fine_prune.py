@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +17,12 @@ from compress.artifact.model import load
 from compress.core.errors import ConfigError
 from compress.core.plan import Plan
 from compress.fineprune.recipe import load_recipe, shipped
-from compress.options.effort import EFFORT
 from compress.options.run_config import RunConfig
 from compress.stages import fine_prune
 from compress.stages import present_device as device
 from support.data import TEXTS, write_rows
 from support.models import MakeCheckpoint
+from support.runs import measure_briefly, run
 
 RECIPE = """
 description = "two short phases"
@@ -50,11 +49,7 @@ times = 2
 @pytest.fixture(autouse=True)
 def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is timed here is never asserted on, so it is timed briefly."""
-    brief = {name: replace(effort, profile_seconds=1.0, candidates=0, epochs=0) for name, effort in EFFORT.items()}
-    monkeypatch.setattr(device, "EFFORT", brief)
-    monkeypatch.setattr(device, "CHECK_SECONDS", 0.2)
-    monkeypatch.setattr(device, "FORM_SECONDS", 0.1)
-    monkeypatch.setattr("compress.stages.validate.MEASURE_SECONDS", (0.2,))
+    measure_briefly(monkeypatch, candidates=0, epochs=0)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +106,7 @@ def test_a_recipe_that_is_not_there() -> None:
         load_recipe("nowhere.toml")
 
 
+@pytest.mark.e2e
 def test_a_run_with_both_phases_from_checkpoint_to_artifact(
     tiny_bert: Path, rows_file: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
@@ -163,17 +159,19 @@ def test_the_weights_that_do_better_go_on(
     assert f"the {goes_on.replace('rebuilt', 'reconstructed')} weights go on" in said[0]
 
 
+@pytest.mark.e2e
 def test_a_speedup_is_checked_on_the_device(
     tiny_bert: Path, rows_file: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("accelerate", reason="the extra `train` is not installed")
     recipe_file.write_text(RECIPE.replace('"movement"', '"l0"\npenalty = 0.1'), encoding="utf-8")
     config = configured(tiny_bert, rows_file, tmp_path / "out", speedup=1.2, fine_prune=str(recipe_file))
-    result = pipeline.run(config)
+    result = run(config)
     assert result.plan.budget.kind == "speedup"
     assert Plan.read(tmp_path / "out") == result.plan
 
 
+@pytest.mark.e2e
 def test_the_last_phase_trains_for_a_dynamic_int8_file(
     tiny_bert: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,7 +179,8 @@ def test_the_last_phase_trains_for_a_dynamic_int8_file(
     own, out = tmp_path / "own.toml", tmp_path / "out"
     phase = "epochs = 1.0\nbatch_size = 16\n"
     own.write_text(f"[weights]\n{phase}[quantization]\n{phase}[validation]\ntimes = 2\n", encoding="utf-8")
-    # Which form is the fastest is not the question here.
+    # Which form is the fastest is not the question here; what is stored must not answer it elsewhere.
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(
         device, "choose_fastest", lambda sessions, *_, **__: min(sessions, key=lambda name: "static" in name)
     )
@@ -244,6 +243,7 @@ def test_bad_input_is_one_clear_message_exit_3_and_nothing_written(
     assert "Traceback" not in message and not out.exists()
 
 
+@pytest.mark.e2e
 def test_a_training_that_diverges_and_a_budget_out_of_reach_end_with_a_message(
     tiny_bert: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ from compress.pipeline.helper import take_part
 from support.data import TEXTS, write_rows
 from support.examples import examples
 from support.processes import finish, start, together
+from support.runs import check_verdict
 
 
 def images(count: int) -> Encoded:
@@ -124,6 +125,7 @@ def test_two_processes_fine_prune(tiny_bert: Path, many_rows: Path, tmp_path: Pa
     precision = ["--precision", "fp32", "--output", str(output), "--json"]
     first, second = together(*command("run", tiny_bert, many_rows, *more, *precision))
     assert first[0] in (0, 1, 2) and second == (0, "", ""), (first, second)
+    check_verdict(output, first[0])
     manifest = json.loads((output / "manifest.json").read_text())
     phases = manifest["reconstruction"]["fine_pruned"]["phases"]
     assert [phase["name"] for phase in phases] == ["structure", "weights"]

@@ -11,11 +11,10 @@ import pytest
 
 from compress import cli, pipeline
 from compress.artifact.model import load
-from compress.stages import present_device as device
 from compress.tasks import TASKS
 from support.data import TEXTS, write_rows
 from support.models import random_model
-from support.runs import BRIEF, configured
+from support.runs import configured, measure_briefly, run
 
 WORDS = [text.split() for text, _ in TEXTS]
 ROWS: dict[str, list[dict[str, Any]]] = {
@@ -58,9 +57,7 @@ HEADS = {
 @pytest.fixture(autouse=True)
 def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is timed here is never asserted on, so it is timed briefly."""
-    monkeypatch.setattr(device, "EFFORT", BRIEF)
-    monkeypatch.setattr(device, "FORM_SECONDS", 0.1)
-    monkeypatch.setattr("compress.stages.validate.MEASURE_SECONDS", (0.2,))
+    measure_briefly(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +81,7 @@ def checkpoints(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dic
     return made
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("labelled", [True, False])
 @pytest.mark.parametrize("name", sorted(ROWS))
 def test_from_checkpoint_to_artifact(checkpoints: dict[str, Path], tmp_path: Path, name: str, labelled: bool) -> None:
@@ -93,9 +91,7 @@ def test_from_checkpoint_to_artifact(checkpoints: dict[str, Path], tmp_path: Pat
     data = write_rows(tmp_path / "rows.jsonl", rows)
     out = tmp_path / "out"
     # One method each keeps this short; both run on every family elsewhere.
-    result = pipeline.run(
-        configured(checkpoints[name], data, out, macs=0.5, task=name, method="full" if labelled else "kwon")
-    )
+    result = run(configured(checkpoints[name], data, out, macs=0.5, task=name, method="full" if labelled else "kwon"))
     metric = result.validation["metric"]
     assert result.exit_code == 0 and metric["name"] == METRICS[name][0 if labelled else 1]
     low, high = metric["ci95"]
@@ -110,6 +106,7 @@ def test_from_checkpoint_to_artifact(checkpoints: dict[str, Path], tmp_path: Pat
     assert again.validation["metric"] == metric
 
 
+@pytest.mark.e2e
 def test_what_the_file_gives_is_an_option(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     import onnx
 
@@ -119,7 +116,7 @@ def test_what_the_file_gives_is_an_option(checkpoints: dict[str, Path], tmp_path
     for embedding, output in (("normalized", "sentence_embedding"), ("tokens", "last_hidden_state")):
         out = tmp_path / embedding
         config = configured(checkpoints[name], data, out, macs=0.5, task=name, embedding=embedding)
-        metrics.append(pipeline.run(config).validation["metric"]["compressed"])
+        metrics.append(run(config).validation["metric"]["compressed"])
         assert [value.name for value in onnx.load(str(out / "model.onnx")).graph.output] == [output]
         assert json.loads((out / "manifest.json").read_text())["task"]["embedding"] == embedding
     assert metrics[0] == pytest.approx(metrics[1], abs=1e-4)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from compress.sparsity.compact_file import NAME, rounded_state
 from compress.sparsity.matrices import matrices_of
 from compress.sparsity.topk import allowed
 from support.data import TEXTS, write_rows
+from support.once import Once
 
 RECIPE = """
 description = "a short one"
@@ -49,23 +52,19 @@ def command(model: Path, data: Path, output: Path, *options: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def made(tiny_bert: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def made(tiny_bert: Path, rows_file: Path, once: Once) -> tuple[Path, str]:
     """An artifact of a short training, and what the command printed."""
     pytest.importorskip("accelerate", reason="the extra `train` is not installed")
-    import contextlib
-    import io
 
-    folder = tmp_path_factory.mktemp("sparse")
-    (folder / "own.toml").write_text(RECIPE, encoding="utf-8")
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        code = cli.main(
-            command(
-                tiny_bert, rows_file, folder / "out", "--unstructured", "0.1", "--fine-prune", str(folder / "own.toml")
-            )
-        )
-    assert code == 0
-    return folder / "out", printed.getvalue()
+    def make(folder: Path) -> None:
+        recipe = folder / "own.toml"
+        recipe.write_text(RECIPE, encoding="utf-8")
+        options = ("--unstructured", "0.1", "--fine-prune", str(recipe))
+        with (folder / "printed").open("w", encoding="utf-8") as printed, contextlib.redirect_stdout(printed):
+            assert cli.main(command(tiny_bert, rows_file, folder / "out", *options)) == 0
+
+    folder = once("unstructured", make)
+    return folder / "out", (folder / "printed").read_text(encoding="utf-8")
 
 
 def read(out: Path, name: str) -> Any:
@@ -108,8 +107,10 @@ def test_validation_says_bytes_accuracy_and_no_latency(made: tuple[Path, str]) -
     assert found["parity"]["max_abs_diff"] < 1e-3
 
 
-def test_the_artifact_is_whole_and_says_plainly_what_it_brings(made: tuple[Path, str]) -> None:
-    out, printed = made
+def test_the_artifact_is_whole_and_says_plainly_what_it_brings(made: tuple[Path, str], tmp_path: Path) -> None:
+    kept, printed = made
+    # A copy, since its report is written anew.
+    out = Path(shutil.copytree(kept, tmp_path / kept.name))
     assert not verify(out).findings
     files = read(out, "manifest.json")["files"]
     expected = {NAME, "model.onnx", "plan.json", "training.csv", "README.md", "report.html", "sbom.cdx.json"}

@@ -13,10 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from compress.core.errors import ExportError
 from compress.export import fp16
 from compress.export.lowering import Engine, lower, variants
-from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
 from compress.profile.target import Target, load_target
-from support.models import random_model
+from support.models import DenseOnnx
 from support.structures import padded_inputs
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
@@ -24,11 +23,9 @@ Feed = dict[str, np.ndarray[Any, Any]]
 
 
 @pytest.fixture(scope="module", params=["bert", "mpnet"])
-def dense(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[onnx.ModelProto, Feed]:
-    path = tmp_path_factory.mktemp("onnx") / "dense.onnx"
-    inputs = padded_inputs(request.param)
-    export_onnx(random_model(request.param), path, input_names=list(inputs))
-    return onnx.load(str(path)), {name: tensor.numpy() for name, tensor in inputs.items()}
+def dense(request: pytest.FixtureRequest, dense_onnx: DenseOnnx) -> tuple[onnx.ModelProto, Feed]:
+    feed = {name: tensor.numpy() for name, tensor in padded_inputs(request.param).items()}
+    return onnx.load(str(dense_onnx(request.param))), feed
 
 
 def _answers(proto: onnx.ModelProto, feed: Feed) -> Any:

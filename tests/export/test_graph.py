@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.errors import ExportError, PlanError
@@ -24,8 +24,9 @@ from compress.export.runtime import open_session
 from compress.models.encoder import Encoder, encoder_of, shape_of
 from compress.profile.target import Target
 from compress.pruning.removal import remove
-from support.models import ALIKE, OF_IMAGES, TINY_SIZES, random_model
+from support.models import ALIKE, OF_IMAGES, TINY_SIZES, DenseOnnx, random_model
 from support.structures import first_units, padded_inputs
+from support.thorough import examples
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
 FAMILIES = sorted(set(TINY_SIZES) - set(ALIKE))
@@ -45,14 +46,11 @@ class Dense:
 
 
 @pytest.fixture(scope="module")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dense]:
+def dense(dense_onnx: DenseOnnx) -> dict[str, Dense]:
     """Each family, exported once."""
     made = {}
     for family in FAMILIES:
-        path = tmp_path_factory.mktemp("onnx") / "dense.onnx"
-        model = random_model(family)
-        export_onnx(model, path, input_names=list(padded_inputs(family)))
-        made[family] = Dense(family, model, onnx.load(str(path)))
+        made[family] = Dense(family, random_model(family), onnx.load(str(dense_onnx(family))))
     return made
 
 
@@ -72,7 +70,7 @@ def _run(proto: onnx.ModelProto, inputs: dict[str, torch.Tensor]) -> Any:
 
 
 @given(case=CASES)
-@settings(max_examples=40)
+@examples(40)
 def test_narrow_equals_remove(dense: dict[str, Dense], case: tuple[str, Widths]) -> None:
     family, widths = case
     model = copy.deepcopy(dense[family].model)
@@ -147,7 +145,7 @@ def test_parameters_that_are_equal_stay_apart(family: str, tmp_path: Path) -> No
 
 
 @given(case=CASES)
-@settings(max_examples=20)
+@examples(20)
 def test_narrow_leaves_no_empty_or_unused_weight(dense: dict[str, Dense], case: tuple[str, Widths]) -> None:
     family, widths = case
     proto = narrow(dense[family].proto, dense[family].encoder, widths)

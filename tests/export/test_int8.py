@@ -15,20 +15,17 @@ from onnx import TensorProto, helper, numpy_helper
 from compress.core.errors import DataError
 from compress.export import int8
 from compress.export.lowering import pack_attention
-from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
 from compress.profile.target import Target
-from support.models import random_model
+from support.models import DenseOnnx
 from support.structures import padded_inputs
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
-    path = tmp_path_factory.mktemp("onnx") / "dense.onnx"
-    export_onnx(random_model("bert"), path, input_names=list(padded_inputs("bert")))
-    return onnx.load(str(path))
+def model(dense_onnx: DenseOnnx) -> onnx.ModelProto:
+    return onnx.load(str(dense_onnx("bert")))
 
 
 def _samples(count: int, batch: int = 8) -> list[dict[str, Any]]:

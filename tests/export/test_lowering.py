@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.errors import TargetError
@@ -17,12 +17,12 @@ from compress.core.plan import Widths
 from compress.export import graph
 from compress.export.lowering import Engine, lower, pack_attention, variants
 from compress.export.narrowing import narrow
-from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
 from compress.models.encoder import Encoder, encoder_of
 from compress.profile.target import Target, load_target, offered_precisions
-from support.models import TINY_SIZES, random_model
+from support.models import TINY_SIZES, DenseOnnx, random_model
 from support.structures import padded_inputs
+from support.thorough import examples
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
 # Those that add something to the scores, or turn queries and keys, stay as they are.
@@ -31,13 +31,10 @@ UNPACKED = ("deberta-v2", "modernbert", "mpnet")
 
 
 @pytest.fixture(scope="module")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Encoder, onnx.ModelProto]]:
+def dense(dense_onnx: DenseOnnx) -> dict[str, tuple[Encoder, onnx.ModelProto]]:
     made = {}
     for family in FAMILIES:
-        path = tmp_path_factory.mktemp("onnx") / "dense.onnx"
-        model = random_model(family)
-        export_onnx(model, path, input_names=list(padded_inputs(family)))
-        made[family] = encoder_of(model), onnx.load(str(path))
+        made[family] = encoder_of(random_model(family)), onnx.load(str(dense_onnx(family)))
     return made
 
 
@@ -51,7 +48,7 @@ def _run(proto: onnx.ModelProto, family: str) -> Any:
     heads=st.tuples(*[st.integers(0, 4)] * 3),
     filters=st.tuples(*[st.integers(0, 20)] * 3),
 )
-@settings(max_examples=30)
+@examples(30)
 def test_packed_attention_computes_the_same(
     dense: dict[str, tuple[Encoder, onnx.ModelProto]], family: str, heads: Any, filters: Any
 ) -> None:

@@ -15,10 +15,9 @@ from compress.core.errors import DataError, ExportError, TargetError
 from compress.data.batches import Encoded
 from compress.export import measure
 from compress.export.measure import LEAST_ROUNDS, choose_fastest, compare_latency, predict
-from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
 from compress.profile.target import Target
-from support.models import random_model
+from support.models import DenseOnnx
 from support.structures import padded_inputs
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
@@ -42,10 +41,8 @@ class Sums:
 
 
 @pytest.fixture(scope="module")
-def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    export_onnx(random_model("distilbert"), path, input_names=["input_ids", "attention_mask"])
-    return path
+def model_file(dense_onnx: DenseOnnx) -> Path:
+    return dense_onnx("distilbert")
 
 
 def _feed(**extra: NDArray[Any]) -> dict[str, NDArray[Any]]:

@@ -13,20 +13,17 @@ import pytest
 from compress.core.errors import ExportError, TargetError
 from compress.export import openvino as room
 from compress.export.lowering import Engine, variants
-from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
 from compress.profile.target import describe_device, load_target, offered_precisions
-from support.models import TINY_SIZES, random_model
+from support.models import TINY_SIZES, DenseOnnx
 from support.structures import padded_inputs
 
 TARGET = load_target("cpu-openvino")
 
 
 @pytest.fixture(scope="module", params=sorted(TINY_SIZES))
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    export_onnx(random_model(request.param), path, input_names=list(padded_inputs(request.param)))
-    return request.param, path
+def exported(request: pytest.FixtureRequest, dense_onnx: DenseOnnx) -> tuple[str, Path]:
+    return request.param, dense_onnx(request.param)
 
 
 def _feed(family: str, seed: int = 0) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -18,13 +18,13 @@ from compress.export import fp16, graph
 from compress.export.int8 import quantizable
 from compress.export.lowering import Engine, lower, variants
 from compress.export.narrowing import narrow
-from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
 from compress.export.standard_ops import check_supported, expand_attention, supported, unsupported
 from compress.models.encoder import Encoder, encoder_of
 from compress.profile.target import Target, load_target
-from support.models import random_model
+from support.models import DenseOnnx, random_model
 from support.structures import padded_inputs
+from support.thorough import examples
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
 # Plain attention, and two kinds that add something to its scores.
@@ -33,13 +33,10 @@ Dense = dict[str, tuple[Encoder, onnx.ModelProto]]
 
 
 @pytest.fixture(scope="module")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> Dense:
+def dense(dense_onnx: DenseOnnx) -> Dense:
     made = {}
     for family in FAMILIES:
-        path = tmp_path_factory.mktemp("onnx") / "dense.onnx"
-        model = random_model(family)
-        export_onnx(model, path, input_names=list(padded_inputs(family)))
-        made[family] = encoder_of(model), onnx.load(str(path))
+        made[family] = encoder_of(random_model(family)), onnx.load(str(dense_onnx(family)))
     return made
 
 
@@ -56,7 +53,7 @@ def answer(proto: onnx.ModelProto, family: str) -> Any:
     heads=st.tuples(*[st.integers(0, 4)] * 3),
     filters=st.tuples(*[st.integers(0, 20)] * 3),
 )
-@settings(max_examples=25)
+@examples(25)
 def test_it_computes_the_same_at_any_widths_padding_included(
     dense: Dense, family: str, heads: Any, filters: Any
 ) -> None:

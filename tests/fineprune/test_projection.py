@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.errors import BudgetUnreachable
@@ -16,6 +16,7 @@ from compress.fineprune.projection import coarse, cost_of, dense_cost, importanc
 from compress.search.costs import Costs
 from compress.search.planner import search_full
 from support.simulated_machine import SHAPE, planted_table
+from support.thorough import examples
 
 LATENCY = Costs.latency(planted_table(), 0.0)
 MACS = Costs.macs(SHAPE, 1.0, 20.0)
@@ -27,7 +28,7 @@ def units(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("costs", [LATENCY, MACS], ids=["latency", "macs"])
-@settings(max_examples=20)
+@examples(20)
 @given(seed=st.integers(0, 10**6), share=st.floats(0.001, 1), exact=st.booleans())
 def test_every_projection_is_within_the_budget(costs: Costs, seed: int, share: float, exact: bool) -> None:
     limit = costs.fixed + share * (dense_cost(costs, SHAPE.layers) - costs.fixed)

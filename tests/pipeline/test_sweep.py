@@ -17,7 +17,7 @@ from compress.pipeline.sweep import parse_budgets
 from compress.pipeline.sweep_result import Point, with_front
 from compress.report.html import render
 from compress.report.write import page_of
-from compress.stages import present_device as device
+from support.runs import measure_briefly
 
 
 def point(ms: float, metric: float, refused: str | None = None) -> Point:
@@ -64,18 +64,16 @@ def test_a_sweep_takes_one_kind_of_budget(budgets: list[str], capsys: pytest.Cap
 
 
 def test_dense_and_budgets_in_one_table_and_picture(
-    tiny_bert: Path, data_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    one_layer: Path, data_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from compress.options.effort import EFFORT, Effort
 
+    measure_briefly(monkeypatch)
     monkeypatch.setitem(EFFORT, "fast", Effort(profile_seconds=1.0, candidates=0, epochs=0, most_flops=0.0))
-    monkeypatch.setattr(device, "CHECK_SECONDS", 0.2)
-    monkeypatch.setattr(device, "FORM_SECONDS", 0.1)
-    monkeypatch.setattr("compress.stages.validate.MEASURE_SECONDS", (0.2,))
     out = tmp_path / "sweep"
     options: dict[str, Any] = {"--data": data_csv, "--eval-data": data_csv, "--seq-len": 24, "--samples": 32}
     options |= {"--speedup": "1.2,100000", "--effort": "fast", "--precision": "fp32", "--output": out}
-    code = cli.main(["sweep", str(tiny_bert), *(str(text) for pair in options.items() for text in pair)])
+    code = cli.main(["sweep", str(one_layer), *(str(text) for pair in options.items() for text in pair)])
     said = capsys.readouterr()
     assert code == 0, said.err
     document = json.loads((out / "sweep.json").read_text())

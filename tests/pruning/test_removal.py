@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.errors import PlanError
@@ -16,6 +16,7 @@ from compress.models.encoder import encoder_of, shape_of, widths_of
 from compress.pruning.removal import BiasOnly, narrow_to, remove
 from support.models import TINY_SIZES, random_model
 from support.structures import first_units, gated_to, padded_inputs, structures
+from support.thorough import examples
 
 FAMILIES = sorted(TINY_SIZES)
 MODELS = {family: random_model(family) for family in FAMILIES}
@@ -36,7 +37,7 @@ def _logits(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 @given(CASES)
-@settings(max_examples=60)
+@examples(60)
 def test_gated_equals_removed(case: tuple[str, Structure]) -> None:
     family, structure = case
     inputs = padded_inputs(family)
@@ -57,7 +58,7 @@ def test_gates_do_something(family: str) -> None:
 
 
 @given(CASES)
-@settings(max_examples=30)
+@examples(30)
 def test_widths_and_parameters_are_those_of_the_structure(case: tuple[str, Structure]) -> None:
     family, structure = case
     model = _removed(family, structure)
@@ -82,7 +83,7 @@ def test_widths_and_parameters_are_those_of_the_structure(case: tuple[str, Struc
 
 
 @given(CASES)
-@settings(max_examples=20)
+@examples(20)
 def test_narrow_to_has_the_state_dict_of_remove(case: tuple[str, Structure]) -> None:
     family, structure = case
     removed, narrowed = _removed(family, structure), copy.deepcopy(MODELS[family])

@@ -6,13 +6,14 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.errors import BudgetUnreachable
 from compress.core.importance import rank_losses
 from compress.search.knapsack import Sublayer, allocate
 from compress.search.kwon import PiecewiseCost, search_latency_kwon, search_macs_kwon
+from support.thorough import examples
 
 # Hundredths: differences of costs are either nothing or large against rounding.
 costs = st.integers(0, 1000).map(lambda n: n / 100)
@@ -44,7 +45,7 @@ def brute_force(options: list[Sublayer], budget: float, fixed: float) -> float:
     return float(best)
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(sublayers(), st.floats(0.0, 1.2), st.floats(0.0, 3.0))
 def test_exact_search_is_brute_force_up_to_its_stated_gap(options: list[Sublayer], share: float, fixed: float) -> None:
     budget = fixed + share * sum(float(s.cost[-1]) for s in options)
@@ -56,7 +57,7 @@ def test_exact_search_is_brute_force_up_to_its_stated_gap(options: list[Sublayer
     assert found.loss - found.gap <= truth + 1e-9
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 1.0))
 def test_integral_costs_are_solved_to_the_optimum(seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)
@@ -85,7 +86,7 @@ def test_equal_losses_are_ranked_by_index() -> None:
     assert loss.tolist() == [8.0, 5.0, 2.0, 1.0, 0.0]
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(st.integers(0, 2**32 - 1), st.floats(0.0, 1.0))
 def test_kwon_macs_keeps_the_budget_even_when_heads_alone_would_exceed_it(seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)
@@ -100,7 +101,7 @@ def kept_importance(importance: np.ndarray, counts: np.ndarray) -> float:
     return float(sum(np.sort(row)[::-1][:n].sum() for row, n in zip(importance, counts, strict=True)))
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 1.0))
 def test_full_is_never_worse_than_kwon_in_the_objective(seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)
@@ -117,7 +118,7 @@ def test_full_is_never_worse_than_kwon_in_the_objective(seed: int, share: float)
     assert heads.sum() + filters.sum() - found.loss >= kwon - 1e-9
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(
     st.integers(0, 2**32 - 1),
     st.floats(0.0, 40.0),

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.search.rearrange import exchange, rearrange
+from support.thorough import examples
 
 
 def objective(block: np.ndarray, pruned: np.ndarray) -> float:
     return float(block[np.ix_(pruned, pruned)].sum())
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.data())
 def test_never_worse_and_of_the_same_size(seed: int, units: int, data: st.DataObject) -> None:
     gradients = np.random.default_rng(seed).normal(size=(20, units))

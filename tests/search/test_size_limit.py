@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.errors import BudgetUnreachable, ConfigError
@@ -14,6 +14,7 @@ from compress.core.plan import EncoderShape, Widths
 from compress.options.run_config import make_config
 from compress.search.knapsack import Sublayer, allocate
 from compress.search.size_limit import SizeLimit, allocate_within
+from support.thorough import examples
 
 SHAPE = EncoderShape("bert", 2, 24, 4, 6, 20)
 
@@ -30,7 +31,7 @@ def _sublayers(seed: int, number: int = 4, levels: int = 4) -> tuple[list[Sublay
     return found, sizes
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.integers(0, 10_000), st.floats(0.05, 1.1), st.floats(0.0, 1.1))
 def test_within_both_limits_and_no_further_from_the_optimum_than_it_says(seed: int, time: float, space: float) -> None:
     sublayers, sizes = _sublayers(seed)

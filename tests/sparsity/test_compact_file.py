@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
@@ -20,6 +20,7 @@ from compress.sparsity.compact_file import NAME, read_state, rounded_state, writ
 from compress.sparsity.matrices import matrices_of
 from compress.sparsity.topk import choose
 from support.models import OF_IMAGES, TINY_SIZES, random_model
+from support.thorough import examples
 
 
 def thinned(family: str = "bert", fraction: float = 0.1, **config: Any) -> Any:
@@ -168,7 +169,7 @@ def test_an_ordinary_checkpoint_is_no_compact_file(tmp_path: Path) -> None:
         compress.load_compact(tmp_path / "model.safetensors")
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
 def test_any_byte_changed_is_a_model_or_an_artifact_error(file: Path, place: float, value: int) -> None:
     content = bytearray(file.read_bytes())

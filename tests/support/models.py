@@ -61,6 +61,7 @@ EVERY_FAMILY = [
     for family in sorted(set(TINY_SIZES) - set(OF_IMAGES))
 ]
 MakeCheckpoint = Callable[..., Path]
+DenseOnnx = Callable[[str], Path]
 
 
 def random_model(family: str, vocabulary: int = 200, seed: int = 0, **config: Any) -> PreTrainedModel:

@@ -19,12 +19,11 @@ from compress.core.errors import ModelError
 from compress.models.encoder import encoder_of
 from compress.models.families import SUBLAYER_KINDS
 from compress.reconstruction.layerwise import first_inputs, run_sublayers
-from compress.stages import present_device as device
 from compress.tasks import TASKS
 from support.data import write_rows
 from support.images import classes, picture, truncated
 from support.models import MakeCheckpoint, random_model, write_image_processor
-from support.runs import BRIEF, configured
+from support.runs import configured, measure_briefly, run
 
 TASK = TASKS["image-classification"]
 # Two by two patches and [CLS].
@@ -44,14 +43,13 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "EFFORT", BRIEF)
-    monkeypatch.setattr(device, "FORM_SECONDS", 0.1)
-    monkeypatch.setattr("compress.stages.validate.MEASURE_SECONDS", (0.2,))
+    measure_briefly(monkeypatch)
 
 
+@pytest.mark.e2e
 def test_from_folders_to_an_artifact_and_back(tiny_vit: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    result = pipeline.run(configured(tiny_vit, folder, out, macs=0.5).model_copy(update={"seq_len": 128}))
+    result = run(configured(tiny_vit, folder, out, macs=0.5).model_copy(update={"seq_len": 128}))
     assert result.exit_code == 0 and result.validation["metric"]["name"] == "accuracy"
     assert result.validation["parity"]["max_abs_diff"] < 1e-3
     assert result.validation["deployment"]["seq_len"] == POSITIONS
