@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 EXTRAS := cpu,plot,train,demo,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test lint docs clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -26,11 +26,15 @@ demo: $(READY) ## compress a real encoder for this CPU, from fine-tuning to the 
 test: $(READY) ## run the test suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-lint: $(READY) ## ruff, mypy and bandit
+lint: $(READY) ## ruff, mypy, import-linter and bandit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive compress profile export
+
+docs: $(READY) ## build the API reference into build/docs
+	$(BIN)/python docs/reference.py build/docs
 
 clean: ## remove .venv and what builds leave
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

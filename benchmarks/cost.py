@@ -1,10 +1,10 @@
-"""What the method itself costs: seconds of every stage and peak memory, against layers and against samples.
+"""Measures what the method costs: seconds of every stage and peak memory, against layers and against samples.
 
     python benchmarks/cost.py [--layers 2,4,6,12] [--samples 128,512,2048] [--size minilm|base] [--length 32]
         [--macs 0.3] [--effort standard] [--output table.md] [--plot plot.png]
 
-Encoders of random weights and texts of random tokens: what is computed does not depend on their values. Every row is a
-process of its own, so that its peak memory is its own. One list is varied at a time, the other at its largest value.
+Weights and tokens are random: the cost does not depend on their values. Every row is measured in a process of its own,
+and so is its peak memory. One list is varied at a time, the other stays at its largest value.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+
+from compress.stages.calibrate import calibrate
+from compress.stages.context import Run
+from compress.stages.try_out import refined
 
 SIZES = {
     "minilm": {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536},
@@ -68,22 +72,18 @@ def main() -> None:
 
 
 def measure(layers: int, samples: int, size: str, length: int, macs: float, effort: str) -> dict[str, Any]:
-    """Seconds of every stage and peak memory of one case."""
+    """Returns the seconds of every stage and the peak memory of one case."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
     from compress.core.plan import Budget
-    from compress.core.progress import Silent
     from compress.data.batches import Encoded
     from compress.inputs.load import Loaded
     from compress.models.encoder import encoder_of
     from compress.options.run_config import make_config
     from compress.profile.target import load_target
-    from compress.search.planner import make_plan
-    from compress.stages.calibrate import weigh
-    from compress.stages.context import Stages
+    from compress.search.planner import SearchProblem, make_plan
     from compress.stages.prune import prune
-    from compress.stages.try_out import refine
     from compress.tasks import TASKS
 
     torch.manual_seed(0)
@@ -93,32 +93,26 @@ def measure(layers: int, samples: int, size: str, length: int, macs: float, effo
     ids = [generator.integers(1000, 30000, length) for _ in range(samples)]
     masks = [np.ones_like(row) for row in ids]
     data = Encoded({"input_ids": ids, "attention_mask": masks}, None, {"input_ids": 0, "attention_mask": 0})
-    # A checkpoint that never was a file: only these three of its parts are read by the stages measured.
+    # Not a checkpoint on disk: the measured stages read only these three of its parts.
     checkpoint: Any = SimpleNamespace(model=model, encoder=encoder_of(model), task=TASKS["text-classification"])
     loaded = Loaded(checkpoint, load_target("cpu"), data, data.select([]))
     config = make_config({"model": "random", "data": "random", "macs": macs, "effort": effort})
-    stages = Stages(Silent())
+    run = Run.silent(config, loaded)
+    stages = run.stages
     with stages.stage("calibrate"):
-        importance = weigh(config, loaded)
+        importance = calibrate(run)
     with stages.stage("search"):
-        importance = refine(config, loaded, importance, None, 1.0, stages)
-        plan = make_plan(
-            shape=loaded.shape,
-            budget=Budget("macs", macs),
-            method="full",
-            rankings=importance.rankings,
-            length=loaded.length,
-            profile=None,
-        )
+        importance = refined(run, importance, None)
+        plan = make_plan(SearchProblem(loaded.shape, Budget("macs", macs), "full", loaded.length), importance.rankings)
     with stages.stage("reconstruct"):
-        prune(config, loaded, plan, stages)
+        prune(run, plan)
     # Kilobytes on Linux.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return {"seconds": stages.seconds, "peak_gb": round(peak, 2), "date": time.strftime("%Y-%m-%d")}
 
 
 def render(rows: Sequence[dict[str, Any]], given: argparse.Namespace) -> str:
-    """The rows so far in Markdown."""
+    """Returns the rows so far as a Markdown table."""
     lines = [
         f"| layers | samples | {' | '.join(STAGES)} | all, s | peak, GB |",
         f"|---|---|{'---|' * len(STAGES)}---|---|",
@@ -136,7 +130,7 @@ def render(rows: Sequence[dict[str, Any]], given: argparse.Namespace) -> str:
 
 
 def draw(rows: Sequence[dict[str, Any]], given: argparse.Namespace) -> None:
-    """Seconds against layers and against samples, stages stacked."""
+    """Plots seconds against layers and against samples, stages stacked."""
     import matplotlib
 
     matplotlib.use("Agg")

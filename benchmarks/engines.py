@@ -1,13 +1,13 @@
-"""The same encoder in every engine there is, interleaved: latency against the dense float32 model, and accuracy.
+"""Compares the same encoder in all engines: latency against the dense float32 model, and accuracy.
 
     python benchmarks/engines.py minilm-sst2 --data train.tsv --eval-data dev.tsv --ours out [--lengths 64,128]
         [--batches 1,8] [--seconds 20] [--output table.md]
     python benchmarks/engines.py --bert-base [--lengths 128,384] [--batches 1] [--seconds 20] [--output table.md]
 
-``--ours`` is an artifact of ``compress run --precision auto`` (or several): its file is timed at every length and batch
-size. ``--bert-base`` times a randomly initialised BERT-base; ours is then half of its heads and filters, in int8, good
-for time only. OpenVINO and nncf take part where they are installed (extra ``openvino``). Ratios are of medians of
-interleaved calls, with a bootstrap interval that resamples rounds.
+``--ours`` names an artifact of ``compress run --precision auto``; its file is timed at every length and batch size.
+``--bert-base`` times a randomly initialised BERT-base; ours then keeps half of its heads and filters, in int8, and only
+its time means anything. OpenVINO and nncf take part if they are installed (extra ``openvino``). Ratios are of medians
+of interleaved calls, with a bootstrap interval that resamples rounds.
 
 This is a benchmark, not a test: it asserts nothing.
 """
@@ -36,14 +36,15 @@ from compress.core.statistics import ratio_interval
 from compress.data.batches import fixed_batch
 from compress.export import graph
 from compress.export.lowering import lower, variants
-from compress.export.measure import choose
+from compress.export.measure import choose_fastest
+from compress.export.narrowing import narrow
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
 from compress.export.session import Session
 from compress.inputs.load import Loaded, load
 from compress.options.run_config import make_config
 from compress.profile.target import Target, load_target, usable_cores
-from compress.profile.timing import sample
+from compress.profile.timing import Schedule, sample_calls
 from compress.stages.export import samples_of
 from compress.stages.int8_accuracy import answers_of
 
@@ -55,9 +56,9 @@ class Contestant:
     """A file in an engine.
 
     Attributes:
-        name: in the table.
-        path: of the file.
-        target: names the runtime.
+        name: its name in the table.
+        path: the file.
+        target: the target whose runtime opens the file.
     """
 
     name: str
@@ -77,7 +78,7 @@ def main() -> int:
     parser.add_argument("--bert-base", action="store_true")
     parser.add_argument("--lengths", default=None)
     parser.add_argument("--batches", default="1")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of timing, per length and batch size")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds of timing per length and batch size")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     if bool(given.model) == given.bert_base:
@@ -96,7 +97,7 @@ def main() -> int:
 
 
 def _real(given: argparse.Namespace, folder: Path, length: int) -> tuple[list[Contestant], Any, dict[str, str]]:
-    """Dense variants of a checkpoint and the artifacts made of it, with their accuracy."""
+    """Returns the dense variants of a checkpoint and its artifacts, with their accuracy."""
     config = make_config(
         {"model": given.model, "data": given.data, "eval_data": given.eval_data, "seq_len": length, "samples": 512}
     )
@@ -125,7 +126,7 @@ def _real(given: argparse.Namespace, folder: Path, length: int) -> tuple[list[Co
 
 
 def _bert_base(folder: Path) -> tuple[list[Contestant], Any, dict[str, str]]:
-    """Dense variants of a random BERT-base, and half of it in int8."""
+    """Returns the dense variants of a random BERT-base, and half of it in int8."""
     from transformers import BertConfig, BertForSequenceClassification
 
     from compress.models.encoder import encoder_of
@@ -148,14 +149,14 @@ def _bert_base(folder: Path) -> tuple[list[Contestant], Any, dict[str, str]]:
 
     path = folder / "half.onnx"
     target = load_target("cpu")
-    narrowed = graph.narrow(onnx.load(str(dense)), encoder, half)
+    narrowed = narrow(onnx.load(str(dense)), encoder, half)
     graph.save(lower(narrowed, variants(target, "int8")[0]), path, graph.EXTERNAL_DATA_ABOVE_BYTES)
     contestants.append(Contestant("ours: 50% of the MACs, int8 (time only)", path, target))
     return contestants, feed, {}
 
 
 def _dense_variants(dense: Path, folder: Path, feed: Feed, samples: Sequence[Feed]) -> list[Contestant]:
-    """The dense model in every engine; the first is the baseline, in its fastest form."""
+    """Returns the dense model in every engine; the first is the baseline, in its fastest form."""
     from onnxruntime.quantization import quantize_dynamic
 
     cpu = load_target("cpu")
@@ -169,7 +170,7 @@ def _dense_variants(dense: Path, folder: Path, feed: Feed, samples: Sequence[Fee
 
             graph.save(lower(onnx.load(str(dense)), engine), forms[engine.form], graph.EXTERNAL_DATA_ABOVE_BYTES)
     sessions = {form: open_session(path, cpu) for form, path in forms.items()}
-    fastest = choose(sessions, feed, seconds=4.0)
+    fastest = choose_fastest(sessions, feed, seconds=4.0)
     for session in sessions.values():
         session.close()
     found = [Contestant(f"dense, ONNX Runtime fp32 ({fastest})", forms[fastest], cpu)]
@@ -208,7 +209,7 @@ def _table(
     batches: Sequence[int],
     seconds: float,
 ) -> list[str]:
-    """Markdown: a row per contestant, a column per batch size and length, speed-up over the first contestant."""
+    """Returns a Markdown table of speed-ups over the first contestant, one column per batch size and length."""
     cells: dict[str, list[str]] = {contestant.name: [] for contestant in contestants}
     columns = []
     for length in lengths:
@@ -216,7 +217,7 @@ def _table(
             columns.append(f"{batch} x {length}")
             feed = feeds(batch, length)
             sessions = [contestant.open() for contestant in contestants]
-            taken = sample([partial(session.run, feed) for session in sessions], rounds=12, seconds=seconds)
+            taken = sample_calls([partial(session.run, feed) for session in sessions], Schedule(12, seconds))
             for session in sessions:
                 session.close()
             for i, contestant in enumerate(contestants):

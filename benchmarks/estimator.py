@@ -1,12 +1,12 @@
-"""How well a data sheet ranks structures: the estimator on the cpu target, with peak rates measured here.
+"""Measures how well a data sheet ranks structures, on the cpu target with peak rates measured here.
 
     python benchmarks/estimator.py cpu.json
     python benchmarks/estimator.py h100.json --target h100 [--launch-overhead-us 11]
 
-takes a profile that `compress profile MODEL --target cpu --output cpu.json` measured, measures the rates that a data
-sheet would have (products, copies, tiny operators; a few seconds), estimates the same structures and prints the rank
-correlation: the truth that estimates for devices elsewhere lack. With --target the profile is that of another device,
-brought from there, and the rates are those of its data sheet.
+The profile cpu.json comes from `compress profile MODEL --target cpu --output cpu.json`. The benchmark measures the
+rates that a data sheet would state (matrix products, copies, tiny operators; a few seconds), estimates the latency of
+the profiled structures, and prints the rank correlation of estimates and measurements. For a device that is elsewhere,
+give its target and a profile that was measured on it; the rates are then those of its data sheet.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def _session(nodes: list[object], shape: list[int], *more: object) -> object:
 
 
 def _seconds(session: object, feed: dict[str, np.ndarray], rounds: int = 20) -> float:
-    # A peak is the best there is: what disturbs a call only makes it slower.
+    # The fastest call is the peak rate: disturbances only make calls slower.
     return float(np.min(measure([lambda: session.run(feed)], rounds=rounds))) / 1e3
 
 
 def measured_sheet() -> Target:
-    """The cpu target with rates measured in ONNX Runtime."""
+    """Returns the cpu target with rates measured in ONNX Runtime."""
     square = np.ones((_EDGE, _EDGE), np.float32)
     product = _session([helper.make_node("MatMul", ["a", "b"], ["y"])], [_EDGE, _EDGE], "b")
     flops = 2 * _EDGE**3 / _seconds(product, {"a": square, "b": square})
@@ -58,7 +58,7 @@ def measured_sheet() -> Target:
     bandwidth = 2 * large.nbytes / copied
 
     tiny = np.ones((1, 8), np.float32)
-    # Ordinary operators that no optimizer takes out.
+    # Operators that graph optimizers do not remove.
     names = ["a", *(f"v{i}" for i in range(_CHAIN - 1)), "y"]
     chain = [
         helper.make_node(("Sin", "Cos")[i % 2], [before], [after])
@@ -75,13 +75,13 @@ def measured_sheet() -> Target:
         memory_bandwidth_gb_s=bandwidth / 1e9,
         launch_overhead_us=launch * 1e6,
         processors=cores,
-        # Rows and columns that one step of a kernel for AVX-512 computes.
+        # Rows and columns of one step of an AVX-512 kernel.
         tile_sizes=((12, 32), (1, 32)),
     )
 
 
 def structures(profile: Profile) -> list[tuple[str, Widths, float]]:
-    """What was timed for a profile: kind, widths and milliseconds."""
+    """Returns the structures that were timed for a profile: kind, widths, milliseconds."""
     shape, found = profile.shape, []
     half = (max(1, round(shape.heads / 2)), min(profile.table.filters, key=lambda f: abs(f - shape.filters / 2)))
     for point in profile.points:
@@ -97,7 +97,7 @@ def main() -> None:
         "profile", type=Path, help="measured profile; of the cpu target in fp32 unless --target is given"
     )
     parser.add_argument("--target", help="take this target's data sheet instead of measuring rates here")
-    parser.add_argument("--launch-overhead-us", type=float, help="in place of the data sheet's")
+    parser.add_argument("--launch-overhead-us", type=float, help="instead of the data sheet's")
     given = parser.parse_args()
     profile = Profile.read(given.profile)
     sheet = load_target(given.target) if given.target else measured_sheet()

@@ -1,10 +1,10 @@
-"""Why exchanging units by per-sample Fisher blocks hurts: the objective is fitted to noise.
+"""Shows why exchanging units by per-sample Fisher blocks hurts: the objective is fitted to noise.
 
     python benchmarks/exchange.py MODEL --data train.tsv [--macs 0.5,0.3] [--samples 2048] [--seq-len 64] [--seed 0]
 
-The calibration examples are divided in two. Fisher blocks of the first half choose the pruned units of every sublayer,
-by the diagonal and by the paper's exchange (Kwon et al. 2022, section 4.2); the objective, the sum of a block over the
-pruned units, is then read off both halves. A choice that means something lowers it on the half it has not seen.
+The calibration examples are split in two halves. Fisher blocks of the first half choose the pruned units of every
+sublayer, by the diagonal and by the paper's exchange (Kwon et al. 2022, section 4.2). The objective, the sum of a block
+over the pruned units, is then computed on both halves. A choice that generalises lowers it on the second half too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from compress.core.importance import Rankings
 from compress.core.progress import Silent
 from compress.inputs.load import load
 from compress.options.run_config import make_config
-from compress.search.rearrange import rearranged
+from compress.search.rearrange import rearrange
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def compare(given: argparse.Namespace) -> None:
             ratios = []
             for (block, unseen), ranking in zip(pairs, getattr(rankings, kind), strict=True):
                 plain = ranking.first(round(fraction * len(block)))
-                ratios.append(ratios_of(block, unseen, plain, rearranged(block, plain)))
+                ratios.append(ratios_of(block, unseen, plain, rearrange(block, plain)))
             mean = np.exp(np.log(np.maximum(ratios, 1e-12)).mean(0))
             print(f"| {fraction:g} | {kind} | " + " | ".join(f"{value:.2f}" for value in mean) + " |", flush=True)
     print(f"\n{len(halves[0])} examples in each half, seed {given.seed}")
@@ -68,7 +68,7 @@ def compare(given: argparse.Namespace) -> None:
 def ratios_of(
     own: NDArray[np.floating], other: NDArray[np.floating], plain: tuple[int, ...], exchanged: tuple[int, ...]
 ) -> tuple[float, float, float]:
-    """Objective on the own half, on the other, and the diagonal's part of the latter: exchanged over plain."""
+    """Returns exchanged / plain: the objective on the own half, on the other, and of the other half's diagonal."""
 
     def over(block: NDArray[np.floating]) -> float:
         before, after = (np.setdiff1d(np.arange(len(block)), kept) for kept in (plain, exchanged))

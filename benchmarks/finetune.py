@@ -1,15 +1,15 @@
-"""What a step of fine-pruning costs against a plain fine-tuning step of the same model, and what a projection takes.
+"""Measures the cost of a fine-pruning step, relative to a plain fine-tuning step, and the time of a projection.
 
     python benchmarks/finetune.py [MODEL] [--size minilm|base] [--batch-size 32] [--seq-len 64] [--rounds 8]
         [--scorers fisher,movement,...] [--dropout] [--output table.md]
 
-The plain step is fine-tuning as one would write it by hand: forward, the labels' loss, backward, clipping, fused AdamW,
-on batches made beforehand, with the embeddings left as they are (fine-pruning leaves them too). A step of fine-pruning
-is the trainer's own, in the middle of the phase that finds the structure, its share of a projection included. The two
-take turns, and the figure is the median of the ratios of neighbours. MODEL is a classifier; without one, random weights
-of a size are taken. Tokens are random: what is computed does not depend on them.
+The plain step is ordinary fine-tuning: forward, loss of the labels, backward, clipping, fused AdamW, on batches that
+were made beforehand, with frozen embeddings (fine-pruning freezes them too). The fine-pruning step is the trainer's, in
+the middle of the phase that finds the structure, plus its share of a projection. The two take turns, and the figure is
+the median ratio of neighbouring steps. MODEL is a classifier; without it the weights are random. Tokens are random: the
+cost does not depend on them.
 
-Projections are timed at the size of BERT-base, whatever the model. This is a benchmark, not a test: it asserts nothing.
+Projections are timed at the size of BERT-base for every model. This is a benchmark, not a test: it asserts nothing.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SIZES = {
     "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
 }
 BASE = EncoderShape("bert", layers=12, hidden_size=768, heads=12, head_size=64, filters=3072)
-# What is distilled, as columns of the table.
+# Columns of the table: what is distilled.
 TAUGHT = {
     "labels alone": Distilling(weight=0.0),
     "+ outputs": Distilling(weight=0.5),
@@ -61,7 +61,7 @@ TAUGHT = {
 }
 LIMITS = {"labels alone": 1.3, "+ outputs": 2.0, "+ hidden states": 2.0}
 BUDGET = 0.4
-# Of the phase that steps are taken from the middle of.
+# Length of the phase; the measured steps are in its middle.
 STEPS = 200
 SECOND = "weights, after removal"
 
@@ -69,7 +69,7 @@ SECOND = "weights, after removal"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", help="a classifier's directory; without it random weights")
-    parser.add_argument("--size", choices=tuple(SIZES), default="minilm", help="of random weights")
+    parser.add_argument("--size", choices=tuple(SIZES), default="minilm", help="size of the model with random weights")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seq-len", type=int, default=64, help="tokens of every example")
     parser.add_argument("--rounds", type=int, default=8, help="pairs of steps per figure")
@@ -79,14 +79,14 @@ def main() -> None:
     given = parser.parse_args()
     model, task, name = classifier(given)
     data = examples(STEPS * given.batch_size, given.seq_len)
-    # Of the model's own size, in seconds: what a step that projects has more, spread over those that do not.
+    # Seconds of a projection at the size of this model, spread over the steps between two projections.
     share = (
         np.median(projections(encoder_of(model).shape)["in training"]) / 1e3 / StructureRecipe(epochs=1).project_every
     )
     rows: dict[str, list[np.ndarray]] = {}
     for scorer in (*given.scorers.split(","), SECOND):
         for taught, distilling in TAUGHT.items():
-            plain, own = compared(given, model, task, data, None if scorer == SECOND else scorer, distilling)
+            plain, own = time_steps(given, model, task, data, None if scorer == SECOND else scorer, distilling)
             ratios = (own if scorer == SECOND else own + share) / plain
             rows.setdefault(scorer, []).append(ratios)
             text = f"{scorer}, {taught}: {1e3 * np.median(plain):.0f} ms plain, {np.median(ratios):.2f}x"
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def classifier(given: argparse.Namespace) -> tuple[Any, Task, str]:
-    """Model and task, and what to call the model."""
+    """Returns the model, its task, and its name for the table."""
     if given.model:
         checkpoint = load_checkpoint(given.model, "text-classification")
         return checkpoint.model, checkpoint.task, checkpoint.name
@@ -111,29 +111,29 @@ def classifier(given: argparse.Namespace) -> tuple[Any, Task, str]:
 
 
 def examples(count: int, length: int) -> Encoded:
-    """Random tokens and labels, all of one length."""
+    """Returns random examples, all of one length."""
     generator = np.random.default_rng(0)
     rows = [generator.integers(1000, 20_000, length) for _ in range(count)]
     features = {"input_ids": rows, "attention_mask": [np.ones_like(row) for row in rows]}
     return Encoded(features, generator.integers(0, 2, count), dict.fromkeys(features, 0))
 
 
-def compared(
+def time_steps(
     given: argparse.Namespace, model: Any, task: Task, data: Encoded, scorer: str | None, distilling: Distilling
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of plain steps and of fine-pruning's, taken in turns; without a scorer, of the phase after removal."""
+    """Returns seconds of plain and fine-pruning steps, taken in turns; without a scorer, in the phase after removal."""
     with plain_step(given, model, task, data) as plain, own_step(given, model, task, data, scorer, distilling) as own:
         seconds = []
         for number in range(given.rounds + 1):
-            # Who goes first changes, so that neither always has the caches to itself.
-            pair = [timed(step, number) for step in ((plain, own) if number % 2 else (own, plain))]
+            # The order alternates, so that neither step always finds warm caches.
+            pair = [time_step(step, number) for step in ((plain, own) if number % 2 else (own, plain))]
             seconds.append(pair if number % 2 else pair[::-1])
     first, second = np.array(seconds[1:]).T
     return first, second
 
 
-def timed(step: Callable[[int], Any], number: int) -> float:
-    """Seconds of a step."""
+def time_step(step: Callable[[int], Any], number: int) -> float:
+    """Returns the seconds of a step."""
     _finish()
     start = time.perf_counter()
     step(number)
@@ -148,7 +148,7 @@ def _finish() -> None:
 
 @contextmanager
 def plain_step(given: argparse.Namespace, model: Any, task: Task, data: Encoded) -> Iterator[Callable[[int], None]]:
-    """Fine-tuning by hand."""
+    """Yields a step of ordinary fine-tuning."""
     device = Accelerator().device
     model = copy.deepcopy(model).to(device).train(given.dropout)
     parameters = trained_parameters(model)
@@ -173,7 +173,7 @@ def plain_step(given: argparse.Namespace, model: Any, task: Task, data: Encoded)
 def own_step(
     given: argparse.Namespace, model: Any, task: Task, data: Encoded, scorer: str | None, distilling: Distilling
 ) -> Iterator[Callable[[int], Any]]:
-    """A trainer's step, in the middle of its phase."""
+    """Yields the trainer's step, in the middle of its phase."""
     accelerator = Accelerator()
     student = copy.deepcopy(model).to(accelerator.device)
     dense = encoder_of(copy.deepcopy(model).to(accelerator.device))
@@ -204,7 +204,7 @@ def own_step(
 
 
 def projections(shape: EncoderShape) -> dict[str, list[float]]:
-    """Milliseconds of projections at budgets as a schedule has them, in training and exact."""
+    """Returns milliseconds of projections at the budgets of a schedule, as in training and exact."""
     rng = np.random.default_rng(0)
     costs = Costs.macs(shape, BUDGET, 128.0)
     dense = dense_cost(costs, shape.layers)
@@ -222,7 +222,7 @@ def projections(shape: EncoderShape) -> dict[str, list[float]]:
 def render(
     rows: dict[str, list[np.ndarray]], projecting: dict[str, list[float]], given: argparse.Namespace, name: str
 ) -> str:
-    """The table in Markdown."""
+    """Returns the table in Markdown."""
     lines = [f"| scorer | {' | '.join(TAUGHT)} |", "|---|---|---|---|"]
     for scorer, columns in rows.items():
         cells = [f"{np.median(c):.2f}x ({np.percentile(c, 25):.2f}–{np.percentile(c, 75):.2f})" for c in columns]

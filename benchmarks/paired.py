@@ -1,12 +1,13 @@
-"""Two exported files against each other, by nothing but onnxruntime: a check of what ``validation.json`` says.
+"""Times two exported files against each other with onnxruntime alone: an independent check of ``validation.json``.
 
     python benchmarks/paired.py out-dense/model.onnx out/model.onnx [--seq-len 64] [--batch-size 1] [--threads 2]
         [--rounds 25] [--calls 60]
 
-Each file runs in a process of its own, with onnxruntime's default options but for the threads; the processes take
-turns, and nothing of ``compress`` is imported. Two sessions in *one* process would disturb each other: for tens of ms
-after a call the workers of the one spin on the cores that the other needs, which makes the faster file look two times
-slower (``compress`` sets ``session.force_spinning_stop``). The baseline: ``compress export MODEL --output out-dense``.
+Each file runs in a process of its own; only the number of threads differs from onnxruntime's default options. The
+processes take turns, and nothing of ``compress`` is imported. Two sessions in *one* process would disturb each other:
+for tens of ms after a call the workers of one session spin on the cores that the other needs, which makes the faster
+file look two times slower (``compress`` sets ``session.force_spinning_stop``). The dense file comes from
+``compress export MODEL --output out-dense``.
 
 This is a benchmark, not a test: it asserts nothing.
 """
@@ -27,12 +28,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 WARM_UP = 5
-# Long enough that the workers of the process whose turn is over have stopped spinning.
+# Long enough for the workers of the other process to stop spinning.
 PAUSE_SECONDS = 0.15
 
 
 def work(path: Path, batch_size: int, length: int, threads: int) -> None:
-    """Time calls on demand: a line with their number comes in, one with their median milliseconds goes out."""
+    """Times calls on demand: reads a line with their number, prints a line with their median milliseconds."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -55,9 +56,9 @@ def work(path: Path, batch_size: int, length: int, threads: int) -> None:
 
 
 def ask(process: subprocess.Popen[str], calls: int) -> float:
-    """Median milliseconds of some calls in another process."""
+    """Returns the median milliseconds of some calls in another process."""
     to, answers = process.stdin, process.stdout
-    assert to is not None and answers is not None, "both were asked for as pipes"
+    assert to is not None and answers is not None, "both are pipes"
     to.write(f"{calls}\n")
     to.flush()
     line = answers.readline()
@@ -67,7 +68,7 @@ def ask(process: subprocess.Popen[str], calls: int) -> float:
 
 
 def take_turns(processes: Sequence[subprocess.Popen[str]], rounds: int, calls: int) -> NDArray[np.float64]:
-    """Median milliseconds, rounds x processes."""
+    """Returns median milliseconds, [rounds, processes]."""
     rows = []
     for _ in range(rounds):
         row = []
@@ -108,7 +109,7 @@ def main() -> int:
         for process in processes:
             process.kill()
     medians = np.median(ms, axis=0)
-    # Rounds are what varies: resampling calls would take those of one slow moment for independent ones.
+    # Rounds are resampled, not calls: the calls of one slow moment are not independent.
     rng = np.random.default_rng(0)
     resampled = [np.median(ms[rng.integers(0, len(ms), len(ms))], axis=0) for _ in range(2000)]
     low, high = np.percentile([dense / compressed for dense, compressed in resampled], [2.5, 97.5])

@@ -1,10 +1,10 @@
-"""Seconds per stage and peak memory of `compress run`, each run in a process of its own.
+"""Measures seconds per stage and peak memory of `compress run`, each run in a process of its own.
 
     python benchmarks/pipeline.py MODEL --data train.tsv --eval-data dev.tsv [--bert-base] [--output table.md]
 
 `--bert-base` adds a randomly initialised BERT-base (12 layers, 12 heads, 3072 filters) with 128 samples of length 128:
-nothing can be said of its accuracy, but time and memory are those of a trained one. Limits are printed beside the
-figures; this is a benchmark, not a test: it asserts nothing.
+its accuracy means nothing, but its time and memory are those of a trained model. This is a benchmark, not a test: it
+asserts nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 
 def run(arguments: list[str]) -> tuple[dict[str, float], float, str]:
-    """Run `compress run` and return seconds per stage, peak resident memory in GB, and the verdict."""
+    """Runs `compress run` and returns seconds per stage, peak resident memory in GB, and the verdict."""
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "compress", "run", *arguments, "--json", "--output", f"{scratch}/out"]
         with open(f"{scratch}/stdout", "w+", encoding="utf-8") as stdout:
@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> tuple[dict[str, float], float, str]:
 
 
 def random_bert_base(directory: Path, vocabulary_from: str) -> None:
-    """Save a BERT-base with random weights and a real tokenizer."""
+    """Saves a BERT-base with random weights and a real tokenizer."""
     import torch
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
@@ -47,23 +47,9 @@ def random_bert_base(directory: Path, vocabulary_from: str) -> None:
 
 
 def long_texts(path: Path, rows: int) -> None:
-    """Texts of more than 128 tokens."""
-    words = [
-        "the",
-        "film",
-        "was",
-        "a",
-        "long",
-        "and",
-        "winding",
-        "story",
-        "of",
-        "people",
-        "who",
-        "never",
-        "came",
-        "home",
-    ]
+    """Writes texts of more than 128 tokens."""
+    sentence = "the film was a long and winding story of people who never came home"
+    words = sentence.split()
     lines = ["\t".join([" ".join(words[(i + j) % len(words)] for j in range(160)), str(i % 2)]) for i in range(rows)]
     path.write_text("sentence\tlabel\n" + "\n".join(lines) + "\n", encoding="utf-8")
 

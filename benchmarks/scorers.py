@@ -1,12 +1,13 @@
-"""Fine-pruning by every scorer, against search and reconstruction alone, at equal measured speed-ups.
+"""Compares fine-pruning by every scorer with search and reconstruction alone, at equal measured speed-ups.
 
     python benchmarks/scorers.py MODEL [--speedups 2,3,4] [--seeds 0] [--examples 8192] [--epochs 1]
         [--scorers fisher,movement] [--without-distillation] [--log runs.jsonl] [--output table.md]
         -- --data train.tsv --eval-data dev.tsv --seq-len 64
 
-`post-training` is the run without `--fine-prune`; `weights alone` trains the structure that it found; every scorer
-finds a structure of its own while the budget falls, and trains it for as long again. Examples, epochs and rates are the
-same for all. What follows `--` goes to `compress run`. Runs, log and table are those of side_by_side.py.
+`post-training` is the run without `--fine-prune`. `weights alone` trains the weights of its structure. Every scorer
+finds a structure of its own while the budget falls, and then trains its weights for as many epochs again. Examples,
+epochs and rates are the same for all. The options after `--` go to `compress run`. side_by_side.py makes runs, log and
+table.
 """
 
 from __future__ import annotations
@@ -15,23 +16,23 @@ import json
 import tempfile
 from pathlib import Path
 
-from side_by_side import Variant, compared, parse, parser_of
+from side_by_side import Variant, compare_parsed, parse, parser_of
 
 SCORERS = ("fisher", "movement", "soft-movement", "l0", "magnitude", "random")
-# The published 1e-1 for L0 is for fifty thousand steps and more: in some hundred it is noise that decides.
+# The published 1e-1 for L0 is for fifty thousand steps and more: in a few hundred steps noise would decide.
 SCORE_RATE = 1e-2
 PENALTIES = {"soft-movement": 1.0, "l0": 10.0}
 
 
 def recipe(scorer: str | None, examples: int, epochs: float, rates: tuple[float, float], distillation: float) -> str:
-    """A recipe as TOML.
+    """Returns a recipe as TOML.
 
     Args:
-        scorer: None trains the weights alone.
-        examples: to train on.
-        epochs: of each phase.
-        rates: of the weights, while the structure is found and afterwards.
-        distillation: weight of the teacher's outputs; the rest is the labels'.
+        scorer: name of the scorer; None trains the weights alone.
+        examples: number of training examples.
+        epochs: epochs of each phase.
+        rates: learning rates of the weights, while the structure is found and afterwards.
+        distillation: weight of the teacher's outputs in the loss; the labels have the rest.
     """
     structure, weights = ([f"epochs = {epochs!r}", f"learning_rate = {rate!r}", "dropout = false"] for rate in rates)
     lines = [f"examples = {examples}", "", "[weights]", *weights]
@@ -64,7 +65,7 @@ def main() -> None:
             path.write_text(recipe(scorer, given.examples, given.epochs, rates, weight), encoding="utf-8")
             variants.append(Variant(name + suffix, ("--fine-prune", str(path))))
         note = f"; {given.examples} examples, {given.epochs:g} epochs a phase at {rates[0]:g} and {rates[1]:g}"
-        print(compared(given, variants, note))
+        print(compare_parsed(given, variants, note))
 
 
 if __name__ == "__main__":

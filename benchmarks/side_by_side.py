@@ -1,11 +1,12 @@
-"""`compress run` side by side: several variants at several speed-ups, each measured on the file that it exports.
+"""Compares variants of `compress run` at several speed-ups, each measured on its exported file.
 
     python benchmarks/side_by_side.py MODEL --speedups 1.5,2,3 [--seeds 0,1,2] [--log runs.jsonl] [--output table.md]
         [--variant kwon='--method kwon' --variant full='--method full'] -- --data stsb --task sentence-similarity
 
-A variant is a name and further options of `compress run`; what follows `--` goes to all of them. Runs share profile and
-calibration where their options do (`--resume`), in a store of this benchmark's own, so that they differ in what they
-are named for. With --log, runs may be cut off and continued. This is a benchmark, not a test: it asserts nothing.
+A variant is a name and further options of `compress run`; the options after `--` go to all of them. Runs with the same
+options for profile and calibration share these results (`--resume`) in a cache of this benchmark's own, so that they
+differ only in the options of their variant. With --log, an interrupted benchmark can be continued. This is a benchmark,
+not a test: it asserts nothing.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-# What a run ends with when it measured something: pass, fail, inconclusive.
+# Exit codes of runs that measured something: pass, fail, inconclusive.
 MEASURED = (0, 1, 2)
 DEFAULT_VARIANTS = ("kwon=--method kwon", "full=--method full")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A name in the table, and options of `compress run`."""
+    """A name for the table, and options of `compress run`."""
 
     name: str
     options: tuple[str, ...]
@@ -46,16 +47,19 @@ class Variant:
 
 @dataclass(frozen=True)
 class Row:
-    """What one run measured.
+    """Measurements of one run.
 
     Attributes:
-        settings: model and common options; a log may hold those of several.
-        variant, speedup, seed: what was asked for.
-        measured: speed-up on the exported file, with its interval.
-        metric: name, dense, compressed, interval.
+        settings: model and common options; a log may hold several of them.
+        variant: name of the variant.
+        speedup: the requested speed-up.
+        seed: the run's seed.
+        verdict: pass, fail or inconclusive.
+        measured: speed-up of the exported file, with its interval.
+        metric: name, dense value, compressed value, interval.
         macs: fraction of the dense sublayers' multiply-accumulates that is left.
-        seconds: of the run, without what was found in the store.
-        held_out: mean loss on held-out training examples that fine-pruning ended with; None without fine-pruning.
+        seconds: seconds of the run; results from the cache count as 0.
+        held_out: mean loss on held-out training examples at the end of fine-pruning; None without fine-pruning.
     """
 
     settings: str
@@ -73,7 +77,7 @@ class Row:
 def run(
     model: str, variant: Variant, speedup: float, seed: int, common: Sequence[str], scratch: Path, settings: str
 ) -> Row:
-    """One run; SystemExit with the command's own message where it could not be made."""
+    """Runs one variant; raises SystemExit with the command's own message if it fails."""
     command = [sys.executable, "-m", "compress", "run", model, *common, *variant.options]
     command += ["--speedup", f"{speedup:g}", "--seed", str(seed), "--resume", "--json", "--output"]
     with tempfile.TemporaryDirectory(dir=scratch) as directory:
@@ -108,7 +112,7 @@ def read_log(log: Path | None) -> list[Row]:
 
 
 def table(rows: Sequence[Row], variants: Iterable[str]) -> str:
-    """Markdown: a line a variant and budget; several seeds as mean (least to largest)."""
+    """Returns a Markdown table, one line per variant and budget; several seeds as mean (smallest to largest)."""
     first = rows[0]
     lines = [
         f"| variant | asked for | measured | MACs kept | {first.metric['name']} (dense {first.metric['dense']:.4f}) "
@@ -155,10 +159,17 @@ def compare(
     output: Path | None = None,
     note: str = "",
 ) -> str:
-    """Run what the log does not have yet; the table, which is written anew after every run.
+    """Makes the runs that the log does not have yet and returns the table of all runs.
 
     Args:
-        note: what else the variants have in common, for table and log.
+        model: a checkpoint's directory, or a name on the hub.
+        variants: the variants to compare.
+        speedups: speed-ups to ask for.
+        seeds: seeds of the runs.
+        common: options of `compress run` that all variants share.
+        log: JSON lines, one per run; None keeps no log.
+        output: file for the table, written again after every run; None writes none.
+        note: further settings that the variants share, for table and log.
     """
     settings = " ".join([Path(model).name, *common]) + note
     rows = [row for row in read_log(log) if row.settings == settings]
@@ -187,25 +198,25 @@ def numbers(text: str) -> list[float]:
 
 
 def parser_of(description: str | None, speedups: Sequence[float]) -> argparse.ArgumentParser:
-    """The arguments that every benchmark of this kind has."""
+    """Returns a parser with the arguments that all benchmarks of this kind share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--speedups", type=numbers, default=list(speedups))
     parser.add_argument("--seeds", type=numbers, default=[0.0])
-    parser.add_argument("--log", type=Path, help="JSON lines, one a run")
+    parser.add_argument("--log", type=Path, help="JSON lines, one per run")
     parser.add_argument("--output", type=Path, help="write the table here too")
     return parser
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """What was given; ``common`` is what follows ``--``, for `compress run`."""
-    # Split by hand: argparse takes what follows -- for positional arguments, and there is only one.
+    """Parses the command line; ``common`` holds the options after ``--``, for `compress run`."""
+    # Split by hand: argparse would read the options after -- as positional arguments.
     at = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     return parser.parse_args(sys.argv[1:at], argparse.Namespace(common=sys.argv[at + 1 :]))
 
 
-def compared(given: argparse.Namespace, variants: Sequence[Variant], note: str = "") -> str:
-    """``compare`` for parsed arguments."""
+def compare_parsed(given: argparse.Namespace, variants: Sequence[Variant], note: str = "") -> str:
+    """Calls ``compare`` with parsed arguments."""
     seeds = [int(seed) for seed in given.seeds]
     return compare(given.model, variants, given.speedups, seeds, given.common, given.log, given.output, note)
 
@@ -214,7 +225,7 @@ def main() -> None:
     parser = parser_of(__doc__, (2.0,))
     parser.add_argument("--variant", action="append", help="NAME=OPTIONS; without it: kwon and full")
     given = parse(parser)
-    print(compared(given, [Variant.parse(text) for text in given.variant or DEFAULT_VARIANTS]))
+    print(compare_parsed(given, [Variant.parse(text) for text in given.variant or DEFAULT_VARIANTS]))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Sparsity of single weights: the four scorers at several fractions, as fp32 checkpoint and as compact int8 file.
+"""Compares the scorers of single weights at several fractions, as fp32 checkpoint and as compact int8 file.
 
     python benchmarks/unstructured.py MODEL --data train.tsv --eval-data dev.tsv [--fractions 0.1,0.03,0.15]
         [--scorers one-shot,magnitude,movement,soft-movement,l0] [--seeds 0] [--examples 9600] [--epochs 1]
         [--recipe recipe.toml] [--log figures.jsonl] [--output table.md]
 
-All scorers train alike: the recipe (``unstructured`` unless another is given) with its scorer, epochs and examples
-changed; ``one-shot`` is magnitude without training. With --log, a benchmark that was interrupted goes on; rows are
-computed fraction by fraction, in the order in which fractions and scorers are given. It asserts nothing.
+All scorers train with the same recipe (``--recipe``), in which scorer, epochs and number of examples are replaced;
+``one-shot`` is magnitude without training. With --log, an interrupted benchmark can be continued. Rows are computed
+fraction by fraction, in the order of ``--fractions`` and ``--scorers``. It asserts nothing.
 """
 
 from __future__ import annotations
@@ -39,19 +39,22 @@ from compress.sparsity.train import thin_out
 from compress.tasks import outputs_of
 
 SCORERS = ("one-shot", "magnitude", "movement", "soft-movement", "l0")
-# λ of soft movement, and the rate of L0's multipliers, as in the recipes of the paper's hyperparameters.
+# λ of soft movement, and the rate of L0's multipliers, as in the recipes with the paper's hyperparameters.
 PENALTIES = {"soft-movement": 400.0, "l0": 1.0}
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What one scorer comes to at one fraction.
+    """Figures of one scorer at one fraction.
 
     Attributes:
-        masked, compact: metric of the fp32 checkpoint with zeros in it, and of the model in the compact file.
-        remaining: of the weights of the encoder's linear layers, fp32.
-        encoder_bytes, file_bytes: of these weights in the compact file, and of all of it.
-        steps, seconds: of training.
+        masked: metric of the fp32 checkpoint with zeros in it.
+        compact: metric of the model in the compact file.
+        remaining: fraction of the weights of the encoder's linear layers that are not zero, fp32.
+        encoder_bytes: bytes of these weights in the compact file.
+        file_bytes: bytes of the compact file.
+        steps: training steps.
+        seconds: seconds of training.
     """
 
     masked: float
@@ -64,7 +67,7 @@ class Figures:
 
 
 class Log:
-    """Rows that are there, and where new ones go."""
+    """Rows that are computed already, and the file for new ones."""
 
     def __init__(self, settings: str, path: Path | None) -> None:
         self.settings, self._path = settings, path
@@ -99,12 +102,12 @@ def main() -> None:
     parser.add_argument("--score-learning-rate", type=float)
     parser.add_argument("--start", choices=("zero", "magnitude", "fisher"))
     parser.add_argument("--recipe", default="unstructured")
-    parser.add_argument("--log", type=Path, help="keep every figure here, and compute none twice (JSON lines)")
+    parser.add_argument("--log", type=Path, help="keep every figure here and compute none twice (JSON lines)")
     parser.add_argument("--output", type=Path, help="write the table here too")
     given = parser.parse_args()
     wrong = [name for name in given.scorers if name not in SCORERS]
     if wrong:
-        raise SystemExit(f"error: there is no scorer '{wrong[0]}'; there are {', '.join(SCORERS)}")
+        raise SystemExit(f"error: unknown scorer '{wrong[0]}'; choose from {', '.join(SCORERS)}")
     changed = {name: getattr(given, name) for name in ("batch_size", "learning_rate", "score_learning_rate", "start")}
     changed = {name: value for name, value in changed.items() if value is not None}
     said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in changed.items())
@@ -125,7 +128,7 @@ def main() -> None:
 
 
 def compute(given: argparse.Namespace, seed: int, changed: dict[str, Any], log: Log) -> None:
-    """Every row of a seed that the log lacks."""
+    """Computes the rows of a seed that the log does not have."""
     wanted = [(scorer, fraction) for fraction in given.fractions for scorer in given.scorers]
     wanted = [pair for pair in wanted if (*pair, seed) not in log.rows]
     if not wanted and ("dense", 1.0, seed) in log.rows:
@@ -159,7 +162,7 @@ def compute(given: argparse.Namespace, seed: int, changed: dict[str, Any], log: 
 
 
 def recipe_of(recipe: Recipe, scorer: str, epochs: float, changed: dict[str, Any]) -> Recipe:
-    """The recipe with another scorer; that of one shot trains nothing."""
+    """Returns the recipe with another scorer; the one of ``one-shot`` does not train."""
     if scorer == "one-shot":
         return load_recipe("one-shot")
     assert recipe.unstructured is not None, "a recipe with a table [unstructured]"
@@ -173,7 +176,7 @@ def recipe_of(recipe: Recipe, scorer: str, epochs: float, changed: dict[str, Any
 
 
 def figures(model: Any, loaded: Loaded, steps: int, seconds: float) -> Figures:
-    """Accuracy and bytes of a model with zeros in it."""
+    """Returns accuracy and bytes of a model with zeros in it."""
     names = list(matrices_of(loaded.checkpoint.encoder))
     weights = model.state_dict()
     elements = sum(weights[name].numel() for name in names)
@@ -192,14 +195,14 @@ def figures(model: Any, loaded: Loaded, steps: int, seconds: float) -> Figures:
 
 
 def metric_of(model: Any, loaded: Loaded) -> float:
-    """The task's metric on the evaluation data."""
+    """Returns the task's metric on the evaluation data."""
     task, data = loaded.checkpoint.task, loaded.evaluation
     outputs = outputs_of(model, task, data)
     return task.evaluate(outputs, data, outputs).value
 
 
 def render(log: Log, fractions: tuple[float, ...], scorers: tuple[str, ...]) -> str:
-    """A Markdown table, means over the seeds."""
+    """Returns a Markdown table of means over the seeds."""
     seeds = sorted({seed for _, _, seed in log.rows})
     lines = [
         f"{log.settings}; seeds {', '.join(map(str, seeds))}; {platform.machine()}, {os.cpu_count()} cores, torch "
@@ -233,7 +236,7 @@ def _list(kind: Any) -> Any:
         try:
             return tuple(kind(part.strip()) for part in text.split(","))
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no list") from None
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list separated by commas") from None
 
     return parse
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from compress.core.errors import ConfigError, did_you_mean
 from compress.core.progress import Progress, Silent
 from compress.options.help import HELP
-from compress.options.run_config import find_config_file, resolve
+from compress.options.run_config import resolve
+from compress.options.toml_file import find_config_file
 
 if TYPE_CHECKING:
     from compress.pipeline.compression import RunResult

@@ -1,7 +1,7 @@
-"""Handwritten digits as a folder of images, and a small untrained ViT to train on them; both offline, in seconds.
+r"""Writes handwritten digits as a folder of images, and a small untrained ViT to train on them; offline, in seconds.
 
     python examples/digits.py DIRECTORY
-    python examples/finetune.py --task image-classification --data DIRECTORY/images --model DIRECTORY/untrained \\
+    python examples/finetune.py --task image-classification --data DIRECTORY/images --model DIRECTORY/untrained \
         --epochs 40 --learning-rate 1e-3 --output DIRECTORY/vit
     compress run DIRECTORY/vit --data DIRECTORY/images --speedup 1.5 --target cpu --output DIRECTORY/out
 
@@ -21,13 +21,13 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from transformers import ViTConfig, ViTModel, set_seed
 
-# Each pixel of the 8 x 8 becomes a square of so many, so that patches have something in them.
+# Each of the 8 x 8 pixels becomes a square of this edge length, so that patches have something in them.
 ENLARGED = 4
 SIZE = 8 * ENLARGED
 
 
 def write_images(directory: Path) -> None:
-    """``train`` and ``validation``, a folder for each digit in both."""
+    """Writes ``train`` and ``validation``, each with one folder per digit."""
     digits = load_digits()
     numbers = np.arange(len(digits.images))
     parts = train_test_split(numbers, test_size=0.2, random_state=0, stratify=digits.target)
@@ -41,7 +41,7 @@ def write_images(directory: Path) -> None:
 
 
 def write_model(directory: Path) -> None:
-    """A ViT of 0.3 million weights, random, with its image processor."""
+    """Writes a ViT of 0.3 million random weights with its image processor."""
     set_seed(0)
     config = ViTConfig(
         image_size=SIZE,
@@ -52,7 +52,7 @@ def write_model(directory: Path) -> None:
         intermediate_size=192,
     )
     ViTModel(config, add_pooling_layer=False).save_pretrained(directory)
-    # As file: the processor's class has other names where torchvision is not installed.
+    # Written as a file: the name of the processor's class depends on whether torchvision is installed.
     processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": SIZE, "width": SIZE}}
     (directory / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")
 

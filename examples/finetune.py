@@ -1,11 +1,11 @@
-"""Fine-tune a small encoder on any task, in minutes on two cores; the checkpoint is an ordinary one.
+"""Fine-tunes a small encoder on any task, in minutes on two cores, and saves an ordinary checkpoint.
 
     python examples/finetune.py --task token-classification --data tweets.txt --output checkpoint
     python examples/finetune.py --task question-answering --data train.csv --eval-data dev.csv --output checkpoint
     python examples/finetune.py --task text-regression --data ../shared/data/stsb --output checkpoint
 
-Without --model the encoder is all-MiniLM-L6-v2, from the package of the extra `demo`; the embeddings are left as they
-are. Without --eval-data, a fifth of a lone file is held back, the same rows that `compress run` then holds back.
+Without --model the encoder is all-MiniLM-L6-v2, from the package of the extra `demo`. Embeddings are frozen. Without
+--eval-data, a fifth of a single file is held back; `compress run` holds back the same rows.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=0, help="of the new head, dropout, order, and rows held back")
+    parser.add_argument("--seed", type=int, default=0, help="for the new head, dropout, order, and rows held back")
     given = parser.parse_args()
     try:
         run(given, progress_for(sys.stderr))

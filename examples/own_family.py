@@ -1,9 +1,9 @@
-"""Compress an encoder of one's own class: say where its modules are, and register it.
+"""Compresses an encoder of your own class: gives the paths of its modules and registers them.
 
     python examples/own_family.py DIRECTORY
 
-A small model with random weights stands in for a real one; it is made, saved, compressed to half of its
-multiply-accumulates and loaded again in DIRECTORY.
+The example makes a small model with random weights, saves it in DIRECTORY, compresses it to half of its
+multiply-accumulates and loads the result.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class OwnForSequenceClassification(BertForSequenceClassification):
     config_class = OwnConfig
 
 
-# transformers has to know the classes, so that checkpoints can be loaded by name,
+# transformers must know the classes to load checkpoints by name.
 AutoConfig.register("own-encoder", OwnConfig)
 AutoModelForSequenceClassification.register(OwnConfig, OwnForSequenceClassification)
 
-# and compress has to know where heads and filters are in a layer.
+# compress must know where heads and filters are in a layer.
 register(
     Architecture(
         model_type="own-encoder",

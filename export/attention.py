@@ -1,13 +1,13 @@
-"""Stand-ins for attention modules while a model is exported: one fused operator each, for any number of heads.
+"""Fused attention for the export: replaces attention modules while a model is exported, for any number of heads.
 
-The exporter would write attention out as a dozen operators per layer, which ONNX Runtime's optimiser does not put
-together again (on transformers 5 graphs it fuses none). So the attention modules are exchanged, for the time of the
-export, for one that calls ``com.microsoft.MultiHeadAttention`` on the output of the query, key and value projections.
-That takes any number of heads and reads the padding mask as the caller gives it. The exchange goes by the family's
-entry in ``models/encoder.py`` and not by the attention interface of transformers, which BERT and DistilBERT of
-transformers 4.57 do not call.
+The exporter writes attention as a dozen operators per layer. ONNX Runtime's optimizer does not fuse them again (in
+graphs from transformers 5 it fuses none). So during the export, every attention module is replaced by one that calls
+``com.microsoft.MultiHeadAttention`` on the outputs of the query, key and value projections. That operator takes any
+number of heads and reads the caller's padding mask. The replacement uses the family's entry in ``models/families.py``,
+not the attention interface of transformers, since BERT and DistilBERT of transformers 4.57 do not call it.
 
-Beside ``num_heads`` nothing in what a stand-in writes depends on the number of heads: ``graph.narrow`` relies on it.
+Only ``num_heads`` depends on the number of heads in the nodes written here; ``narrow`` (``export/narrowing.py``) relies
+on that.
 """
 
 from __future__ import annotations
@@ -22,19 +22,24 @@ from torch import Tensor, nn
 
 from compress.models.encoder import EncoderLayer, encoder_of
 from compress.models.families import AttentionKind
-from compress.pruning.removal import KEPT_HEADS, NoAttention, argument_among, attention_input, projection_in_attention
+from compress.pruning.removal import KEPT_HEADS, NoAttention, attention_input, find_argument, projection_in_attention
 
 
 class PaddingMask:
-    """Where the exported model leaves its padding mask [batch, sequence] int32 for its attention modules."""
+    """Passes the padding mask [batch, sequence], int32, from the exported model to its attention modules."""
 
     value: Tensor | None = None
 
 
 class ScaledAttention(nn.Module):
-    """Stands in for a self-attention module of scaled dot products during the export.
+    """Replaces a self-attention module with scaled dot products during the export.
 
-    It takes over the children of the module it replaces under their own names, so that parameters keep theirs.
+    It has the children of the replaced module under the same names, so that parameters keep their names.
+
+    Args:
+        layer: layer of the attention module to replace.
+        head_size: width of a head.
+        mask: receives the padding mask.
     """
 
     def __init__(self, layer: EncoderLayer, head_size: int, mask: PaddingMask) -> None:
@@ -52,11 +57,12 @@ class ScaledAttention(nn.Module):
         self._heads = layer.get("query").out_features // matrices // head_size
         self._head_size = head_size
         self._mask = mask
-        # Not a child of this module: only its signature, its settings and the heads it has kept are asked for.
+        # In a list, so that it is not a child: only its signature, its settings and its kept heads are read.
         self._original: list[Any] = [layer.get("attention")]
         self._bias = family.position_bias
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        """``(context, weights)``, as attention modules return them; weights are None."""
         hidden = attention_input(args, kwargs)
         query, key, value = (self.get_submodule(path)(hidden) for path in (self._query, self._key, self._value))
         added = self._added(query, key, args, kwargs)
@@ -77,11 +83,11 @@ class ScaledAttention(nn.Module):
 
     @property
     def _scale(self) -> float:
-        """What dot products of queries and keys are multiplied by."""
+        """Factor of the dot products of queries and keys."""
         return self._head_size**-0.5
 
     def _added(self, query: Tensor, key: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-        """What is added to the scores [batch or 1, heads or 1, sequence, sequence]; None for nothing."""
+        """Bias of the scores [batch or 1, heads or 1, sequence, sequence]; None for no bias."""
         if self._bias is None:
             return None
         bias = self._argument(self._bias, args, kwargs)
@@ -91,24 +97,24 @@ class ScaledAttention(nn.Module):
     def _turned(
         self, query: Tensor, key: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        """Queries and keys as their products take them, in the shapes they have."""
+        """Queries and keys after their position encoding, in their own shapes."""
         return query, key
 
     def _argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-        """One of the arguments that the replaced module would have got."""
-        return argument_among(self._original[0], name, args, kwargs)[1]
+        """An argument in the call of the replaced module."""
+        return find_argument(self._original[0], name, args, kwargs)[1]
 
     def _by_head(self, projected: Tensor) -> Tensor:
-        """[batch, sequence, heads x head size] as [batch, heads, sequence, head size]."""
+        """[batch, sequence, heads x head size] to [batch, heads, sequence, head size]."""
         batch, length, _ = projected.shape
         return projected.view(batch, length, -1, self._head_size).transpose(1, 2)
 
 
 class DisentangledAttention(ScaledAttention):
-    """The same for attention with scores between contents and relative positions (DeBERTa-v2).
+    """Replaces attention with scores between contents and relative positions (DeBERTa-v2).
 
-    Source: He et al., "DeBERTa", section 3.1: content to content is the fused operator's; content to position (c2p) and
-    position to content (p2c) are computed beside it and added to its scores.
+    The fused operator computes content to content. Content to position (c2p) and position to content (p2c) are computed
+    beside it and added to its scores. Source: He et al., "DeBERTa", section 3.1.
     """
 
     @property
@@ -124,11 +130,11 @@ class DisentangledAttention(ScaledAttention):
             return None
         span = original.pos_ebd_size
         embeddings = embeddings[: 2 * span].unsqueeze(0)
-        # [1, 1, sequence, sequence], whatever axes the release of transformers gives it.
+        # [1, 1, sequence, sequence]; leading axes differ between releases of transformers.
         distances = distances.reshape(1, 1, *distances.shape[-2:]).long()
 
         def scores(contents: Tensor, shared: str, own: str, places: Tensor) -> Tensor:
-            """Contents against positions, each content with the positions at its places."""
+            """Scores of contents against positions, each content with the positions at its places."""
             projection = self.get_submodule(shared if original.share_att_key else own)
             positions = self._by_head(projection(embeddings))
             products = self._by_head(contents) @ positions.transpose(-1, -2)
@@ -143,9 +149,9 @@ class DisentangledAttention(ScaledAttention):
 
 
 def _gathered(products: Tensor, places: Tensor) -> Tensor:
-    """products [batch, heads, sequence, positions] at places [1, 1, sequence, sequence] of the last axis.
+    """Values of products [batch, heads, sequence, positions] at places [1, 1, sequence, sequence] of the last axis.
 
-    ``torch.gather`` wants places for every head, and would write their number into the graph.
+    ``torch.gather`` needs places for every head, and would write the number of heads into the graph.
     """
     batch, heads, _, _ = products.shape
     shape = (batch, heads, *places.shape[-2:])
@@ -157,9 +163,9 @@ def _gathered(products: Tensor, places: Tensor) -> Tensor:
 
 
 class RotaryAttention(ScaledAttention):
-    """The same for attention with queries and keys turned by their positions, within a window in some layers.
+    """Replaces attention with rotary position embeddings, with a sliding window in some layers.
 
-    Source: Su et al., "RoFormer", section 3.4.2, halves as transformers lays them out.
+    Source: Su et al., "RoFormer", section 3.4.2, with the halves in the order of transformers.
     """
 
     def _added(self, query: Tensor, key: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -173,8 +179,8 @@ class RotaryAttention(ScaledAttention):
         ]
 
     def _reach(self) -> int | None:
-        """How far from itself a token sees; None for all tokens."""
-        # transformers 5 has one number with the token itself in it; 4.57 a number for each side, -1 for no window.
+        """How far a token attends to either side; None for no limit."""
+        # transformers 5 has one number, which counts the token itself; 4.57 has a number per side, -1 for no window.
         window = getattr(self._original[0], "sliding_window", None)
         sides = getattr(self._original[0], "local_attention", (-1, -1))
         if window is not None:
@@ -188,7 +194,7 @@ class RotaryAttention(ScaledAttention):
             angles = kwargs["position_embeddings"]
         else:  # transformers 4.57: each attention module makes its own
             angles = self.get_submodule("rotary_emb")(query, position_ids=kwargs["position_ids"])
-        # [1, sequence, head size]: both halves of a head are turned by the same angles.
+        # [1, sequence, head size]: both halves of a head are rotated by the same angles.
         half = self._head_size // 2
         cosines, sines = (table[:, :, None, :half] for table in angles)
 
@@ -203,7 +209,7 @@ class RotaryAttention(ScaledAttention):
 
 
 def _parts(linear: nn.Linear, matrices: int) -> Iterator[nn.Linear]:
-    """The linear layers that one holds one after the other."""
+    """Split a linear layer that holds several matrices one after the other."""
     biases = [None] * matrices if linear.bias is None else linear.bias.detach().chunk(matrices)
     for weight, bias in zip(linear.weight.detach().chunk(matrices), biases, strict=True):
         part = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
@@ -222,7 +228,7 @@ KINDS: dict[AttentionKind, type[ScaledAttention]] = {
 
 @contextmanager
 def fused_attention(model: nn.Module) -> Iterator[PaddingMask]:
-    """Exchange the attention modules of a model while the block runs; kinds that nobody stands in for stay."""
+    """Replace the attention modules of a model while the block runs; kinds without a replacement stay."""
     encoder = encoder_of(model)
     mask = PaddingMask()
     replaced: list[tuple[EncoderLayer, nn.Module]] = []

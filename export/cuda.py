@@ -1,7 +1,7 @@
-"""ONNX Runtime on NVIDIA GPUs: its CUDA provider, with inputs and outputs bound so that each is copied once.
+"""ONNX Runtime on NVIDIA GPUs: its CUDA provider, with bound inputs and outputs, so that each is copied once.
 
-Not run on a GPU by this project's own tests where there is none; ``docs/gpu.md`` says what was. The session itself is
-tested with its memory on the processor, which ONNX Runtime's I/O binding treats alike.
+The tests need no GPU: they test the session with its memory on the processor, which ONNX Runtime's I/O binding treats
+alike. ``docs/gpu.md`` lists the runs on GPUs.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from compress.core.errors import ExportError, TargetError
 from compress.export import cuda_events
-from compress.export.inputs import inputs_of
-from compress.profile.gpu import gpus, here
+from compress.export.inputs import select_inputs
+from compress.profile.gpu import gpus, matching_gpus
 
 if TYPE_CHECKING:
     from compress.export.session import Session
@@ -29,15 +29,16 @@ INSTALL = "pip uninstall onnxruntime, then pip install 'compress[gpu]' (the two 
 
 
 class BoundSession:
-    """``Session`` with bound inputs and outputs: a call takes arrays of the host and gives one back.
+    """``Session`` with bound inputs and outputs: a call takes arrays of the host and returns one.
 
-    So latencies have both copies in them, as a caller on the host meets them. Memory for inputs stays bound from call
-    to call of one shape.
+    So its latency includes both copies, as for a caller on the host. The memory of the inputs stays bound between calls
+    of one shape.
 
     Args:
         inference: an ``onnxruntime.InferenceSession``.
-        device, number: where inputs and outputs lie: ``cuda`` and which, or ``cpu``.
-        stream: CUDA stream that the session computes on; None where it has one of its own.
+        device: device of inputs and outputs, ``cuda`` or ``cpu``.
+        number: number of that device.
+        stream: CUDA stream that the session computes on; None if the session has its own.
     """
 
     def __init__(self, inference: Any, device: str = "cuda", number: int = 0, stream: int | None = None) -> None:
@@ -48,6 +49,7 @@ class BoundSession:
         self._binding: Any = None
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """Run the model on one batch; see ``Session.run``."""
         binding, known = self._bind(feed)
         with _as_export_error(known):
             self._inference.run_with_iobinding(binding)
@@ -55,18 +57,24 @@ class BoundSession:
         return np.array(answers[0]) if len(answers) == 1 else np.stack(answers, axis=-1)
 
     def without_copies(self, feed: Mapping[str, NDArray[Any]]) -> tuple[Callable[[], None], int]:
-        """What starts a call whose inputs are on the GPU already, and the CUDA stream it starts on.
+        """Prepare calls whose inputs are already on the GPU.
+
+        Args:
+            feed: one batch, arrays by input name.
+
+        Returns:
+            A function that starts a call, and the CUDA stream that it starts on.
 
         Raises:
             ExportError: the session computes on a stream that only the runtime knows.
         """
         if self._stream is None:
-            raise ExportError("this session has no CUDA stream to time on")
+            raise ExportError("this session has no CUDA stream to time on; install cuda-bindings (the extra 'gpu')")
         import onnxruntime
 
         binding, known = self._bind(feed)
         options = onnxruntime.RunOptions()
-        # A call then ends when all is started; events tell when it is done.
+        # With this a call returns as soon as everything has started; events tell when it is done.
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
         def start() -> None:
@@ -77,6 +85,7 @@ class BoundSession:
         return start, self._stream
 
     def close(self) -> None:
+        """Free the model's memory; see ``Session.close``."""
         self._inference, self._binding = None, None
         self._bound.clear()
         if self._stream is not None:
@@ -84,10 +93,10 @@ class BoundSession:
             self._stream = None
 
     def _bind(self, feed: Mapping[str, NDArray[Any]]) -> tuple[Any, dict[str, NDArray[Any]]]:
-        """Put inputs where the session computes, into the memory of the last call where shapes are the same."""
+        """Copy inputs to the session's device, into the memory of the last call if the shapes are the same."""
         if self._inference is None:
             raise ExportError("this session is closed; open another with open_session")
-        known = {name: np.ascontiguousarray(value) for name, value in inputs_of(feed, self.input_names).items()}
+        known = {name: np.ascontiguousarray(value) for name, value in select_inputs(feed, self.input_names).items()}
         import onnxruntime
 
         shapes = {name: tuple(value.shape()) for name, value in self._bound.items()}
@@ -114,7 +123,7 @@ class BoundSession:
 def _as_export_error(known: Mapping[str, NDArray[Any]]) -> Iterator[None]:
     from compress.export.session import runtime_errors
 
-    # A bound call has its own, plain kind of error.
+    # Bound calls raise a plain RuntimeError.
     expected: tuple[type[Exception], ...] = (*runtime_errors(), RuntimeError)
     try:
         yield
@@ -124,13 +133,16 @@ def _as_export_error(known: Mapping[str, NDArray[Any]]) -> Iterator[None]:
 
 
 def provider_options(number: int = 0, stream: int | None = None) -> list[tuple[str, dict[str, str]]]:
-    """Providers and their options, as ``InferenceSession`` takes them; the processor's runs what is about shapes.
-
-    Args:
-        number: of the GPU.
-        stream: CUDA stream to compute on; None lets the provider make its own.
+    """Execution providers with their options: CUDA, then the processor for operations on shapes.
 
     Source: ONNX Runtime's documentation, "CUDA Execution Provider", configuration options.
+
+    Args:
+        number: number of the GPU.
+        stream: CUDA stream to compute on; None lets the provider create its own.
+
+    Returns:
+        Names and options, as ``InferenceSession`` takes them.
     """
     cuda = {
         "device_id": str(number),
@@ -147,6 +159,13 @@ def provider_options(number: int = 0, stream: int | None = None) -> list[tuple[s
 def open_cuda(model: Path | bytes, target: Target) -> Session:
     """Load an exported model on the target's GPU.
 
+    Args:
+        model: an ONNX file, or its bytes.
+        target: a target that runs in ONNX Runtime on an NVIDIA GPU.
+
+    Returns:
+        A session with bound inputs and outputs.
+
     Raises:
         TargetError: there is no such GPU, or ONNX Runtime lacks its CUDA provider; the message says what to do.
         ExportError: the runtime refuses the model.
@@ -160,15 +179,15 @@ def open_cuda(model: Path | bytes, target: Target) -> Session:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
-    # Values in the GPU's memory are made outside of any session; each would be met with a warning about plugins.
+    # Values in the GPU's memory are created outside of sessions; each would log a warning about plugins.
     onnxruntime.set_default_logger_severity(3)
-    # CUDA's libraries as Python packages, where they are installed so, lie where no loader looks.
+    # If CUDA's libraries are installed as Python packages, the system's loader does not find them.
     if hasattr(onnxruntime, "preload_dlls"):
         with redirect_stdout(io.StringIO()):
             onnxruntime.preload_dlls()
     inference = load_inference(model, options, provider_options(number, stream))
     if PROVIDER not in inference.get_providers():
-        # It falls back to the processor without an error where CUDA's libraries cannot be loaded.
+        # Without CUDA's libraries it falls back to the processor without an error.
         raise TargetError(
             f"ONNX Runtime {onnxruntime.__version__} could not start its CUDA provider (CUDA, of the version it was "
             "built for, and cuDNN 9 have to be found): pip install 'onnxruntime-gpu[cuda,cudnn]', or the image; "
@@ -178,10 +197,10 @@ def open_cuda(model: Path | bytes, target: Target) -> Session:
 
 
 def require_cuda(target: Target) -> int:
-    """The number of the target's GPU, where ONNX Runtime can use it.
+    """The number of the target's GPU; checks that ONNX Runtime can use it.
 
     Raises:
-        TargetError: it is not here, or ONNX Runtime lacks its CUDA provider; the message says what to do.
+        TargetError: the GPU is not here, or ONNX Runtime lacks its CUDA provider; the message says what to do.
     """
     number = device_number(target)
     lacking = lacking_provider()
@@ -191,20 +210,20 @@ def require_cuda(target: Target) -> int:
 
 
 def device_number(target: Target) -> int:
-    """Which GPU of this machine is the target's: the first of its compute capability.
+    """Number of the target's GPU: the first GPU of this machine with its compute capability.
 
     Raises:
-        TargetError: none is.
+        TargetError: there is none.
     """
     reason = absence(target)
     if reason is not None:
         raise TargetError(f"target '{target.name}' is not on this machine: {reason}")
-    return next(i for i, gpu in enumerate(gpus()) if gpu in here(target.compute_capability))
+    return next(i for i, gpu in enumerate(gpus()) if gpu in matching_gpus(target.compute_capability))
 
 
 def absence(target: Target) -> str | None:
-    """Why a GPU target is not this machine; None where it is."""
-    if here(target.compute_capability):
+    """Reason why a GPU target is not this machine; None if it is."""
+    if matching_gpus(target.compute_capability):
         return None
     wanted = f"{target.device}" + (
         f" (compute capability {target.compute_capability})" if target.compute_capability else ""
@@ -214,7 +233,7 @@ def absence(target: Target) -> str | None:
 
 
 def lacking_provider() -> str | None:
-    """Why ONNX Runtime cannot use a GPU; None where it can."""
+    """Reason why ONNX Runtime cannot use a GPU; None if it can."""
     try:
         import onnxruntime
     except ImportError:

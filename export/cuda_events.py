@@ -1,7 +1,7 @@
-"""CUDA events: how long a GPU takes from the start of a call to its end, without the copies around it.
+"""CUDA events: time a GPU from the start of a call to its end, without the copies before and after.
 
-Through NVIDIA's own bindings (``cuda-bindings``), which the extra ``gpu`` installs. Without them nothing is timed this
-way, and calls are timed on the host's clock alone, copies included, which is what budgets are about.
+This uses NVIDIA's own bindings (``cuda-bindings``), which the extra ``gpu`` installs. Without them there are only
+timings on the host's clock, with copies. Budgets always use the host's clock.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from numpy.typing import NDArray
 
 from compress.core.errors import ExportError
 
-# Calls until clocks and memory are as they stay.
+# Untimed calls, until clocks and memory have settled.
 _WARMUP = 20
 Start = Callable[[], None]
 
 
 class WithoutCopies(Protocol):
-    """A session on a GPU that can start a call with its inputs already there."""
+    """A session that can start calls whose inputs are already on the GPU."""
 
-    def without_copies(self, feed: Mapping[str, NDArray[Any]]) -> tuple[Start, int]: ...
+    def without_copies(self, feed: Mapping[str, NDArray[Any]]) -> tuple[Start, int]:
+        """A function that starts a call on this batch, and the CUDA stream that it starts on."""
 
 
 def runtime() -> Any | None:
-    """``cuda.bindings.runtime``; None where it is not installed, or finds no driver."""
+    """``cuda.bindings.runtime``; None if it is not installed, or finds no driver."""
     try:
         from cuda.bindings import runtime as cuda
     except (ImportError, RuntimeError):
@@ -35,7 +36,7 @@ def runtime() -> Any | None:
 
 
 def new_stream(number: int) -> int | None:
-    """A CUDA stream on a GPU, for a session to compute on; None where there are no bindings."""
+    """Create a CUDA stream on a GPU, for a session to compute on; None without CUDA's bindings."""
     cuda = runtime()
     if cuda is None:
         return None
@@ -45,7 +46,7 @@ def new_stream(number: int) -> int | None:
 
 
 def free_stream(stream: int) -> None:
-    """Give a stream back."""
+    """Destroy a CUDA stream."""
     cuda = runtime()
     if cuda is not None:
         _done(cuda.cudaStreamDestroy(stream))
@@ -54,17 +55,24 @@ def free_stream(stream: int) -> None:
 def without_copies(
     sessions: Sequence[Any], feed: Mapping[str, NDArray[Any]], rounds: int, seed: int = 0
 ) -> NDArray[np.float64] | None:
-    """Milliseconds between two events around each call, inputs and outputs on the GPU, [rounds, sessions].
+    """Time calls between two CUDA events, with inputs and outputs on the GPU.
 
-    Calls are interleaved in another order every round, as ``profile.measure`` does on the host's clock. An event waits
-    for what was started before it on its stream, so the time is the GPU's, gaps between kernels included where the
-    host is slower than the GPU.
+    Calls are interleaved in another order every round, as ``profile/timing.py`` does on the host's clock. An event
+    waits for the work that was started before it on its stream. So the time is the GPU's; if the host is slower, it
+    includes the gaps between kernels.
 
     Args:
-        sessions: to compare; None is returned unless all can start a call without copies.
-        feed: one batch.
-        rounds: how often to time each.
+        sessions: sessions to compare.
+        feed: one batch, arrays by input name.
+        rounds: timings of each session.
         seed: of the order.
+
+    Returns:
+        Milliseconds [rounds, sessions]; None without CUDA's bindings, or if a session cannot start calls without
+        copies.
+
+    Raises:
+        ExportError: CUDA reports an error.
     """
     cuda = runtime()
     if cuda is None or not all(hasattr(session, "without_copies") for session in sessions):
@@ -81,7 +89,7 @@ def without_copies(
         for row in taken:
             for i in order.permutation(len(starts)):
                 start, stream = starts[i]
-                # The call before has ended: its tail would count for this one.
+                # Wait for the end of the previous call: otherwise its rest would count for this one.
                 _done(cuda.cudaDeviceSynchronize())
                 _done(cuda.cudaEventRecord(before, stream))
                 start()
@@ -95,10 +103,10 @@ def without_copies(
 
 
 def _done(answer: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a call to CUDA gives, without its error code.
+    """The values of an answer from CUDA, without its error code.
 
     Raises:
-        ExportError: the code is one.
+        ExportError: the code is an error.
     """
     error, *values = answer
     if int(error) != 0:

@@ -1,13 +1,13 @@
-"""fp16: half-precision graphs, and what half precision does to their values on real inputs.
+"""fp16: converts graphs to half precision, and finds the operators that have to stay in fp32.
 
-Sums inside norms and products are accumulated in fp32 by the kernels themselves: ``LayerNormalization`` by definition
-(its ``stash_type`` is 1), softmax and matrix products on every GPU kernel in question. What can go wrong is what lies
-between operators: it is rounded to 11 bits, and above 65504 it is infinite. Which values do is found on real inputs
-(``endangered``), and the operators concerned stay in fp32.
+Kernels accumulate sums inside norms and products in fp32: ``LayerNormalization`` by definition (its ``stash_type`` is
+1), softmax and matrix products in all GPU kernels concerned. The risk is in the values between operators: they are
+rounded to 11 bits, and infinite above 65504. ``nodes_near_overflow`` finds such values on real inputs, and the
+operators that make or read them stay in fp32.
 
-The processor computes fp16 graphs in fp32 and rounds little. So the numerics of a GPU are shown by ``emulated``: the
-fp32 graph with every value rounded to fp16 and back where the fp16 graph has one. Inside an operator it computes in
-fp32, so scores between the kernels of an unfused attention are the one thing that it does not round.
+Processors compute fp16 graphs in fp32 and round little. ``emulate_fp16`` shows the numerics of a GPU: it rounds every
+value of the fp32 graph to fp16 and back that the fp16 graph has in fp16. It does not round the scores between the
+kernels of an unfused attention, since they are inside one operator.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from compress.export import graph
 from compress.export.int8 import output_error
 
 LARGEST = 65504.0
-# Values on other inputs may be larger than on those looked at.
+# Values on other inputs may be this many times larger than on the inputs that were tried.
 HEADROOM = 4.0
-# Change of the answers, relative to their spread, above which norms are kept in fp32 too.
+# Change of the outputs, relative to their spread, above which norms stay in fp32 too.
 DRIFT = 0.02
 
 _TYPE_OF_RESULT = {"Shape": TensorProto.INT64, "Size": TensorProto.INT64, "NonZero": TensorProto.INT64}
@@ -39,14 +39,17 @@ Feed = Mapping[str, NDArray[Any]]
 
 
 def to_half(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
-    """A float32 graph in half precision; inputs and outputs keep their types.
+    """Convert a float32 graph to half precision; inputs and outputs keep their types.
 
     Args:
-        model: as ``export_onnx`` writes it; not changed.
+        model: float32, from ``export_onnx``; not changed.
         kept: names of nodes that stay in fp32, with casts around them.
 
+    Returns:
+        The fp16 graph.
+
     Raises:
-        ExportError: ONNX Runtime, whose converter it is, is not installed; or a name is of no node.
+        ExportError: ONNX Runtime, which has the converter, is not installed; or there is no node of a name.
     """
     try:
         from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -57,9 +60,11 @@ def to_half(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
         ) from None
     unknown = set(kept) - {node.name for node in model.graph.node}
     if unknown:
-        raise ExportError(f"the graph has no node {', '.join(sorted(unknown))}, which should stay in fp32")
+        raise ExportError(
+            f"cannot keep {', '.join(sorted(unknown))} in fp32: the graph has no such node; export the model again"
+        )
     copy = graph.copy_of(model)
-    # The converter puts casts where it knows types; it cannot infer those of fused operators.
+    # The converter adds casts where it knows types; it cannot infer those of fused operators.
     del copy.graph.value_info[:]
     inputs = {value.name for value in (*copy.graph.input, *copy.graph.output)}
     copy.graph.value_info.extend(
@@ -70,13 +75,21 @@ def to_half(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
     half = convert_float_to_float16(
         copy, keep_io_types=True, disable_shape_infer=True, node_block_list=sorted(kept), op_block_list=[]
     )
-    # It appends casts at the end.
+    # The converter appends casts at the end.
     OnnxModel.graph_topological_sort(half.graph)
-    return graph.rebuilt(half, half.graph.node, half.graph.initializer)
+    return graph.rebuild(half, half.graph.node, half.graph.initializer)
 
 
-def emulated(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
-    """A float32 graph that answers what ``to_half`` of it does on a device that rounds every value to fp16."""
+def emulate_fp16(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
+    """A float32 graph with the outputs that ``to_half`` gives on a device that rounds every value to fp16.
+
+    Args:
+        model: float32; not changed.
+        kept: names of nodes that stay in fp32.
+
+    Returns:
+        The graph with casts to fp16 and back.
+    """
     wide = {value.name for value in model.graph.output}
     names = set(float_values(model))
     nodes: list[NodeProto] = []
@@ -97,25 +110,25 @@ def emulated(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
             copy.output[position] = f"{name}_exact"
             nodes.append(helper.make_node("Cast", [f"{name}_exact"], [f"{name}_half"], to=TensorProto.FLOAT16))
             nodes.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
-    return graph.rebuilt(model, nodes, weights)
+    return graph.rebuild(model, nodes, weights)
 
 
 def _rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    # As the converter does: what is too large becomes the largest, not infinite.
+    # As the converter does: values that are too large become the largest, not infinite.
     return np.clip(values, -LARGEST, LARGEST).astype(np.float16).astype(np.float32)
 
 
-def endangered(model: ModelProto, feeds: Sequence[Feed], headroom: float = HEADROOM) -> dict[str, float]:
-    """Nodes with a value that fp16 cannot hold, and the largest it had.
+def nodes_near_overflow(model: ModelProto, feeds: Sequence[Feed], headroom: float = HEADROOM) -> dict[str, float]:
+    """Find the nodes with inputs or outputs that may overflow in fp16.
 
     Args:
         model: float32.
-        feeds: real inputs.
+        feeds: real inputs, arrays by name.
         headroom: how many times larger values on other inputs may be.
 
     Returns:
-        By name of the node, its largest absolute input or output above 65504 / headroom. A node that reads such a value
-        counts too: the value has to reach it in fp32.
+        For each node, by name, its largest absolute input or output, if above 65504 / headroom. Nodes that only read
+        such a value count too, since it has to reach them in fp32.
     """
     largest = dict.fromkeys(float_values(model), 0.0)
     for values in _values(model, sorted(largest), feeds):
@@ -131,13 +144,14 @@ def endangered(model: ModelProto, feeds: Sequence[Feed], headroom: float = HEADR
 
 
 @dataclass(frozen=True)
-class Kept:
+class Float32Nodes:
     """Nodes that stay in fp32.
 
     Attributes:
         nodes: their names, in the graph's order.
-        reason: why, in words; empty where none do.
-        error: root mean square by which the answers of the emulated fp16 graph differ, relative to their spread.
+        reason: why they stay, in words; empty without nodes.
+        error: root mean square error of the outputs of the emulated fp16 graph, relative to their spread; NaN without
+            data.
     """
 
     nodes: tuple[str, ...]
@@ -145,13 +159,16 @@ class Kept:
     error: float
 
 
-def hold(model: ModelProto, feeds: Sequence[Feed], allowed: float = DRIFT) -> Kept:
-    """What has to stay in fp32: what fp16 cannot hold, and norms and softmax where answers drift nevertheless.
+def choose_float32_nodes(model: ModelProto, feeds: Sequence[Feed], allowed: float = DRIFT) -> Float32Nodes:
+    """Choose the nodes that stay in fp32: those that may overflow, and norms and softmax if the outputs still drift.
 
     Args:
         model: float32.
-        feeds: real inputs; without any nothing is known, and norms and softmax stay in fp32.
-        allowed: relative root mean square of the answers' change.
+        feeds: real inputs, arrays by name; without any, norms and softmax stay in fp32.
+        allowed: largest root mean square error of the outputs, relative to their spread.
+
+    Returns:
+        Names of the nodes, the reason, and the remaining error.
     """
     order = {node.name: number for number, node in enumerate(model.graph.node)}
 
@@ -159,20 +176,22 @@ def hold(model: ModelProto, feeds: Sequence[Feed], allowed: float = DRIFT) -> Ke
         return tuple(sorted(set(names), key=lambda name: order[name]))
 
     if not feeds:
-        return Kept(sorted_names(norms(model)), "norms, since there is no data to try fp16 on", float("nan"))
-    large = endangered(model, feeds)
+        return Float32Nodes(
+            sorted_names(norm_nodes(model)), "norms, since there is no data to try fp16 on", float("nan")
+        )
+    large = nodes_near_overflow(model, feeds)
     kept = sorted_names(large)
     reason = f"values up to {max(large.values()):.3g} (fp16 ends at 65504)" if large else ""
     exact = _answers(model, feeds)
-    error = output_error(_answers(emulated(model, kept), feeds), exact)
+    error = output_error(_answers(emulate_fp16(model, kept), feeds), exact)
     if error <= allowed:
-        return Kept(kept, reason, error)
-    wider = sorted_names([*kept, *norms(model)])
-    better = output_error(_answers(emulated(model, wider), feeds), exact)
+        return Float32Nodes(kept, reason, error)
+    wider = sorted_names([*kept, *norm_nodes(model)])
+    better = output_error(_answers(emulate_fp16(model, wider), feeds), exact)
     if not (better < error or math.isnan(error)):
-        return Kept(kept, reason, error)
+        return Float32Nodes(kept, reason, error)
     drifted = f"norms, since fp16 changes the answers by {error:.1%} of their spread"
-    return Kept(wider, f"{reason} and {drifted}" if reason else drifted, better)
+    return Float32Nodes(wider, f"{reason} and {drifted}" if reason else drifted, better)
 
 
 def _answers(model: ModelProto, feeds: Sequence[Feed]) -> list[NDArray[Any]]:
@@ -180,8 +199,8 @@ def _answers(model: ModelProto, feeds: Sequence[Feed]) -> list[NDArray[Any]]:
     return [np.stack([found[name] for name in names], axis=-1) for found in _values(model, names, feeds)]
 
 
-def norms(model: ModelProto) -> list[str]:
-    """Names of the norms, the softmaxes and the sums that these read: what stays in fp32 where fp16 drifts."""
+def norm_nodes(model: ModelProto) -> list[str]:
+    """Names of the norms and softmaxes, and of the sums that they read; they stay in fp32 if the outputs drift."""
     makers = {output: node for node in model.graph.node for output in node.output}
     kept = []
     for node in model.graph.node:
@@ -193,9 +212,9 @@ def norms(model: ModelProto) -> list[str]:
 
 
 def float_values(model: ModelProto) -> list[str]:
-    """Names of the float32 values that nodes make, in order.
+    """Names of the float32 outputs of nodes, in order.
 
-    An operator's result has the type of its first input, but for a few that say otherwise.
+    The type of an operator's output is that of its first input, with a few exceptions.
     """
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
     types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -216,7 +235,7 @@ def float_values(model: ModelProto) -> list[str]:
 
 
 def _values(model: ModelProto, names: Sequence[str], feeds: Sequence[Feed]) -> Iterable[dict[str, NDArray[Any]]]:
-    """Values inside a graph, by name, for one feed after the other; computed on the processor."""
+    """Values inside a graph, by name, for each feed in turn; computed on the processor."""
     import onnxruntime
 
     copy = graph.copy_of(model)
@@ -226,7 +245,7 @@ def _values(model: ModelProto, names: Sequence[str], feeds: Sequence[Feed]) -> I
     )
     with tempfile.TemporaryDirectory(prefix="compress-") as folder:
         path = Path(folder) / "model.onnx"
-        # Not graph.save: outputs without a shape are beneath the checker.
+        # Not graph.save: ONNX's checker rejects outputs without a shape.
         save_model(copy, str(path), save_as_external_data=True, location="weights", size_threshold=1 << 20)
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         inputs = [value.name for value in session.get_inputs()]

@@ -1,4 +1,4 @@
-"""What a call of a model is given: inputs by name, what they look like, which of their axes vary."""
+"""Inputs of exported models: examples to trace with, and the arrays of a batch that a model takes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def traced(names: Sequence[str], config: Any) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
-    """Examples of inputs to export a model with, and the axes of each that vary.
+def example_inputs(names: Sequence[str], config: Any) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
+    """Make example inputs to export a model with, and the dynamic axes of each.
 
     Args:
-        names: of the inputs: ``pixel_values`` are float32 [batch, channels, height, width], of which the batch varies;
-            all others int64 [batch, sequence], of which both do.
-        config: the model's.
+        names: names of the inputs. ``pixel_values`` are float32 [batch, channels, height, width] with a dynamic batch;
+            all others are int64 [batch, sequence] with both axes dynamic.
+        config: the model's configuration.
+
+    Returns:
+        A tensor for each input, and for each the dynamic axes by number.
     """
     import torch
 
-    # Above 1, different, and at most the model's length: the tracer takes a size of 1 or two equal sizes for constants.
+    # Sizes above 1, different, and within the model's length: the tracer takes 1, or two equal sizes, for constants.
     longest = longest_input(config) or 512
     batch = torch.export.Dim("batch", min=1)
     image = image_input(config)
@@ -40,11 +43,18 @@ def traced(names: Sequence[str], config: Any) -> tuple[tuple[Tensor, ...], tuple
     return tuple(inputs), tuple(axes)
 
 
-def inputs_of(feed: Mapping[str, NDArray[Any]], names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The arrays that a model takes; what else is in the feed is left out.
+def select_inputs(feed: Mapping[str, NDArray[Any]], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Select the arrays of a feed that a model takes.
+
+    Args:
+        feed: arrays by input name; may have more than the model takes.
+        names: the model's inputs.
+
+    Returns:
+        Arrays by name.
 
     Raises:
-        ExportError: one is missing.
+        ExportError: an input is missing from the feed.
     """
     missing = [name for name in names if name not in feed]
     if missing:

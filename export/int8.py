@@ -1,8 +1,9 @@
-"""int8 through ``onnxruntime.quantization``: which operators, in which form, what is left out, and what it costs.
+"""int8 quantization with ``onnxruntime.quantization``: dynamic and static schemes, embeddings, output error.
 
-Weights are symmetric int8 with a scale per output channel; embeddings have a scale per row. Activations are uint8,
-which is what the integer kernels of ONNX Runtime take: *dynamic* finds their range anew in every call, *static* (Q/DQ)
-has it from calibration data. Pooler and head stay float: they take no time, and their errors are the answer's.
+Weights are symmetric int8 with a scale per output channel; embeddings have a scale per row. Activations are uint8, for
+ONNX Runtime's integer kernels. The *dynamic* scheme computes their range in every call. The *static* scheme (Q/DQ)
+takes it from calibration data. Pooler and head stay float: they take almost no time, and errors in them change the
+output directly.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, load_model, numpy_h
 
 from compress.core.errors import DataError, ExportError
 from compress.export import graph
-from compress.export.graph import rebuilt, size_of
+from compress.export.graph import rebuild, size_of
 
 Feed = Mapping[str, NDArray[Any]]
 Calibration = Literal["minmax", "entropy", "percentile"]
 
-# Fewer say little about the range of activations: one unusual sentence then decides it.
+# With fewer examples, one unusual sentence decides the range of activations.
 LEAST_SAMPLES = 16
 _QUANTIZED = ("MatMul", "Attention")
-# A smaller table saves nothing worth an operator more.
+# Smaller tables are not worth the additional operators.
 _TABLE_BYTES = 1_000_000
 
 
 def quantizable(model: ModelProto) -> dict[str, str]:
-    """Operators that int8 takes: their weight (``<layer>.weight`` without the ending) by the name of the node."""
+    """Operators that can be quantized: their weight (``<layer>.weight`` without the ending), by name of the node."""
     constants = {tensor.name for tensor in model.graph.initializer}
     return {
         node.name: node.input[1].removesuffix(".weight")
@@ -46,16 +47,19 @@ def quantizable(model: ModelProto) -> dict[str, str]:
 def quantize_dynamic(
     model: ModelProto, left_out: Sequence[str] = (), *, reduce_range: bool = False, timing_only: bool = False
 ) -> ModelProto:
-    """int8 weights, and activations that are quantized in every call by their own range.
+    """Quantize weights to int8; activations are quantized in every call, by their own range.
 
     Args:
-        model: float32, as ``export_onnx`` writes it or packed; it is not changed.
-        left_out: weights that stay float32, as ``quantizable`` names them.
-        reduce_range: 7 bits for weights, for processors whose 8-bit kernels saturate.
-        timing_only: per-channel scales of no meaning, made in a fraction of the time: latency does not ask.
+        model: float32, from ``export_onnx`` or packed; not changed.
+        left_out: weights that stay float32, named as ``quantizable`` does.
+        reduce_range: use 7 bits for weights, for processors whose 8-bit kernels saturate.
+        timing_only: use meaningless per-channel scales, which take a fraction of the time and do not change latency.
+
+    Returns:
+        The quantized graph.
 
     Raises:
-        ExportError: ONNX Runtime is not installed, or refuses.
+        ExportError: ONNX Runtime is not installed, or cannot quantize the model.
     """
     nodes = _nodes(model, left_out)
     if not nodes:
@@ -88,20 +92,23 @@ def quantize_static(
     signed: bool = False,
     timing_only: bool = False,
 ) -> ModelProto:
-    """int8 weights and activations as Q/DQ pairs around each operator, symmetric, ranges from calibration data.
+    """Quantize weights and activations to int8, symmetric, as Q/DQ pairs with ranges from calibration data.
 
     Args:
-        model: float32, as ``export_onnx`` writes it; attention has to be unpacked.
-        samples: batches to calibrate on, inputs by name [batch, sequence].
-        left_out: see ``quantize_dynamic``.
-        calibration: how a range follows from the values seen.
-        reduce_range: see ``quantize_dynamic``.
-        signed: activations in int8 with zero point 0, which is all that TensorRT takes, instead of uint8.
-        timing_only: one scale per weight instead of one per channel.
+        model: float32, from ``export_onnx``; attention must not be packed.
+        samples: batches to calibrate on, arrays [batch, sequence] by input name.
+        left_out: weights that stay float32, named as ``quantizable`` does.
+        calibration: method that derives a range from the values.
+        reduce_range: use 7 bits for weights, for processors whose 8-bit kernels saturate.
+        signed: use int8 activations with zero point 0, which TensorRT requires, instead of uint8.
+        timing_only: use one scale per weight instead of one per channel, which does not change latency.
+
+    Returns:
+        The quantized graph.
 
     Raises:
-        DataError: too few samples.
-        ExportError: ONNX Runtime is not installed, or refuses.
+        DataError: there are too few samples.
+        ExportError: ONNX Runtime is not installed, or cannot quantize the model.
     """
     count = sum(len(next(iter(sample.values()))) for sample in samples)
     if count < LEAST_SAMPLES and not timing_only:
@@ -113,7 +120,7 @@ def quantize_static(
     if not nodes:
         return model
     typed = graph.copy_of(model)
-    # ONNX's inference does not know the types of fused operators, and tensors of unknown type are not quantized.
+    # ONNX's shape inference does not know the types of fused operators, and untyped tensors are not quantized.
     typed.graph.value_info.extend(
         helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
         for node in model.graph.node
@@ -148,7 +155,7 @@ def quantize_static(
                     "DefaultTensorType": TensorProto.FLOAT,
                     "ActivationSymmetric": True,
                     "WeightSymmetric": True,
-                    # Outputs go to float operators (bias, residual, attention): rounding them gains nothing.
+                    # Outputs go to float operators (bias, residual, attention), so rounding them gains nothing.
                     "OpTypesToExcludeOutputQuantization": ["MatMul"],
                 },
             ),
@@ -157,7 +164,7 @@ def quantize_static(
 
 
 def large_tables(model: ModelProto) -> dict[str, TensorProto]:
-    """Embedding tables that ``embeddings_by_row`` takes, by name."""
+    """Embedding tables that ``embeddings_by_row`` quantizes, by name."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     uses = Counter(name for node in model.graph.node for name in node.input)
     looked_up = {node.input[0] for node in model.graph.node if node.op_type == "Gather" and node.input}
@@ -169,9 +176,10 @@ def large_tables(model: ModelProto) -> dict[str, TensorProto]:
 
 
 def embeddings_by_row(model: ModelProto) -> ModelProto:
-    """Large embedding tables as int8 with a scale per row: a quarter of the bytes, and rows keep their own precision.
+    """Quantize large embedding tables to int8 with a scale per row: a quarter of the bytes.
 
-    Standard operators only (Gather, Cast, Mul), on the rows looked up: time does not grow with the vocabulary.
+    It uses standard operators (Gather, Cast, Mul) on the rows that are looked up, so the time does not grow with the
+    vocabulary.
     """
     tables = large_tables(model)
     nodes: list[NodeProto] = []
@@ -195,7 +203,7 @@ def embeddings_by_row(model: ModelProto) -> ModelProto:
             helper.make_node("Mul", [f"{rows}_cast", f"{rows}_scale"], [rows], f"{node.name}_scaled"),
         ]
     kept = [tensor for tensor in model.graph.initializer if tensor.name not in added]
-    return rebuilt(model, nodes, [*kept, *(tensor for pair in added.values() for tensor in pair)])
+    return rebuild(model, nodes, [*kept, *(tensor for pair in added.values() for tensor in pair)])
 
 
 def _nodes(model: ModelProto, left_out: Sequence[str]) -> list[str]:
@@ -203,11 +211,11 @@ def _nodes(model: ModelProto, left_out: Sequence[str]) -> list[str]:
 
 
 def _through_file(quantize: Callable[[str, str], object], model: ModelProto) -> ModelProto:
-    """The library reads and writes files; shapes that it leaves in the result slow it down (``graph.rebuilt``)."""
+    """Quantize by way of files, as the library works; removes the shapes that it adds, see ``graph.rebuild``."""
     with tempfile.TemporaryDirectory(prefix="compress-") as folder:
         source, result = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         external = sum(map(size_of, model.graph.initializer)) > graph.EXTERNAL_DATA_ABOVE_BYTES
-        # Saving moves external weights out of the model.
+        # Saving with external data removes the weights from the model, so save a copy.
         copy = graph.copy_of(model) if external else model
         save_model(copy, str(source), save_as_external_data=external, location="float.data" if external else None)
         try:
@@ -215,11 +223,11 @@ def _through_file(quantize: Callable[[str, str], object], model: ModelProto) -> 
         except (ValueError, RuntimeError, TypeError) as error:
             raise ExportError(f"ONNX Runtime could not quantize the model: {error}; use --precision fp32") from error
         found = load_model(str(result))
-    return rebuilt(found, found.graph.node, found.graph.initializer)
+    return rebuild(found, found.graph.node, found.graph.initializer)
 
 
 def _as_if_per_channel(model: ModelProto) -> ModelProto:
-    """Scales and zero points of weights repeated for every channel: the operators that real per-channel weights get."""
+    """Repeat scales and zero points of weights for every channel, to get the operators of per-channel weights."""
     widths = {
         tensor.name.removesuffix("_quantized"): tensor.dims[1]
         for tensor in model.graph.initializer
@@ -236,7 +244,7 @@ def _as_if_per_channel(model: ModelProto) -> ModelProto:
 
 @contextmanager
 def _library() -> Iterator[Any]:
-    """``onnxruntime.quantization``, without its advice on standard error."""
+    """Import ``onnxruntime.quantization`` and silence its log while the block runs."""
     try:
         from onnxruntime import quantization
     except ImportError:
@@ -250,7 +258,15 @@ def _library() -> Iterator[Any]:
 
 
 def output_error(answers: Iterable[NDArray[Any]], expected: Iterable[NDArray[Any]]) -> float:
-    """Root mean square of what answers differ by, relative to the spread of the expected ones."""
+    """Root mean square error of outputs, relative to the spread of the expected ones.
+
+    Args:
+        answers: outputs, one array per batch.
+        expected: reference outputs of the same shapes.
+
+    Returns:
+        RMS of the differences / standard deviation of the expected outputs.
+    """
     pairs = [(np.ravel(a), np.ravel(e)) for a, e in zip(answers, expected, strict=True)]
     difference = np.concatenate([a - e for a, e in pairs])
     spread = float(np.std(np.concatenate([e for _, e in pairs])))

@@ -1,8 +1,8 @@
-"""What is done to an exported graph before a runtime gets it: number format and form, one small value for all rooms.
+"""Lowering: brings an exported graph into the number format and form that a runtime gets (``Engine``).
 
-The same value lowers a structure for the profile and the finished model for the artifact, so that what is planned with
-is what is deployed. Which of the forms is the fastest differs between processors and releases, so it is measured
-(``validate.choose``), never assumed.
+The same engine lowers structures for the profile and the finished model for the artifact, so the plan is made for the
+deployed form. The fastest form differs between processors and releases, so it is measured (``choose_fastest`` in
+``export/measure.py``).
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 Form = Literal["plain", "packed", "offline", "standard"]
 Scheme = Literal["float", "dynamic", "static", "symmetric", "nncf"]
-# Schemes that ``lower`` carries out in the graph, each layer by itself.
+# Schemes that ``lower`` applies in the graph, layer by layer.
 IN_GRAPH: tuple[Scheme, ...] = ("dynamic", "static", "symmetric")
 
 
 @dataclass(frozen=True)
 class Engine:
-    """How a graph is brought onto a runtime.
+    """Number format and form of a graph for a runtime.
 
     Attributes:
         precision: number format.
-        form: ``plain`` as exported; ``packed``, each attention one operator with its projections; ``offline``, fused by
-            ONNX Runtime's offline optimizer; ``standard``, without operators of ONNX Runtime's own.
-        scheme: how int8 is made: ``dynamic``, ``static`` or ``symmetric`` (ONNX Runtime's library; the last is static
-            with activations as TensorRT has them), ``nncf`` (OpenVINO); ``float`` otherwise.
+        form: ``plain``, as exported; ``packed``, with each attention and its projections in one operator; ``offline``,
+            fused by ONNX Runtime's offline optimizer; ``standard``, without ONNX Runtime's own operators.
+        scheme: int8 scheme: ``dynamic``, ``static`` or ``symmetric`` (by ONNX Runtime's library; the last is static
+            with signed activations, for TensorRT), ``nncf`` (by nncf, for OpenVINO); ``float`` if not int8.
         reduce_range: 7-bit weights, for processors whose 8-bit kernels saturate.
-        left_out: what stays float32: in int8 weights, as ``quantize.quantizable`` names them; in fp16 nodes.
+        left_out: names of what stays float32: in int8 weights, as in ``int8.quantizable``; in fp16 nodes.
     """
 
     precision: Precision = "fp32"
@@ -48,20 +48,20 @@ class Engine:
 
     @property
     def name(self) -> str:
-        """For tables: ``fp32``, ``int8 dynamic, packed``."""
+        """Name for tables, such as ``fp32`` or ``int8 dynamic, packed``."""
         how = "" if self.scheme == "float" else f" {self.scheme}"
         return f"{self.precision}{how}" + ("" if self.form == "plain" else f", {self.form}")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """The engine in plain JSON types."""
         return {**asdict(self), "left_out": list(self.left_out)}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Engine:
-        """Read what ``to_json`` gave.
+        """Read the result of ``to_json``.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: it is not an engine.
         """
         import json
 
@@ -71,13 +71,21 @@ class Engine:
 
 
 def variants(target: Target, precision: Precision) -> tuple[Engine, ...]:
-    """The ways to bring a graph onto a target in a precision; the first is the default."""
+    """Engines to try on a target in a precision; the first is the default.
+
+    Args:
+        target: the device.
+        precision: number format.
+
+    Returns:
+        At least one engine.
+    """
     if target.runtime == "openvino":
         return (Engine(precision, "plain", "float" if precision == "fp32" else "nncf"),)
     if target.runtime == "tensorrt":
         return (Engine(precision, "standard", "symmetric" if precision == "int8" else "float"),)
     if target.runtime in GPU_RUNTIMES:
-        # Forms differ by operators for the processor only.
+        # The other forms use operators that exist only for the processor.
         return (Engine(precision),)
     if precision == "fp32":
         return Engine(form="plain"), Engine(form="packed"), Engine(form="offline")
@@ -90,17 +98,20 @@ def variants(target: Target, precision: Precision) -> tuple[Engine, ...]:
 
 
 def lower(model: ModelProto, engine: Engine, samples: Sequence[Feed] = (), *, timing_only: bool = False) -> ModelProto:
-    """A float graph as an engine has it.
+    """Bring a float32 graph into an engine's form and number format.
 
     Args:
-        model: as ``export_onnx`` or ``graph.narrow`` gives it; not changed.
-        engine: form and number format. What ``nncf`` does to a graph it does when the runtime reads it.
-        samples: batches to calibrate on, for ``static`` and ``symmetric``.
-        timing_only: take short cuts that change answers but not the time they take.
+        model: from ``export_onnx`` or ``narrow``; not changed.
+        engine: form and number format. ``nncf`` changes nothing here: it runs when OpenVINO reads the graph.
+        samples: batches to calibrate ``static`` and ``symmetric`` on, arrays by input name.
+        timing_only: take short cuts that change outputs but not latency.
+
+    Returns:
+        The graph that the runtime gets.
 
     Raises:
-        DataError: too few samples for these.
-        ExportError: the library that does it is missing, or refuses.
+        DataError: there are too few samples for ``static`` or ``symmetric``.
+        ExportError: a library is missing, or cannot convert the graph.
     """
     from compress.export import fp16, int8, standard_ops
 
@@ -123,15 +134,16 @@ def lower(model: ModelProto, engine: Engine, samples: Sequence[Feed] = (), *, ti
             signed=engine.scheme == "symmetric",
             timing_only=timing_only,
         )
-    # TensorRT computes with int8 in matrix products alone; its tables stay float.
+    # TensorRT uses int8 only in matrix products; embedding tables stay float.
     return int8.embeddings_by_row(model) if engine.scheme in ("dynamic", "static") else model
 
 
 def pack_attention(model: ModelProto) -> ModelProto:
-    """Join each attention and the three projections that it reads to one ``com.microsoft.Attention``.
+    """Join each attention and its three projections to one ``com.microsoft.Attention``.
 
-    One matrix product instead of three, and in int8 one quantization of its input; any number of heads. Attentions
-    whose projections read different inputs, or have no bias, or that add something to the scores, stay as they are.
+    This gives one matrix product instead of three, and in int8 one quantization of its input. It takes any number of
+    heads. An attention stays as it is if its projections read different inputs or have no bias, or if something is
+    added to its scores.
     """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     makers = {output: node for node in model.graph.node for output in node.output}
@@ -144,7 +156,7 @@ def pack_attention(model: ModelProto) -> ModelProto:
     for node in model.graph.node:
         projections = [_projection(name, makers, tensors, readers) for name in node.input[:3]]
         inputs = {found[0] for found in projections if found}
-        # Beside the projections, only a padding mask (the fifth input) is known to mean the same to both operators.
+        # Beside the projections, only a padding mask (the fifth input) means the same to both operators.
         more = [name for position, name in enumerate(node.input) if position > 2 and position != 4 and name]
         if node.op_type != "MultiHeadAttention" or None in projections or len(inputs) != 1 or more:
             nodes.append(node)
@@ -164,13 +176,13 @@ def pack_attention(model: ModelProto) -> ModelProto:
         )
         packed.attribute.extend(a for a in node.attribute if a.name in ("num_heads", "scale"))
         nodes.append(packed)
-    return graph.rebuilt(model, nodes, weights)
+    return graph.rebuild(model, nodes, weights)
 
 
 def _projection(
     output: str, makers: Mapping[str, NodeProto], tensors: Mapping[str, Any], readers: Mapping[str, int]
 ) -> tuple[str, str, str] | None:
-    """Input, weight and bias of the linear layer that makes a value which nothing else reads; None for other values."""
+    """Input, weight and bias of the linear layer that makes a value with one reader; None for other values."""
     add = makers.get(output)
     if add is None or add.op_type != "Add" or readers[output] != 1:
         return None
@@ -182,7 +194,7 @@ def _projection(
 
 
 def saturates() -> bool:
-    """Whether 8-bit products saturate here: x86 without VNNI adds two of them in 16 bits.
+    """Whether 8-bit products saturate on this processor: x86 without VNNI adds two of them in 16 bits.
 
     Source: ONNX Runtime's documentation, "Quantize ONNX models", on ``reduce_range``.
     """

@@ -1,4 +1,4 @@
-"""Measuring exported files: what they answer, how long they take, and which of several forms is the fastest."""
+"""Measures exported models: their outputs, their latency against the dense model, and the fastest of several forms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from compress.core.errors import DataError
 from compress.core.statistics import Interval, median_interval, ratio_interval
 from compress.export.cuda_events import without_copies
-from compress.profile.gpu import at_work, gpus
+from compress.profile.gpu import gpus, with_current_clock
 from compress.profile.timing import measure
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LEAST_ROUNDS = 15
 MOST_ROUNDS = 2000
 _WARMUP = 3
-# Untimed calls before every timed one: the other session has just emptied the caches.
+# Untimed calls before every timed one, since the other session has just displaced the caches.
 _PRIME = 1
 
 Feed = Mapping[str, NDArray[Any]]
@@ -39,7 +39,7 @@ class LatencyComparison:
         dense: median milliseconds of one call of the dense model, with its 95 % interval.
         compressed: the same of the compressed model.
         speedup: ratio of the two medians, dense over compressed; its interval resamples rounds, both sides together.
-        rounds: calls of each that were timed.
+        rounds: timed calls of each session.
     """
 
     dense: Interval
@@ -53,9 +53,9 @@ class GpuComparison:
     """Two sessions timed on a GPU by CUDA events, without the copies to it and back.
 
     Attributes:
-        dense, compressed, speedup, rounds: as for ``LatencyComparison``.
-        clock_mhz, most_clock_mhz: of the multiprocessors: right after the timings, and the highest there is; 0 where
-            the driver does not tell.
+        dense, compressed, speedup, rounds: see ``LatencyComparison``.
+        clock_mhz: clock of the multiprocessors right after the timings; 0 if unknown.
+        most_clock_mhz: highest clock of the multiprocessors; 0 if unknown.
     """
 
     dense: Interval
@@ -66,7 +66,7 @@ class GpuComparison:
     most_clock_mhz: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types, rounded to 0.1 us."""
+        """The comparison in plain JSON types, rounded to 0.1 µs."""
 
         def rounded(interval: Interval) -> dict[str, Any]:
             return {"value": round(interval.value, 4), "ci95": [round(v, 4) for v in interval.as_list()]}
@@ -92,10 +92,10 @@ def predict(
 
     Args:
         session: the model.
-        encoded: n tokenised examples; they are padded to the longest of their batch.
+        encoded: n tokenised examples; each batch is padded to its longest example.
         batch_size: examples per call.
-        read: the task's, from the session's answer and its inputs to outputs; None takes the answer.
-        fill: value of outputs at positions that a shorter batch does not have.
+        read: the task's function from the session's answer and inputs to outputs; None takes the answer itself.
+        fill: value of outputs at positions beyond the length of a batch.
 
     Returns:
         [n, ...], in the order of the examples.
@@ -126,11 +126,14 @@ def compare_latency(
     """Time two sessions against each other on one batch, interleaved call by call.
 
     Args:
-        dense: the baseline, exported as the other one is.
-        compressed: the model in question.
-        feed: one batch of the deployment's size and length.
-        seconds: time to spend, about; never fewer than 15 rounds.
+        dense: the baseline, exported in the same way.
+        compressed: the compressed model.
+        feed: one batch of the deployment's size and length, arrays by input name.
+        seconds: approximate time to spend; there are at least 15 rounds.
         seed: of the order of the calls and of the bootstrap.
+
+    Returns:
+        Both medians and the speed-up, with 95 % intervals.
     """
     times = _timed((dense, compressed), feed, seconds, seed)
     return LatencyComparison(
@@ -144,18 +147,24 @@ def compare_latency(
 def compare_without_copies(
     dense: Session, compressed: Session, feed: Feed, rounds: int = 300, seed: int = 0
 ) -> GpuComparison | None:
-    """What two sessions take on a GPU whose memory has the inputs already; None where they do not run on one.
+    """Time two sessions against each other with the inputs already on the GPU.
 
     Args:
-        dense, compressed, feed: see ``compare_latency``.
-        rounds: calls of each to time.
+        dense: the baseline, exported in the same way.
+        compressed: the compressed model.
+        feed: one batch of the deployment's size and length, arrays by input name.
+        rounds: timed calls of each session.
         seed: of the order of the calls and of the bootstrap.
+
+    Returns:
+        Both medians and the speed-up, with 95 % intervals; None if the sessions do not run on a GPU, or CUDA's bindings
+        are not installed.
     """
     times = without_copies((dense, compressed), feed, rounds, seed)
     if times is None:
         return None
-    # The sessions take the first GPU that fits; clocks of several alike are alike under the same work.
-    now = [at_work(gpu) for gpu in gpus()]
+    # The sessions use the first GPU that fits. The highest clock of all is the clock of the one that worked.
+    now = [with_current_clock(gpu) for gpu in gpus()]
     return GpuComparison(
         dense=median_interval(times[:, 0], seed),
         compressed=median_interval(times[:, 1], seed),
@@ -166,17 +175,20 @@ def compare_without_copies(
     )
 
 
-def choose(variants: Mapping[str, Session], feed: Feed, seconds: float = 3.0, seed: int = 0) -> str:
-    """The name of the fastest of several forms of one model.
+def choose_fastest(variants: Mapping[str, Session], feed: Feed, seconds: float = 3.0, seed: int = 0) -> str:
+    """Choose the fastest of several forms of one model.
 
-    The first is the default: another form wins only if it is faster beyond doubt (the 95 % interval of its time over
-    the default's is below 1), and of those the one with the least median.
+    The first form is the default. Another form wins only if it is significantly faster: the 95 % interval of its time
+    over the default's is below 1. Of those, the one with the least median wins.
 
     Args:
         variants: sessions by name, the default first.
-        feed: one batch of the deployment's size and length.
-        seconds: time to spend, about.
+        feed: one batch of the deployment's size and length, arrays by input name.
+        seconds: approximate time to spend.
         seed: of the order of the calls and of the bootstrap.
+
+    Returns:
+        The name of the chosen form.
     """
     names = list(variants)
     times = _timed(tuple(variants.values()), feed, seconds, seed)
@@ -186,10 +198,10 @@ def choose(variants: Mapping[str, Session], feed: Feed, seconds: float = 3.0, se
 
 
 def _timed(sessions: tuple[Session, ...], feed: Feed, seconds: float, seed: int) -> NDArray[np.float64]:
-    """Milliseconds of interleaved calls, [rounds, sessions], for about as long as asked."""
+    """Milliseconds of interleaved calls, [rounds, sessions], in about the given time."""
     calls = [partial(session.run, feed) for session in sessions]
     one_round = np.inf
-    # The first call of a session allocates, and any may meet a pause: the least of a few tells how many rounds fit.
+    # The first call of a session allocates, and any call can be interrupted, so the least of three rounds counts.
     for _ in range(3):
         start = perf_counter()
         for call in calls:

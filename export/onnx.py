@@ -1,7 +1,7 @@
-"""From a PyTorch encoder to an ONNX file with fused attention and dynamic batch and length.
+"""Export: writes a PyTorch encoder as an ONNX file with fused attention and dynamic batch and length.
 
-Attention modules are exchanged for fused ones while the exporter runs (``attention.py``). ``check_parity`` catches a
-model whose entry in ``models/encoder.py`` is wrong.
+Attention modules are replaced by fused ones while the exporter runs (``export/attention.py``). ``check_parity`` finds
+models whose entry in ``models/families.py`` is wrong.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from compress.core.errors import ExportError
 from compress.export.attention import PaddingMask, fused_attention
 from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
-from compress.export.inputs import traced
+from compress.export.inputs import example_inputs
 from compress.models.encoder import MASK
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ Outputs = Callable[[nn.Module, dict[str, Tensor]], tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written.
+    """Properties of an exported file.
 
     Attributes:
         opset: version of the standard operator set.
-        fusions: fused operators (domain ``com.microsoft``) in the file, by name.
-        nodes: operators in the graph.
-        size_bytes: of the file, and of its external data where there is any.
+        fusions: number of each fused operator (domain ``com.microsoft``), by name.
+        nodes: number of operators in the graph.
+        size_bytes: size of the file and of its external data.
     """
 
     opset: int
@@ -50,7 +50,7 @@ class ExportReport:
 
 
 class _Exported(nn.Module):
-    """The model as the file has it: tensors by position in, tensors by position out."""
+    """The model with positional tensors as inputs and outputs, as in the file."""
 
     def __init__(self, model: nn.Module, input_names: Sequence[str], outputs: Outputs, mask: PaddingMask) -> None:
         super().__init__()
@@ -58,6 +58,7 @@ class _Exported(nn.Module):
         self._input_names, self._outputs, self._mask = tuple(input_names), outputs, mask
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Outputs of the task for inputs in the order of their names."""
         named = dict(zip(self._input_names, inputs, strict=True))
         mask = named.get(MASK)
         self._mask.value = None if mask is None else mask.to(torch.int32)
@@ -66,7 +67,7 @@ class _Exported(nn.Module):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's chatter (missing torchvision, renamed axes, deprecations in its insides) off the terminal."""
+    """Silence the exporter's warnings (missing torchvision, renamed axes, deprecations) while the block runs."""
     names = ("torch.onnx", "torch.onnx._internal.exporter._registration", "onnxscript")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
@@ -89,23 +90,23 @@ def export_onnx(
     output_names: Sequence[str] = ("logits",),
     outputs: Outputs | None = None,
 ) -> ExportReport:
-    """Write a model, dense or pruned, as an ONNX file and check it.
+    """Write a dense or pruned model as an ONNX file and check it.
 
-    Batch and length are dynamic. Weights lie in the file itself up to 2 GB, beside it (``<name>.data``) above.
-    Parameters keep their PyTorch names, but for the biases of emptied sublayers; matrices of linear layers are stored
+    Batch and length are dynamic. Up to 2 GB, weights are in the file itself; above, beside it (``<name>.data``).
+    Parameters keep their PyTorch names, except the biases of emptied sublayers. Matrices of linear layers are stored
     transposed, [in, out].
 
     Args:
-        model: transformers model of a supported family, float32. It is the same again when this returns.
+        model: transformers model of a supported family, float32. It is unchanged when this returns.
         path: file to write.
         input_names: inputs of the model and of the file, in order: ``input_ids``, ``attention_mask``, and
-            ``token_type_ids`` where the tokenizer gives them; or ``pixel_values``. See ``feed.traced``.
-        output_names: of the file's outputs.
-        outputs: the task's, from the model and its inputs by name to as many tensors; None takes the fields of these
-            names from the model's output.
+            ``token_type_ids`` if the tokenizer gives them; or ``pixel_values``. See ``example_inputs``.
+        output_names: names of the file's outputs.
+        outputs: the task's function from the model and its inputs by name to one tensor per output; None takes the
+            fields of these names from the model's output.
 
     Returns:
-        Sizes and fused operators of what was written.
+        Sizes and fused operators of the file.
 
     Raises:
         ModelError: unsupported family.
@@ -122,14 +123,14 @@ def export_onnx(
 
     proto = graph.tidy(_trace(model, tuple(input_names), names, outputs or fields), parameter_prefix="model.")
     graph.save(proto, file, external_above_bytes=EXTERNAL_DATA_ABOVE_BYTES)
-    return report_of(file)
+    return read_report(file)
 
 
-def report_of(path: str | Path) -> ExportReport:
-    """What ``export_onnx`` wrote to a file, read from the file.
+def read_report(path: str | Path) -> ExportReport:
+    """Read the properties of an exported file.
 
     Raises:
-        ExportError: there is no such file, or it is no ONNX model.
+        ExportError: there is no such file, or it is not an ONNX model.
     """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -142,14 +143,14 @@ def report_of(path: str | Path) -> ExportReport:
     except FileNotFoundError:
         raise ExportError(f"there is no model file '{file}'; export it with `compress export`") from None
     except DecodeError as error:
-        raise ExportError(f"'{file}' is no ONNX model: {error}; export it again with `compress export`") from None
+        raise ExportError(f"'{file}' is not an ONNX model: {error}; export it again with `compress export`") from None
     opset = next((entry.version for entry in proto.opset_import if not entry.domain), 0)
     return ExportReport(opset, graph.fusions(proto), len(proto.graph.node), graph.size_bytes(file))
 
 
 def _trace(model: Any, input_names: tuple[str, ...], output_names: tuple[str, ...], outputs: Outputs) -> Any:
     """The exporter's ``ModelProto`` of a model; parameters are called ``model.<name>``."""
-    inputs, axes = traced(input_names, model.config)
+    inputs, axes = example_inputs(input_names, model.config)
     training = model.training
     try:
         with fused_attention(model) as mask, _quiet(), torch.no_grad():
@@ -170,7 +171,7 @@ def _trace(model: Any, input_names: tuple[str, ...], output_names: tuple[str, ..
         ) from error
     finally:
         model.train(training)
-    assert program is not None  # None is for the exporter of TorchScript, which dynamo=True is not
+    assert program is not None  # only the exporter of TorchScript gives None, not dynamo=True
     return program.model_proto
 
 
@@ -187,16 +188,17 @@ def check_parity(
     Args:
         session: the exported file.
         model: the PyTorch model.
-        batches: inputs by name, [batch, sequence]; have padding in some.
-        forward: the task's, from a model and its inputs to the output [batch, ...].
-        tolerance: largest absolute difference that is accepted.
-        read: the task's, from the file's answer and its inputs to what ``forward`` gives; None where they are the same.
+        batches: inputs by name, [batch, sequence]; some should have padding.
+        forward: the task's function from a model and its inputs to the output [batch, ...].
+        tolerance: largest accepted absolute difference.
+        read: the task's function from the file's answer and inputs to the output of ``forward``; None if the answer is
+            that output.
 
     Returns:
-        The largest absolute difference met.
+        The largest absolute difference.
 
     Raises:
-        ExportError: a difference is above ``tolerance`` or not a number, or there was no batch to compare on.
+        ExportError: a difference is above ``tolerance`` or not a number, or there is no batch to compare on.
     """
     worst = None
     with torch.no_grad():
@@ -208,7 +210,7 @@ def check_parity(
                 actual = read(actual, feed)
             if actual.shape != expected.shape:
                 raise ExportError(f"the exported model gives shape {actual.shape}, PyTorch gives {expected.shape}")
-            # max() of Python would drop a NaN; NumPy's keeps it.
+            # Python's max() would drop a NaN; NumPy's keeps it.
             worst = float(np.max([worst or 0.0, np.max(np.abs(actual - expected))]))
     if worst is None:
         raise ExportError("there is no batch to compare the exported model on; give at least one example")

@@ -1,4 +1,4 @@
-"""OpenVINO: the second runtime for processors. It reads exported files as they are; int8 is made by nncf."""
+"""OpenVINO, the second runtime for processors: loads exported files, and converts them to int8 with nncf."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.errors import ExportError, TargetError
-from compress.export.inputs import inputs_of
+from compress.export.inputs import select_inputs
 from compress.profile.target import usable_cores
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from compress.export.session import Session
     from compress.profile.target import Target
 
-# An intermediate representation in one piece: this, the length of its graph, the graph, the weights.
+# An intermediate representation (IR) in one piece: this, the length of its graph, the graph, the weights.
 _MAGIC = b"OVIR"
 IR = Path("engine") / "model.xml"
 
@@ -35,9 +35,10 @@ class OpenVinoSession:
         self.input_names: tuple[str, ...] = tuple(port.get_any_name() for port in compiled.inputs)
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """Run the model on one batch; see ``Session.run``."""
         if self._request is None:
             raise ExportError("this session is closed; open another with open_session")
-        known = inputs_of(feed, self.input_names)
+        known = select_inputs(feed, self.input_names)
         try:
             outputs = self._request.infer(known)
         except RuntimeError as error:
@@ -47,17 +48,25 @@ class OpenVinoSession:
         return np.array(outputs[0])
 
     def close(self) -> None:
+        """Free the model's memory; see ``Session.close``."""
         self._request = None
 
 
 def open_openvino(model: Path | bytes, target: Target) -> Session:
-    """Compile an ONNX file, an IR, or the bytes of either, for latency in float32 or int8.
+    """Compile a model for latency in float32 or int8.
+
+    Args:
+        model: an ONNX file or an IR, or the bytes of either.
+        target: gives the number of threads.
+
+    Returns:
+        A session.
 
     Raises:
         TargetError: OpenVINO is not installed.
-        ExportError: it refuses the model.
+        ExportError: there is no such file, or OpenVINO cannot load it.
     """
-    openvino = library(target)
+    openvino = import_openvino(target)
     if isinstance(model, Path) and not model.is_file():
         raise ExportError(f"there is no model file '{model}'; export it with `compress export`")
     try:
@@ -69,7 +78,7 @@ def open_openvino(model: Path | bytes, target: Target) -> Session:
                 "INFERENCE_NUM_THREADS": target.threads or usable_cores(),
                 "PERFORMANCE_HINT": "LATENCY",
                 "NUM_STREAMS": 1,
-                # On some processors the plugin would round float32 to bfloat16 by itself.
+                # Without it, the plugin rounds float32 to bfloat16 on some processors.
                 "INFERENCE_PRECISION_HINT": "f32",
             },
         )
@@ -80,19 +89,22 @@ def open_openvino(model: Path | bytes, target: Target) -> Session:
 
 
 def convert(model: Path | bytes, target: Target, samples: Sequence[Feed] | None = None, *, quick: bool = False) -> Any:
-    """An exported model as OpenVINO has it, in int8 where there are samples.
+    """Convert an exported model to OpenVINO's, and to int8 if there are samples.
 
     Args:
         model: an ONNX file, or its bytes.
-        target: for messages.
-        samples: batches to calibrate int8 on; None leaves float32.
-        quick: leave out what changes answers but not the time they take.
+        target: named in messages.
+        samples: batches to calibrate int8 on, arrays by input name; None for float32.
+        quick: leave out steps that change outputs but not latency.
+
+    Returns:
+        An ``openvino.Model``.
 
     Raises:
         TargetError: OpenVINO or nncf is not installed.
-        ExportError: one of them refuses the model.
+        ExportError: one of them cannot convert the model.
     """
-    openvino = library(target)
+    openvino = import_openvino(target)
     try:
         found = _read(openvino, openvino.Core(), model)
         return found if samples is None else _quantized(found, samples, target, quick)
@@ -101,7 +113,12 @@ def convert(model: Path | bytes, target: Target, samples: Sequence[Feed] | None 
 
 
 def save(model: Any, path: Path) -> None:
-    """Write an IR: ``path`` (.xml), and its weights beside it (.bin)."""
+    """Write an IR.
+
+    Args:
+        model: from ``convert``.
+        path: of the graph (.xml); the weights go beside it (.bin).
+    """
     import openvino
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +126,7 @@ def save(model: Any, path: Path) -> None:
 
 
 def to_bytes(model: Any) -> bytes:
-    """An IR in one piece, for ``open_openvino``."""
+    """An IR as bytes, for ``open_openvino``."""
     with tempfile.TemporaryDirectory(prefix="compress-") as folder:
         path = Path(folder) / "model.xml"
         save(model, path)
@@ -143,12 +160,17 @@ def _quantized(model: Any, samples: Sequence[Feed], target: Target, quick: bool)
             disable_bias_correction=True,
             smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
         )
-    # It draws bars of progress.
+    # nncf prints progress bars.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return nncf.quantize(model, dataset, **options)
 
 
-def library(target: Target) -> Any:
+def import_openvino(target: Target) -> Any:
+    """Import OpenVINO.
+
+    Raises:
+        TargetError: it is not installed.
+    """
     try:
         import openvino
     except ImportError:

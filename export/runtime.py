@@ -1,6 +1,6 @@
-"""Sessions: exported files, loaded and run by the runtime a target names.
+"""Runtimes: loads exported files with the runtime of a target.
 
-Everything above (profiling, validation, accuracy) sees only ``Session``; a new runtime is one more opener in
+Profiling, validation and accuracy use only the ``Session`` protocol. A new runtime needs one more entry in
 ``_OPENERS``.
 """
 
@@ -32,16 +32,16 @@ def _onnxruntime(target: Target) -> Any:
 
 
 def require_runtime(target: Target) -> None:
-    """Find out before anything is computed for a target.
+    """Check that a target's runtime can be used here, before any work.
 
     Raises:
-        TargetError: the target's runtime is not installed, or does not go with its GPU; or the GPU is not here. The
+        TargetError: the runtime is not installed, the GPU is not on this machine, or the two do not go together. The
             message says what to do.
     """
     if target.runtime == "onnxruntime-cpu":
         _onnxruntime(target)
     elif target.runtime == "openvino":
-        openvino.library(target)
+        openvino.import_openvino(target)
     elif target.runtime == "onnxruntime-cuda":
         require_cuda(target)
     elif target.runtime == "tensorrt":
@@ -55,7 +55,7 @@ def _open_onnxruntime_cpu(model: Path | bytes, target: Target) -> Session:
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
-    # Without it a session's workers spin on after a call and take the cores from the session it is compared with.
+    # Without it, a session's workers keep spinning after a call and take the cores from the next session.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return OnnxRuntimeSession(load_inference(model, options, ["CPUExecutionProvider"]))
 
@@ -69,15 +69,18 @@ _OPENERS: dict[str, Callable[[Path | bytes, Target], Session]] = {
 
 
 def open_session(model: Path | bytes, target: Target) -> Session:
-    """Load an exported model as the target runs it: its runtime, its threads, all graph optimisations.
+    """Load an exported model with the target's runtime and threads, and all graph optimizations.
 
     Args:
         model: an ONNX file, or its bytes.
-        target: names the runtime and the number of threads (None: every usable core).
+        target: gives the runtime and the number of threads (None for all usable cores).
+
+    Returns:
+        A session; close it after use.
 
     Raises:
-        TargetError: the target's runtime is unknown here or not installed; the message names the extra to install.
-        ExportError: the runtime refuses the model.
+        TargetError: the target's runtime is unknown or not installed; the message names the extra to install.
+        ExportError: the runtime cannot load the model.
     """
     opener = _OPENERS.get(target.runtime)
     if opener is None:
@@ -89,7 +92,11 @@ def open_session(model: Path | bytes, target: Target) -> Session:
 
 
 def refuse_absent(target: Target) -> None:
-    """Raise TargetError where a target is not this machine, so that nothing can be measured on it."""
+    """Check that a target is this machine, so that it can be measured.
+
+    Raises:
+        TargetError: it is not; the message says what to do.
+    """
     reason = absence(target) if target.runtime in GPU_RUNTIMES else None
     if reason is not None:
         raise TargetError(

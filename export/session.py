@@ -1,4 +1,4 @@
-"""A loaded model, ready to be called, whatever runtime runs it; and sessions of ONNX Runtime."""
+"""Sessions: the protocol of a loaded model, for all runtimes, and the sessions of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.errors import ExportError
-from compress.export.inputs import inputs_of
+from compress.export.inputs import select_inputs
 
 
 class Session(Protocol):
     """A loaded model, ready to be called.
 
     Attributes:
-        input_names: inputs the graph has, in its order.
+        input_names: inputs of the graph, in its order.
     """
 
     input_names: tuple[str, ...]
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """Output of the model for one batch; several outputs of one shape are stacked along a last axis.
+        """Run the model on one batch.
 
         Args:
-            feed: arrays by input name, integers [batch, sequence] or images; names the graph lacks are ignored, so one
-                feed serves a dense model and a pruned one.
+            feed: arrays by input name, integers [batch, sequence] or images. Names that the graph does not have are
+                ignored, so the same feed works for a dense and a pruned model.
+
+        Returns:
+            The output; several outputs of one shape are stacked along a last axis.
 
         Raises:
             ExportError: an input of the graph is missing from the feed, or the runtime failed.
@@ -35,7 +38,7 @@ class Session(Protocol):
         ...
 
     def close(self) -> None:
-        """Free the model's memory; the session cannot be used afterwards."""
+        """Free the model's memory. The session cannot be used afterwards."""
         ...
 
 
@@ -47,9 +50,10 @@ class OnnxRuntimeSession:
         self.input_names: tuple[str, ...] = tuple(value.name for value in inference.get_inputs())
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """Run the model on one batch; see ``Session.run``."""
         if self._inference is None:
             raise ExportError("this session is closed; open another with open_session")
-        known = inputs_of(feed, self.input_names)
+        known = select_inputs(feed, self.input_names)
         try:
             answers = [np.asarray(answer) for answer in self._inference.run(None, known)]
             return answers[0] if len(answers) == 1 else np.stack(answers, axis=-1)
@@ -58,21 +62,30 @@ class OnnxRuntimeSession:
             raise ExportError(f"ONNX Runtime could not run the model on inputs {shapes}: {error}") from error
 
     def close(self) -> None:
+        """Free the model's memory; see ``Session.close``."""
         self._inference = None
 
 
 def runtime_errors() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises: a dozen classes whose only common base is ``Exception``."""
+    """Exceptions of ONNX Runtime: a dozen classes whose only common base is ``Exception``."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
 
 
 def load_inference(model: Path | bytes, options: Any, providers: Sequence[Any]) -> Any:
-    """An ``onnxruntime.InferenceSession``.
+    """Create an ``onnxruntime.InferenceSession``.
+
+    Args:
+        model: an ONNX file, or its bytes.
+        options: ``onnxruntime.SessionOptions``.
+        providers: execution providers, as ``InferenceSession`` takes them.
+
+    Returns:
+        The inference session.
 
     Raises:
-        ExportError: there is no such file, or the runtime refuses it.
+        ExportError: there is no such file, or the runtime cannot load it.
     """
     import onnxruntime
 

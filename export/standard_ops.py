@@ -1,7 +1,8 @@
-"""Graphs of standard operators alone: for TensorRT, whose parser knows none of ONNX Runtime's.
+"""Standard operators: rewrites graphs for TensorRT, whose parser does not know ONNX Runtime's operators.
 
-What it does know is a list with its source (``configs/tensorrt/operators.toml``): a graph is held against it before
-anything is built, so that a model that TensorRT cannot take is refused by name, on any machine.
+``configs/tensorrt/operators.toml`` lists the operators that the parser knows, with the source. A graph is compared with
+that list before an engine is built, so an unsupported model is refused on any machine, and the message names the
+operators.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from compress.core.errors import ExportError
-from compress.export.graph import FUSED_DOMAIN, rebuilt
+from compress.export.graph import FUSED_DOMAIN, rebuild
 
 if TYPE_CHECKING:
     from compress.profile.target import Target
@@ -26,23 +27,27 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# Added to the scores of padding, as ONNX Runtime's attention does by default (its contrib operators' documentation,
-# ``mask_filter_value``); fp16 holds it, and its exponential is 0.
+# Added to the scores of padding. ONNX Runtime's attention uses this default (documentation of its contrib operators,
+# ``mask_filter_value``). It fits into fp16, and its exponential is 0.
 _MASKED = -10000.0
 _KEY_PADDING, _BIAS = 4, 5
 
 
 def expand_attention(model: ModelProto) -> ModelProto:
-    """Write every ``com.microsoft.MultiHeadAttention`` out in standard operators; answers are the same.
+    """Replace every ``com.microsoft.MultiHeadAttention`` by standard operators.
 
-    The form is the one whose fusion TensorRT documents: product, scale, mask, softmax, product. Law: equal to the fused
-    operator on every input, padding included (``tests/test_export_standard.py``).
+    The operators have the order whose fusion TensorRT documents: product, scale, mask, softmax, product. Law
+    (``tests/export/test_standard_ops.py``): the outputs equal those of the fused operator on every input, padding
+    included.
 
     Args:
-        model: as ``export_onnx`` or ``graph.narrow`` gives it; not changed.
+        model: from ``export_onnx`` or ``narrow``; not changed.
+
+    Returns:
+        The rewritten graph.
 
     Raises:
-        ExportError: an attention has inputs that this does not know.
+        ExportError: an attention has unknown inputs or attributes.
     """
     nodes: list[NodeProto] = []
     weights = list(model.graph.initializer)
@@ -62,11 +67,11 @@ def expand_attention(model: ModelProto) -> ModelProto:
         added = [name for name in (masks.get(mask, ""), given[_BIAS]) if name]
         heads, scale = int(attributes["num_heads"]), float(attributes["scale"])
         nodes += _attention_nodes(node, heads, scale, added, weights)
-    return rebuilt(model, nodes, weights)
+    return rebuild(model, nodes, weights)
 
 
 def _mask_nodes(mask: str, added: str, weights: list[TensorProto]) -> list[NodeProto]:
-    """From a mask [batch, keys], 0 at padding, to what is added to the scores, [batch, 1, 1, keys]."""
+    """Nodes from a mask [batch, keys], 0 at padding, to the bias of the scores, [batch, 1, 1, keys]."""
     one, filler, axes = f"{added}.one", f"{added}.filler", f"{added}.axes"
     weights += [
         numpy_helper.from_array(np.array(1.0, np.float32), one),
@@ -87,7 +92,7 @@ def _attention_nodes(
     path, output = node.name or node.output[0], node.output[0]
     split, joined, factor = f"{path}.split", f"{path}.joined", f"{path}.scale"
     weights += [
-        # 0 keeps a dimension, -1 takes what is left.
+        # In Reshape, 0 keeps a dimension and -1 takes the rest.
         numpy_helper.from_array(np.array([0, 0, heads, -1], np.int64), split),
         numpy_helper.from_array(np.array([0, 0, -1], np.int64), joined),
         numpy_helper.from_array(np.array(scale, np.float32), factor),
@@ -116,27 +121,38 @@ def _attention_nodes(
 
 @cache
 def supported() -> Mapping[str, Any]:
-    """What TensorRT's ONNX parser takes: ``opset`` (least, most), ``types`` by operator, and the source of both."""
+    """Support of TensorRT's ONNX parser: ``opset`` (least, most), ``types`` by operator, and the source of both."""
     file = files("compress") / "configs" / "tensorrt" / "operators.toml"
     return tomllib.loads(file.read_text(encoding="utf-8"))
 
 
-def require(model: ModelProto, target: Target) -> None:
-    """Raise ExportError, naming what, where TensorRT's parser does not take a graph."""
+def check_supported(model: ModelProto, target: Target) -> None:
+    """Check that TensorRT's parser supports a graph.
+
+    Args:
+        model: any graph; weights beside its file need not be loaded.
+        target: named in the message.
+
+    Raises:
+        ExportError: it does not; the message names the operators.
+    """
     refused = unsupported(model)
     if refused:
         raise ExportError(
-            f"TensorRT does not take this graph: {'; '.join(refused)} (by {supported()['source']}, release "
+            f"TensorRT does not support this graph: {'; '.join(refused)} (by {supported()['source']}, release "
             f"{supported()['release']}); target '{target.name}' needs a file exported for it, and other models a "
             'target with runtime = "onnxruntime-cuda"'
         )
 
 
 def unsupported(model: ModelProto) -> list[str]:
-    """What TensorRT's parser does not take, one sentence each; empty where it takes the graph.
+    """Parts of a graph that TensorRT's parser does not support.
 
     Args:
         model: any graph; weights beside its file need not be loaded.
+
+    Returns:
+        One phrase for each part; empty if the graph is supported.
     """
     known = supported()
     least, most = known["opset"]

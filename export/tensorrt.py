@@ -1,10 +1,11 @@
-"""TensorRT engines, built through polygraphy: strongly typed, so that the ONNX file alone says in what is computed.
+"""TensorRT: builds engines with polygraphy, and runs them.
 
-The file's fp16 casts and its symmetric Q/DQ are the precision; no flag of the builder chooses another. An engine takes
-calls of the ranges that its target states (``Target.calls``) and is fastest at the usual one. How fast each kernel is
-on this GPU is kept between builds (the timing cache), so that structures that differ in a layer are built quickly.
+Engines are strongly typed: the precision comes from the ONNX file alone, from its fp16 casts and its symmetric Q/DQ
+pairs, and not from flags of the builder. An engine accepts calls in the ranges of its target (``Target.calls``) and is
+fastest at the usual one. The timing cache keeps the speed of each kernel on this GPU between builds, so structures that
+differ in a few layers are built quickly.
 
-Not run on a GPU by this project's tests where there is none; ``docs/gpu.md`` says what was.
+The tests need no GPU; ``docs/gpu.md`` lists the runs on GPUs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from platformdirs import user_cache_path
 
 from compress.core.errors import ExportError, TargetError
 from compress.export import standard_ops
 from compress.export.cuda import absence, device_number
-from compress.export.inputs import inputs_of
-from compress.export.tensorrt_file import EngineRecord, digest_of, engine_of, read_engine, record_file, write_engine
+from compress.export.inputs import select_inputs
+from compress.export.tensorrt_file import EngineRecord, engine_path, onnx_digest, read_engine, record_path, write_engine
 from compress.profile.gpu import Gpu, gpus
 
 if TYPE_CHECKING:
@@ -43,13 +44,13 @@ FOR_VOLTA = (
 )
 # Strongly typed networks came with 9.1, and the interface used here (execute_async_v3 on tensors by name) with 10.
 LEAST = (10, 0)
-# Engines of this process by what they were built from: a file is opened several times within a run.
+# Engines of this process by their records, since a file is opened several times within a run.
 _BUILT: OrderedDict[str, bytes] = OrderedDict()
 _MOST_BUILT = 4
 
 
 class EngineSession:
-    """``Session`` on a TensorRT engine; calls of more examples than it takes are made in several."""
+    """``Session`` on a TensorRT engine; batches above the engine's largest are split."""
 
     def __init__(self, engine: bytes, record: EngineRecord, calls: Calls) -> None:
         from polygraphy.backend.trt import TrtRunner, engine_from_bytes
@@ -61,6 +62,7 @@ class EngineSession:
         self._runner.activate()
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """Run the model on one batch; see ``Session.run``."""
         known = self._known(feed)
         rows = len(next(iter(known.values())))
         parts = [
@@ -70,8 +72,15 @@ class EngineSession:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def without_copies(self, feed: Mapping[str, NDArray[Any]]) -> tuple[Callable[[], None], int]:
-        """What starts a call whose inputs are on the GPU already, and the CUDA stream it starts on."""
-        # Shapes and addresses of this call stay set.
+        """Prepare calls whose inputs are already on the GPU.
+
+        Args:
+            feed: one batch, arrays by input name.
+
+        Returns:
+            A function that starts a call, and the CUDA stream that it starts on.
+        """
+        # This call sets shapes and addresses for the next ones.
         self._call(self._known(feed))
         context, stream = self._runner.context, self._runner.stream.ptr
 
@@ -82,6 +91,7 @@ class EngineSession:
         return start, int(stream)
 
     def close(self) -> None:
+        """Free the model's memory; see ``Session.close``."""
         if self._runner is not None:
             self._runner.deactivate()
             self._runner = None
@@ -89,7 +99,7 @@ class EngineSession:
     def _known(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         if self._runner is None:
             raise ExportError("this session is closed; open another with open_session")
-        return {name: np.ascontiguousarray(value) for name, value in inputs_of(feed, self.input_names).items()}
+        return {name: np.ascontiguousarray(value) for name, value in select_inputs(feed, self.input_names).items()}
 
     def _call(self, known: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         with _as_export_error(f"on inputs { {name: value.shape for name, value in known.items()} }"):
@@ -100,48 +110,56 @@ class EngineSession:
 
 
 def open_tensorrt(model: Path | bytes, target: Target) -> Session:
-    """Load an exported model as a TensorRT engine: the one beside the file if there is one, else built now.
+    """Load an exported model as a TensorRT engine: the engine beside the file if there is one, otherwise a new one.
 
     Args:
         model: an ONNX file of standard operators, or its bytes.
-        target: runs on TensorRT; ``calls`` says for which calls.
+        target: a target that runs in TensorRT, with ``calls``.
+
+    Returns:
+        A session on the engine.
 
     Raises:
         TargetError: the GPU, TensorRT or polygraphy is missing here, or they do not go together; or the engine beside
-            the file was built for another GPU, TensorRT or model: the message has both sides.
-        ExportError: TensorRT does not take the model.
+            the file was built for another GPU, TensorRT or model, and the message names both.
+        ExportError: there is no such file, or TensorRT cannot build the model.
     """
     gpu = usable_gpu(target)
     if isinstance(model, Path) and not model.is_file():
         raise ExportError(f"there is no model file '{model}'; export it with `compress export`")
-    record = record_of(model, target, gpu)
-    engine = read_engine(model, record) if isinstance(model, Path) and engine_of(model).exists() else None
-    return EngineSession(engine or built(model, target, record), record, _calls(target))
+    record = make_record(model, target, gpu)
+    engine = read_engine(model, record) if isinstance(model, Path) and engine_path(model).exists() else None
+    return EngineSession(engine or build_cached(model, target, record), record, _calls(target))
 
 
 def keep_engine(model: Path, target: Target) -> tuple[Path, ...]:
-    """Write the engine of an ONNX file, and what it was built on, into ``engine/`` beside the file.
+    """Write the engine of an ONNX file and its record into ``engine/`` beside the file.
 
-    Does nothing for targets of other runtimes, for those that are elsewhere, and where there is an engine already.
+    Does nothing for targets with other runtimes or on other machines, and if there is an engine already.
+
+    Args:
+        model: an ONNX file of standard operators.
+        target: the deployment's target.
 
     Returns:
-        The files written.
+        The written files.
 
     Raises:
-        TargetError, ExportError: see ``open_tensorrt``.
+        TargetError: TensorRT or polygraphy is missing here, or does not go with the GPU.
+        ExportError: TensorRT cannot build the model.
     """
-    if target.runtime != "tensorrt" or absence(target) is not None or engine_of(model).exists():
+    if target.runtime != "tensorrt" or absence(target) is not None or engine_path(model).exists():
         return ()
-    record = record_of(model, target, usable_gpu(target))
-    write_engine(model, built(model, target, record), record)
-    return engine_of(model), record_file(model)
+    record = make_record(model, target, usable_gpu(target))
+    write_engine(model, build_cached(model, target, record), record)
+    return engine_path(model), record_path(model)
 
 
 def usable_gpu(target: Target) -> Gpu:
-    """The target's GPU, where it and TensorRT are here and go together.
+    """The target's GPU; checks that TensorRT can use it.
 
     Raises:
-        TargetError: they do not; the message says what to do.
+        TargetError: the GPU or TensorRT is missing here, or they do not go together; the message says what to do.
     """
     number = device_number(target)
     gpu = gpus()[number]
@@ -150,14 +168,14 @@ def usable_gpu(target: Target) -> Gpu:
         raise TargetError(f"target '{target.name}' is here, but cannot be used: {lacking}")
     if number:
         raise TargetError(
-            f"target '{target.name}' is GPU {number} of this machine; TensorRT takes the first one it sees: set "
+            f"target '{target.name}' is GPU {number} of this machine, but TensorRT uses the first visible one: set "
             f"CUDA_VISIBLE_DEVICES={number}"
         )
     return gpu
 
 
 def lacking_tensorrt(compute_capability: str) -> str | None:
-    """Why TensorRT cannot use a GPU; None where it can."""
+    """Reason why TensorRT cannot use a GPU; None if it can."""
     for name in ("tensorrt", "polygraphy"):
         try:
             import_module(name)
@@ -180,19 +198,31 @@ def release() -> str:
     return str(tensorrt.__version__)
 
 
-def record_of(model: Path | bytes, target: Target, gpu: Gpu) -> EngineRecord:
-    """What an engine of a model is on this machine."""
+def make_record(model: Path | bytes, target: Target, gpu: Gpu) -> EngineRecord:
+    """The record of an engine of a model, as if built on this machine.
+
+    Args:
+        model: an ONNX file of standard operators, or its bytes.
+        target: gives the engine's calls.
+        gpu: the target's GPU.
+
+    Returns:
+        The record, without the engine's digest.
+
+    Raises:
+        ExportError: TensorRT's parser does not support the model.
+    """
     import onnx
 
     proto = onnx.load(str(model), load_external_data=False) if isinstance(model, Path) else onnx.load_from_string(model)
-    standard_ops.require(proto, target)
+    standard_ops.check_supported(proto, target)
     calls = _calls(target)
     return EngineRecord(
         gpu=gpu.name,
         compute_capability=gpu.compute_capability,
         tensorrt=release(),
         driver=gpu.driver,
-        onnx_sha256=digest_of(model),
+        onnx_sha256=onnx_digest(model),
         batch_size=calls.batch_size,
         seq_len=calls.seq_len,
         inputs=tuple(value.name for value in proto.graph.input),
@@ -200,11 +230,19 @@ def record_of(model: Path | bytes, target: Target, gpu: Gpu) -> EngineRecord:
     )
 
 
-def built(model: Path | bytes, target: Target, record: EngineRecord) -> bytes:
-    """A serialized engine of a model, built now unless this process has just done so.
+def build_cached(model: Path | bytes, target: Target, record: EngineRecord) -> bytes:
+    """Build the engine of a model, cached in this process.
+
+    Args:
+        model: an ONNX file of standard operators, or its bytes.
+        target: gives the engine's calls.
+        record: the model's record, the key of the cache.
+
+    Returns:
+        The serialized engine.
 
     Raises:
-        ExportError: TensorRT refuses the model.
+        ExportError: TensorRT cannot build the model.
     """
     key = hashlib.sha256(record.to_json().encode()).hexdigest()
     if key not in _BUILT:
@@ -220,7 +258,7 @@ def _build(model: Path | bytes, calls: Calls, record: EngineRecord) -> bytes:
 
     cache = timing_cache(record)
     cache.parent.mkdir(parents=True, exist_ok=True)
-    # By path, so that weights beside the file are found.
+    # By path, so that TensorRT finds the weights beside the file.
     network = (
         NetworkFromOnnxPath(str(model), strongly_typed=True)
         if isinstance(model, Path)
@@ -232,12 +270,15 @@ def _build(model: Path | bytes, calls: Calls, record: EngineRecord) -> bytes:
 
 
 def builder_config(inputs: tuple[str, ...], calls: Calls, cache: Path) -> Any:
-    """polygraphy's configuration of the builder: one optimization profile, no precision, the timing cache.
+    """Configure polygraphy's builder: one optimization profile, no precision flags, the timing cache.
 
     Args:
-        inputs: of the graph, [batch, sequence] each.
-        calls: what the engine has to take.
-        cache: timing cache to begin with; it need not exist.
+        inputs: names of the graph's inputs, [batch, sequence] each.
+        calls: calls that the engine has to accept.
+        cache: timing cache to start from; it need not exist.
+
+    Returns:
+        polygraphy's ``CreateConfig``.
     """
     from polygraphy.backend.trt import CreateConfig, Profile
 
@@ -251,7 +292,7 @@ def builder_config(inputs: tuple[str, ...], calls: Calls, cache: Path) -> Any:
 
 def timing_cache(record: EngineRecord) -> Path:
     """Where timings of kernels are kept: per GPU and release, in the user's cache."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress" / "tensorrt"
+    root = user_cache_path("compress", appauthor=False) / "tensorrt"
     gpu = "".join(letter if letter.isalnum() else "-" for letter in record.gpu)
     return root / f"{gpu}-{record.compute_capability}-{record.tensorrt}.cache"
 
@@ -259,15 +300,15 @@ def timing_cache(record: EngineRecord) -> Path:
 def _calls(target: Target) -> Calls:
     if target.calls is None:
         raise TargetError(
-            f"target '{target.name}' runs on TensorRT, whose engines are built for certain calls: state them in its "
-            "file under [calls], or through --batch-size and --seq-len"
+            f"target '{target.name}' runs in TensorRT, whose engines are built for ranges of calls: give them in its "
+            "file under [calls], or with --batch-size and --seq-len"
         )
     return target.calls
 
 
 @contextlib.contextmanager
 def _as_export_error(what: str) -> Any:
-    """polygraphy's errors as ours, and its log, which goes to the terminal, silent."""
+    """Turn polygraphy's errors into ExportError, and keep its log off the terminal."""
     from polygraphy.exception import PolygraphyException
     from polygraphy.logger import G_LOGGER
 

@@ -1,8 +1,9 @@
-"""Engines on disk: each beside a record of what it was built on, which is compared before the engine is loaded.
+"""TensorRT engines on disk, each with a record of the GPU, the TensorRT release and the model that it was built for.
 
-An engine is machine code for one GPU and one release of its library; loading another one's ends, at best, in a message
-that does not say why. Law: what ``write_engine`` wrote is read back where nothing differs, and refused where anything
-does that decides what runs (``tests/test_export_enginefile.py``).
+An engine is machine code for one GPU and one release of TensorRT. Loading it elsewhere fails, at best with a message
+that does not say why. So the record is compared with this machine before the engine is loaded. Law
+(``tests/export/test_tensorrt_file.py``): ``read_engine`` reads the result of ``write_engine``, and refuses it if an
+entry differs that decides whether the engine runs.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ ENGINE_FILES = (f"{_FOLDER}/model.plan", f"{_FOLDER}/model.json")
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """What an engine was built on, and from.
+    """GPU, TensorRT release, model and calls that an engine was built for.
 
     Attributes:
-        gpu: as its driver calls it.
+        gpu: the driver's name of the GPU.
         compute_capability: of the GPU.
         tensorrt: version of TensorRT.
-        driver: version of the GPU's driver; an engine runs with others too, so it is not compared.
-        onnx_sha256: of the ONNX file, and of the weights beside it.
-        batch_size, seq_len: least, usual and most that it takes.
+        driver: version of the GPU's driver; not compared, since an engine runs with other drivers too.
+        onnx_sha256: digest of the ONNX file and of the weights beside it.
+        batch_size, seq_len: least, usual and most that the engine accepts.
         inputs, outputs: names, in the graph's order.
-        engine_sha256: of the engine itself; empty where it has not been written.
+        engine_sha256: digest of the engine; empty before it is written.
         format: version of this layout.
     """
 
@@ -60,7 +61,7 @@ class EngineRecord:
         return json.dumps(asdict(self), sort_keys=True, indent=1) + "\n"
 
     def differences(self, here: EngineRecord) -> list[str]:
-        """What differs so that the engine cannot be used, both sides named; empty where it can."""
+        """Differences that prevent the engine's use here, with both values; empty if there are none."""
         words = {
             "gpu": "GPU",
             "compute_capability": "compute capability",
@@ -75,7 +76,7 @@ class EngineRecord:
         for name, word in words.items():
             mine, theirs = getattr(self, name), getattr(here, name)
             if name in ("batch_size", "seq_len"):
-                # An engine may take more than is asked for; what is usual decides how fast it is.
+                # An engine may accept a wider range. The usual value must match, since it decides the speed.
                 same = mine[0] <= theirs[0] and mine[2] >= theirs[2] and mine[1] == theirs[1]
             else:
                 same = mine == theirs
@@ -87,18 +88,18 @@ class EngineRecord:
 _ADAPTER: TypeAdapter[EngineRecord] = TypeAdapter(EngineRecord)
 
 
-def engine_of(model: Path) -> Path:
-    """Where the engine of an ONNX file lies."""
+def engine_path(model: Path) -> Path:
+    """Path of the engine of an ONNX file."""
     return model.parent / _FOLDER / f"{model.stem}.plan"
 
 
-def record_file(model: Path) -> Path:
-    """Where its record lies: beside it."""
-    return engine_of(model).with_suffix(".json")
+def record_path(model: Path) -> Path:
+    """Path of the record of an ONNX file's engine, beside the engine."""
+    return engine_path(model).with_suffix(".json")
 
 
-def digest_of(model: Path | bytes) -> str:
-    """SHA-256 of an ONNX model, weights beside its file included, hex."""
+def onnx_digest(model: Path | bytes) -> str:
+    """SHA-256 of an ONNX model and of the weights beside its file, hex."""
     if isinstance(model, bytes):
         return hashlib.sha256(model).hexdigest()
     beside = model.with_name(f"{model.name}.data")
@@ -110,55 +111,60 @@ def write_engine(model: Path, engine: bytes, record: EngineRecord) -> None:
     """Write an engine and its record, the record last.
 
     Args:
-        model: the ONNX file that it was built from.
-        engine: serialized.
-        record: what it was built on.
+        model: the ONNX file that the engine was built from.
+        engine: the serialized engine.
+        record: from ``make_record``; the engine's digest is added.
     """
-    path = engine_of(model)
+    path = engine_path(model)
     path.parent.mkdir(exist_ok=True)
-    record_file(model).unlink(missing_ok=True)
+    record_path(model).unlink(missing_ok=True)
     path.write_bytes(engine)
     done = replace(record, engine_sha256=hashlib.sha256(engine).hexdigest())
-    record_file(model).write_text(done.to_json(), encoding="utf-8")
+    record_path(model).write_text(done.to_json(), encoding="utf-8")
 
 
 def read_record(model: Path) -> EngineRecord:
-    """The record of an ONNX file's engine.
+    """Read the record of an ONNX file's engine.
 
     Raises:
-        TargetError: there is none, or it is damaged or of another format.
+        TargetError: there is no record, it is damaged, or it has another format.
     """
-    file = record_file(model)
+    file = record_path(model)
     try:
         record = _ADAPTER.validate_json(read_text(file))
     except Unreadable as error:
         raise TargetError(
-            f"engine '{engine_of(model)}' has no record of what it was built on ({file.name}: {error}), so it is not "
+            f"engine '{engine_path(model)}' has no record of what it was built on ({file.name}: {error}), so it is not "
             "loaded; remove it to have it built again"
         ) from None
     except ValidationError as error:
         what = error.errors()[0]["msg"]
-        raise TargetError(f"'{file}' is damaged: {what}; remove '{engine_of(model)}' to have it built again") from None
+        raise TargetError(
+            f"'{file}' is damaged: {what}; remove '{engine_path(model)}' to have it built again"
+        ) from None
     if record.format != FORMAT_VERSION:
         raise TargetError(
             f"'{file}' has format {record.format}, this version of compress reads format {FORMAT_VERSION}; remove "
-            f"'{engine_of(model)}' to have it built again"
+            f"'{engine_path(model)}' to have it built again"
         )
     return record
 
 
 def read_engine(model: Path, here: EngineRecord) -> bytes:
-    """The engine of an ONNX file, after its record was compared with this machine.
+    """Read the engine of an ONNX file, after comparing its record with this machine.
 
     Args:
         model: the ONNX file.
-        here: what it would be if it were built now.
+        here: the record of an engine built here.
+
+    Returns:
+        The serialized engine.
 
     Raises:
-        TargetError: it was built for another GPU, TensorRT, model or calls; or it is damaged.
+        TargetError: the engine was built for another GPU, TensorRT, model or calls; or it is damaged.
     """
     record = read_record(model)
-    path = engine_of(model)
+    path = engine_path(model)
     different = record.differences(here)
     if different:
         raise TargetError(
@@ -175,6 +181,5 @@ def read_engine(model: Path, here: EngineRecord) -> bytes:
 
 def _short(value: str | tuple[int | str, ...]) -> str:
     if isinstance(value, tuple):
-        # Least, usual and most; or names.
         return ", ".join(map(str, value))
     return value if len(value) != 64 else f"{value[:12]}..."

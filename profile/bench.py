@@ -1,7 +1,7 @@
-"""Timing many structures of one encoder beside a reference, in bounded memory and time.
+"""Times many structures of one encoder beside a reference, in bounded memory and time.
 
-Sessions are opened a few at a time, a *visit*, always beside the same reference, and only ratios within a visit are
-used: neither the machine's drift nor memory grows with the number of structures.
+A few sessions at a time are open beside the same reference: a *visit*. Only ratios within a visit are used, so neither
+memory nor the machine's drift grows with the number of structures.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.plan import Widths
-from compress.profile.timing import Clock, Samples, relative, sample, weighted_medians
+from compress.profile.timing import Clock, Samples, Schedule, relative_times, sample_calls, weighted_medians
 
 LEAST_ROUNDS = 6
-# Timed calls in a row at each turn, after the one that warms the caches.
+# Timed calls in a row at each turn, after the untimed one that warms the caches.
 _BURST = 2
 # Spread of a single undisturbed sample on an ordinary machine, as a fraction.
 _SAMPLE_SPREAD = 0.03
@@ -27,21 +27,38 @@ _SAMPLE_SPREAD = 0.03
 Feed = Mapping[str, NDArray[Any]]
 
 
-class Timed(Protocol):
-    """A model that can be called: what sessions of the export room are."""
+class TimedSession(Protocol):
+    """A loaded model that can be called; sessions of ``export/session.py`` are such models."""
 
-    def run(self, feed: Feed) -> object: ...
+    def run(self, feed: Feed) -> object:
+        """Run the model on one batch."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free the model's memory."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """How structures of an encoder are built, loaded and called.
+
+    Attributes:
+        build: gives the exported model of a structure with these widths.
+        open: loads such a model as the target runs it.
+        feed: one batch [batch_size, seq_len] by input name.
+    """
+
+    build: Callable[[Widths], bytes]
+    open: Callable[[bytes], TimedSession]
+    feed: Feed
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What one visit said about a structure.
+    """The time of a structure in one visit.
 
     Attributes:
-        visit: its number, from 0.
-        ratio: to the reference.
+        visit: number of the visit, from 0.
+        ratio: time relative to the reference.
         spread: standard error of the ratio, as a fraction of it.
     """
 
@@ -51,15 +68,15 @@ class Timing:
 
 
 @dataclass
-class Structure:
-    """A structure to time, and what was found.
+class TimedStructure:
+    """A structure to time, with its timings.
 
     Attributes:
         widths: its heads and filters.
-        role: what it is timed for.
-        width: of a uniform structure: heads or filters per layer, of the kind that is its role.
+        role: purpose: ``reference``, ``dense``, ``bare``, ``attention``, ``ffn``, ``mixed`` or ``check``.
+        width: heads or filters per layer of a uniform structure, of the kind that is its role; 0 otherwise.
         timings: one per visit.
-        samples: calls timed, each counted by its trust.
+        samples: number of timed calls, each counted by its trust.
     """
 
     widths: Widths
@@ -69,13 +86,20 @@ class Structure:
     samples: float = 0.0
 
     def add(self, visit: int, ratio: float, spread: float, kept: float) -> None:
-        """Take in what a visit found."""
-        # Few samples can lie close together by chance: their spread is not believed below what so few can tell.
+        """Add the timing of one visit.
+
+        Args:
+            visit: number of the visit, from 0.
+            ratio: time relative to the reference.
+            spread: standard error of the ratio, as a fraction of it.
+            kept: number of samples behind the ratio, each counted by its trust.
+        """
+        # Few samples can lie close together by chance: their spread has a lower bound.
         self.timings.append(Timing(visit, ratio, max(spread, _SAMPLE_SPREAD / math.sqrt(max(kept, 0.1)))))
         self.samples += kept
 
     def estimate(self, factors: NDArray[np.float64]) -> tuple[float, float]:
-        """Ratio to the reference and its spread, over all visits, each corrected by its factor [visits]."""
+        """Time relative to the reference and its spread, over all visits, each corrected by its factor [visits]."""
         weights = np.array([timing.spread for timing in self.timings]) ** -2.0
         logs = [math.log(timing.ratio / factors[timing.visit]) for timing in self.timings]
         return math.exp(float(np.average(logs, weights=weights))), float(weights.sum() ** -0.5)
@@ -87,20 +111,18 @@ class Bench:
 
     Attributes:
         reference: session of the first structure.
-        feed, build, open: see ``compress.profile.take.take_profile``.
+        source: builds and opens structures.
         at_once: sessions open beside the reference.
-        passes: how often each structure is visited.
+        passes: visits of each structure.
         prime: untimed calls before each timed one.
         deadline: when to be done, in seconds of the clock.
         clock: times everything.
-        generator: of all orders.
-        visits: how many have been made.
+        generator: gives all random orders.
+        visits: number of visits so far.
     """
 
-    reference: Timed
-    feed: Feed
-    build: Callable[[Widths], bytes]
-    open: Callable[[bytes], Timed]
+    reference: TimedSession
+    source: ModelSource
     at_once: int
     passes: int
     prime: int
@@ -109,17 +131,25 @@ class Bench:
     generator: np.random.Generator
     visits: int = 0
 
-    def time(self, structures: Sequence[Structure], say: Callable[[str], None]) -> float:
-        """Add what is found to the structures; returns the milliseconds of the first of them, the reference."""
+    def time(self, structures: Sequence[TimedStructure], say: Callable[[str], None]) -> float:
+        """Time structures and add the timings to them.
+
+        Args:
+            structures: the first one is the reference.
+            say: takes a line of progress.
+
+        Returns:
+            Milliseconds of the reference.
+        """
         chunks = self._chunks(len(structures) - 1)
         taken: list[Samples] = []
         for number, chunk in enumerate(chunks):
             now = self.clock.seconds()
             if now >= self.deadline and number >= len(chunks) // self.passes:
-                break  # every structure has been timed once
+                break  # every structure has at least one timing
             end = now + (self.deadline - now) / (len(chunks) - number)
             samples = self._visit([structures[1 + i] for i in chunk], end)
-            ratios = relative(samples)
+            ratios = relative_times(samples)
             for i, ratio, spread, kept in zip(
                 (-1, *chunk), ratios.value.tolist(), ratios.spread.tolist(), ratios.kept.tolist(), strict=True
             ):
@@ -134,7 +164,7 @@ class Bench:
         return float(reference_ms[0])
 
     def _chunks(self, count: int) -> list[list[int]]:
-        """Which of so many structures are visited together, pass after pass."""
+        """Numbers of the structures that are visited together, pass after pass."""
         parts = math.ceil(count / self.at_once)
         return [
             part.tolist()
@@ -142,27 +172,34 @@ class Bench:
             for part in np.array_split(self.generator.permutation(count), parts)
         ]
 
-    def _visit(self, chunk: Sequence[Structure], end: float) -> Samples:
-        """Time some structures beside the reference, which is the first column, until the clock says so."""
-        with opened(self.open, (self.build(structure.widths) for structure in chunk)) as sessions:
-            return sample(
-                [_call(session, self.feed) for session in (self.reference, *sessions)],
-                rounds=LEAST_ROUNDS,
-                seconds=max(0.0, end - self.clock.seconds()),
-                warmup=2,
+    def _visit(self, chunk: Sequence[TimedStructure], end: float) -> Samples:
+        """Time some structures beside the reference, which is the first column, until ``end`` on the clock."""
+        source = self.source
+        with open_sessions(source.open, (source.build(structure.widths) for structure in chunk)) as sessions:
+            schedule = Schedule(LEAST_ROUNDS, max(0.0, end - self.clock.seconds()), 2, self.prime, _BURST)
+            return sample_calls(
+                [_call(session, source.feed) for session in (self.reference, *sessions)],
+                schedule,
                 seed=int(self.generator.integers(2**31)),
-                prime=self.prime,
-                burst=_BURST,
                 clock=self.clock,
             )
 
 
-def _call(session: Timed, feed: Feed) -> Callable[[], object]:
+def _call(session: TimedSession, feed: Feed) -> Callable[[], object]:
     return lambda: session.run(feed)
 
 
-def quick_seconds(session: Timed, feed: Feed, clock: Clock) -> float:
-    """About how long a call takes."""
+def estimate_call_seconds(session: TimedSession, feed: Feed, clock: Clock) -> float:
+    """Seconds of one call, after one untimed call.
+
+    Args:
+        session: the model.
+        feed: one batch.
+        clock: times the call.
+
+    Returns:
+        Seconds.
+    """
     session.run(feed)
     started = clock.seconds()
     session.run(feed)
@@ -170,9 +207,17 @@ def quick_seconds(session: Timed, feed: Feed, clock: Clock) -> float:
 
 
 @contextmanager
-def opened(open: Callable[[bytes], Timed], models: Iterable[bytes]) -> Iterator[list[Timed]]:
-    """Sessions of some models, closed at the end whatever happens."""
-    sessions: list[Timed] = []
+def open_sessions(open: Callable[[bytes], TimedSession], models: Iterable[bytes]) -> Iterator[list[TimedSession]]:
+    """Open sessions of some models; all are closed at the end of the block, and if an error occurs.
+
+    Args:
+        open: loads a model.
+        models: exported models.
+
+    Yields:
+        The sessions, in the models' order.
+    """
+    sessions: list[TimedSession] = []
     try:
         for model in models:
             sessions.append(open(model))

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs of this machine, as their driver tells. No library needed: torch may be a build without CUDA."""
+"""NVIDIA GPUs of this machine, from their driver's ``nvidia-smi``; works with builds of torch without CUDA too."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Gpu:
     """A GPU.
 
     Attributes:
-        name: as its driver calls it.
+        name: the driver's name of it.
         compute_capability: such as ``7.0``.
-        driver: version.
-        memory_mb: in all, 2^20 bytes.
-        most_mhz, now_mhz: clock of the multiprocessors: the highest there is, and at this moment.
+        driver: version of the driver.
+        memory_mb: total memory in 2^20 bytes; 0 if unknown.
+        most_mhz, now_mhz: highest and current clock of the multiprocessors; 0 if unknown.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Gpu:
 
     @property
     def described(self) -> dict[str, str | int]:
-        """What a measured profile says of it."""
+        """The GPU's entries in the device of a measured profile."""
         return {
             "gpu": self.name,
             "compute_capability": self.compute_capability,
@@ -42,13 +42,13 @@ class Gpu:
         }
 
 
-def parse(text: str) -> list[Gpu]:
-    """GPUs from what ``nvidia-smi --query-gpu`` prints as csv; lines of another form, such as errors, are none."""
+def parse_nvidia_smi(text: str) -> list[Gpu]:
+    """Read the csv output of ``nvidia-smi --query-gpu``; lines of another form, such as errors, are skipped."""
     found = []
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
         if len(cells) == len(_FIELDS) and cells[1].replace(".", "", 1).isdigit():
-            # "[N/A]" where the driver keeps no such figure.
+            # "[N/A]" if the driver has no such figure.
             memory, most, now = (int(cell) if cell.isdigit() else 0 for cell in cells[3:])
             found.append(Gpu(cells[0], cells[1], cells[2], memory, most, now))
     return found
@@ -56,12 +56,12 @@ def parse(text: str) -> list[Gpu]:
 
 @cache
 def gpus() -> tuple[Gpu, ...]:
-    """The GPUs of this machine; none where the driver's ``nvidia-smi`` is missing or fails. Asked once a process."""
+    """The GPUs of this machine, cached; empty if ``nvidia-smi`` is missing or fails."""
     return _asked()
 
 
-def at_work(gpu: Gpu) -> Gpu:
-    """The same GPU with its clock as it is at this moment: right after timings, the clock that they were taken at."""
+def with_current_clock(gpu: Gpu) -> Gpu:
+    """The same GPU with its current clock. Call it right after timings, to get the clock during them."""
     return next((now for now in _asked() if (now.name, now.driver) == (gpu.name, gpu.driver)), gpu)
 
 
@@ -70,7 +70,7 @@ def _asked() -> tuple[Gpu, ...]:
     if command is None:
         return ()
     try:
-        # One fixed program of the driver, no shell, and nothing in it comes from outside.
+        # A fixed program of the driver, without a shell and without input from outside.
         done = subprocess.run(  # nosec B603
             [command, f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"],
             capture_output=True,
@@ -80,9 +80,9 @@ def _asked() -> tuple[Gpu, ...]:
         )
     except (OSError, subprocess.SubprocessError):
         return ()
-    return tuple(parse(done.stdout))
+    return tuple(parse_nvidia_smi(done.stdout))
 
 
-def here(compute_capability: str | None) -> list[Gpu]:
-    """GPUs of a compute capability; None is any."""
+def matching_gpus(compute_capability: str | None) -> list[Gpu]:
+    """GPUs of this machine with a compute capability; None for all."""
     return [gpu for gpu in gpus() if compute_capability in (None, gpu.compute_capability)]

@@ -1,6 +1,7 @@
-"""A profile: the latency table with its provenance, written as JSON that works anywhere afterwards.
+"""Profile: a latency table with its provenance, stored as JSON.
 
-Law (``tests/test_profile_record.py``): ``Profile.from_json(p.to_json()) == p``; a damaged text is a ProfileError.
+Law (``tests/profile/test_latency_profile.py``): ``Profile.from_json(p.to_json()) == p``; a damaged text raises
+ProfileError.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
-class Point:
-    """What a uniform structure said about one width, before it was reconciled with everything else.
+class CurvePoint:
+    """Raw measurement of one width, from a uniform structure, before the table is fitted.
 
     Attributes:
         kind: ``attention`` or ``ffn``.
-        width: heads or filters, the same in every layer; the other kind was at about half its dense width.
-        ms: (latency - latency with this kind removed) / layers: milliseconds of one sublayer.
+        width: heads or filters, the same in every layer; the other kind had about half its dense width.
+        ms: milliseconds of one sublayer: (latency - latency with this kind removed) / layers.
         total_ms: end-to-end latency.
         spread: standard error of ``total_ms``, as a fraction of it.
-        samples: timings it rests on; a disturbed one counts for less than one.
+        samples: number of timings; a disturbed one counts for less than one.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -50,12 +51,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Check:
-    """A random structure that the table was not fitted to.
+    """Predicted and measured latency of a random structure that the table was not fitted to.
 
     Attributes:
-        heads, filters: its widths, in layer order.
-        predicted_ms: by the table.
-        measured_ms: on the device.
+        heads, filters: widths of the structure, in layer order.
+        predicted_ms: the table's prediction.
+        measured_ms: latency on the device.
         error: predicted / measured - 1.
     """
 
@@ -70,27 +71,26 @@ class Check:
 
 @dataclass(frozen=True)
 class Profile:
-    """How long an encoder's sublayers take on a target.
+    """Latency of an encoder's sublayers on a target.
 
     Attributes:
-        table: what searches use.
-        attention_fit, ffn_fit: the paper's piecewise-linear form of the table's two curves.
+        table: latency table that searches use.
+        attention_fit, ffn_fit: piecewise-linear fits of the table's two curves (Kwon et al. 2022).
         shape: the dense encoder.
         batch_size, seq_len: examples per call and tokens per example.
         precision: number format of the timed models.
         target: name of the target.
-        device: what it was taken on (``describe_device``).
+        device: the hardware and software of the measurement (``describe_device``).
         source: ``measured``, or ``estimated`` from a data sheet.
-        date: when, ISO 8601, UTC.
-        seconds: how long it took.
-        points: raw measurements behind the curves; empty where estimated.
-        check: predicted against measured on random structures; empty where estimated.
-        baseline_ms: latency of the dense float32 model on the same scale, which speed-ups are against; None where the
-            table itself is of float32.
-        engine: how the timed models were brought onto the runtime, in words.
-        interpolated: the two lengths that were taken, where this one lies between them (``profile/profiles.py``); None
-        where it
-            was taken itself.
+        date: ISO 8601, UTC.
+        seconds: duration of the measurement.
+        points: raw measurements behind the curves; empty if estimated.
+        check: predicted and measured latency of random structures; empty if estimated.
+        baseline_ms: latency of the dense float32 model on the same scale, the baseline of speed-ups; None if the table
+            itself is of float32.
+        engine: number format and form of the timed models, in words.
+        interpolated: the two measured lengths that this profile is interpolated between (``profile/profiles.py``); None
+            if it was measured or estimated at its own length.
         format: version of this layout.
     """
 
@@ -108,7 +108,7 @@ class Profile:
     source: Literal["measured", "estimated"]
     date: str
     seconds: float = 0.0
-    points: tuple[Point, ...] = ()
+    points: tuple[CurvePoint, ...] = ()
     check: tuple[Check, ...] = ()
     baseline_ms: float | None = None
     engine: str = "fp32"
@@ -132,12 +132,12 @@ class Profile:
 
     @property
     def origin(self) -> str:
-        """For plans and people: ``measured`` or ``estimated``, and whether it is interpolated between lengths."""
+        """``measured`` or ``estimated``, and whether it is interpolated between lengths; for plans and messages."""
         return self.source if self.interpolated is None else f"{self.source}, interpolated"
 
     @property
     def median_error(self) -> float | None:
-        """Median of the absolute errors of ``check``; None where nothing was checked."""
+        """Median of the absolute errors of ``check``; None without checks."""
         errors = sorted(abs(check.error) for check in self.check)
         if not errors:
             return None
@@ -145,7 +145,7 @@ class Profile:
         return errors[middle] if len(errors) % 2 else (errors[middle - 1] + errors[middle]) / 2
 
     def with_table(self, table: LatencyTable) -> Profile:
-        """The same profile around another table, its fits made again."""
+        """A copy with another table and new fits of its curves."""
         return replace(
             self,
             table=table,
@@ -156,11 +156,17 @@ class Profile:
     def matches(
         self, shape: EncoderShape, batch_size: int, seq_len: int, target: Target, precision: str | None = None
     ) -> None:
-        """Raise ProfileError, naming what differs, unless the profile is of this encoder, batch, length and target.
+        """Check that the profile is of this encoder, batch size, length, target and precision.
 
         Args:
-            shape, batch_size, seq_len, target: of the deployment.
+            shape: the dense encoder.
+            batch_size: examples per call of the deployment.
+            seq_len: tokens per example of the deployment.
+            target: the deployment's target.
             precision: number format; None accepts the profile's.
+
+        Raises:
+            ProfileError: something differs; the message names what.
         """
         differences = [
             f"{what} {mine}, not {theirs}"
@@ -187,7 +193,7 @@ class Profile:
         """Read what ``to_json`` wrote.
 
         Raises:
-            ProfileError: the text is no profile, is of another format version, is damaged, or contradicts itself.
+            ProfileError: the text is not a profile, has another format version, is damaged, or contradicts itself.
         """
         try:
             raw: Any = parse_json(text)
@@ -216,7 +222,7 @@ class Profile:
         Raises:
             ProfileError: see ``from_json``; or the file cannot be read.
         """
-        return read_as(path, cls.from_json)
+        return read_profile_file(path, cls.from_json)
 
     def write(self, path: str | Path) -> None:
         """Write the profile as JSON.
@@ -224,18 +230,21 @@ class Profile:
         Raises:
             ProfileError: the file cannot be written.
         """
-        write_text(path, self.to_json())
+        write_profile_file(path, self.to_json())
 
 
-def read_as(path: str | Path, parse: Callable[[str], Parsed]) -> Parsed:
-    """What a profile file holds, or the ``profile.json`` of an artifact directory.
+def read_profile_file(path: str | Path, parse: Callable[[str], Parsed]) -> Parsed:
+    """Read and parse a profile file, or the ``profile.json`` of an artifact directory.
 
     Args:
-        path: of either.
-        parse: from its text; errors get the file's name.
+        path: the file or the directory.
+        parse: reads the text; the file's name is added to its errors.
+
+    Returns:
+        The parsed value.
 
     Raises:
-        ProfileError: it cannot be read, or parsed.
+        ProfileError: the file cannot be read or parsed.
     """
     file = Path(path)
     file = file / "profile.json" if file.is_dir() else file
@@ -249,11 +258,15 @@ def read_as(path: str | Path, parse: Callable[[str], Parsed]) -> Parsed:
         raise ProfileError(f"'{file}': {error}") from None
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_profile_file(path: str | Path, text: str) -> None:
     """Write a profile file.
 
+    Args:
+        path: of the file.
+        text: its content.
+
     Raises:
-        ProfileError: it cannot be written.
+        ProfileError: the file cannot be written.
     """
     try:
         Path(path).write_text(text, encoding="utf-8")
@@ -265,13 +278,19 @@ _ADAPTER: TypeAdapter[Profile] = TypeAdapter(Profile)
 
 
 def recalibrate(profile: Profile, widths: Widths, measured_ms: float, dense_ms: float | None = None) -> Profile:
-    """The profile, corrected by one structure's measured latency (see ``LatencyTable.recalibrated``).
+    """Correct a profile by one structure's measured latency (see ``LatencyTable.recalibrated``).
 
     Args:
-        profile: what mispredicted.
-        widths: the structure.
-        measured_ms: its latency.
-        dense_ms: the dense model's latency, measured beside it. None keeps the profile's: right for a speed-up, where
-            ``measured_ms`` is the measured ratio times ``table.dense_ms``.
+        profile: its prediction was wrong.
+        widths: the measured structure.
+        measured_ms: latency of the structure.
+        dense_ms: the dense model's latency, measured beside it. None keeps the profile's; this is right for a speed-up,
+            with the measured ratio times ``table.dense_ms`` as ``measured_ms``.
+
+    Returns:
+        The corrected profile.
+
+    Raises:
+        ProfileError: a measurement is not a positive number.
     """
     return profile.with_table(profile.table.recalibrated(widths, measured_ms, dense_ms))

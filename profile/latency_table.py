@@ -1,6 +1,6 @@
-"""Latency tables: milliseconds of attention by heads, of the FFN by filters, and of everything around them.
+"""Latency table: milliseconds of attention by heads, of the FFN by filters, and a fixed part.
 
-Pure: what was measured comes in as numbers. ``profile/take.py`` does the measuring.
+The functions here are pure. Measurements come in as numbers; ``profile/take.py`` makes them.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from compress.core.plan import EncoderShape, Widths
 
 Floats = NDArray[np.float64]
 
-# Matrix kernels work in multiples of 8 or 16 columns: other widths cost the time of the next multiple.
+# Matrix kernels work in multiples of 8 or 16 columns: other widths cost as much as the next multiple.
 _HARDWARE_STEP = 8
-# How far `recalibrated` may bend the curves: beyond this exponent the machine has changed, not the curves' form.
+# Largest exponent by which `recalibrated` bends the curves: beyond it the machine has changed, not the curves' form.
 _MOST_BENT = 4.0
 # Prior of `fit_table`: spread of a step around its share of the curve, as a fraction of that share.
 _STEP_SPREAD = 1.0
-# Prior of `fit_table`: fixed part over the latency with all sublayers removed (1.5 to 1.7 in trials), and its spread.
+# Prior of `fit_table`: ratio of the fixed part to the latency with all sublayers removed (1.5 to 1.7 in trials), and
+# its spread.
 _FIXED_PER_BARE = 1.5
 _BARE_SPREAD = 0.5
-# Prior of `fit_table`: as if a visit had one more observation, with 10 % of spread, that says it has no error.
+# Prior of `fit_table`: as if every visit had one more observation without error, with a spread of 10 %.
 _VISIT_PRIOR = 0.1**-2
 
 
@@ -36,17 +37,16 @@ _VISIT_PRIOR = 0.1**-2
 class LatencyTable:
     """Additive model of end-to-end latency: fixed part + attention of each layer + FFN of each layer.
 
-    The curves never fall (a wider sublayer does at least the work of a narrower one: where a measurement says otherwise
-    it is noise, and a search would buy width at a negative price), start at width 0 with cost 0, and end at the dense
-    width.
+    The curves start at width 0 with cost 0, end at the dense width, and never fall. A wider sublayer does at least the
+    work of a narrower one, so a falling measurement is noise, and a search would buy width at a negative price.
 
     Attributes:
         layers: number of encoder layers.
         heads: head counts, ascending, 0 to the dense number.
-        attention_ms: milliseconds of one attention sublayer with so many heads.
+        attention_ms: milliseconds of one attention sublayer at each head count.
         filters: filter counts, ascending, 0 to the dense number.
-        ffn_ms: milliseconds of one FFN sublayer with so many filters.
-        fixed_ms: embeddings, norms, head and call overhead, as they count in a model that has sublayers.
+        ffn_ms: milliseconds of one FFN sublayer at each filter count.
+        fixed_ms: milliseconds of embeddings, norms, head and call overhead, in a model that has sublayers.
     """
 
     layers: int
@@ -94,11 +94,11 @@ class LatencyTable:
         """Milliseconds of one call of a model with these widths.
 
         Raises:
-            ProfileError: a width beyond the dense one, or another number of layers.
+            ProfileError: a width is above the dense one, or the number of layers differs.
         """
         if not len(widths.heads) == len(widths.filters) == self.layers:
             raise ProfileError(
-                f"the profile is of {self.layers} layers, the structure has {len(widths.heads)}; take a profile of it"
+                f"the profile is for {self.layers} layers, the structure has {len(widths.heads)}; take a profile of it"
             )
         return (
             self.fixed_ms
@@ -113,25 +113,30 @@ class LatencyTable:
 
     @property
     def least_ms(self) -> float:
-        """The least a search may promise: the fixed part. A model with every sublayer removed can be a little faster,
-        since it wakes no worker threads, but that model is of no use."""
+        """The least latency that a search may promise: the fixed part.
+
+        A model with every sublayer removed can be a little faster, since it wakes no worker threads, but it is useless.
+        """
         return self.fixed_ms
 
     def recalibrated(self, widths: Widths, measured_ms: float, dense_ms: float | None = None) -> LatencyTable:
-        """A table that predicts ``measured_ms`` for ``widths``, and of which the dense latency is the given one.
+        """A table that predicts ``measured_ms`` for ``widths`` and ``dense_ms`` for the dense model.
 
-        The curves are bent: the cost of a width becomes dense cost x (share of the dense cost) ^ exponent. That keeps
-        dense and removed sublayers where they are, so that a speed-up is corrected as well as a latency. Where no sane
-        exponent does it (nothing but dense and removed sublayers; a factor that only a slower machine explains),
-        everything is scaled instead, and the dense latency with it.
+        The curves are bent: the cost of a width becomes dense cost x (share of the dense cost) ^ exponent. Costs of
+        dense and of removed sublayers do not change, so speed-ups are corrected as well as latencies. If no sensible
+        exponent fits, everything is scaled instead, and the dense latency too. That happens if all sublayers are dense
+        or removed, or if only a slower machine explains the factor.
 
         Args:
-            widths: the structure that was measured.
-            measured_ms: its latency.
-            dense_ms: the dense model's, measured beside it; None for the table's own.
+            widths: the measured structure.
+            measured_ms: latency of the structure.
+            dense_ms: latency of the dense model, measured beside it; None for the table's own.
+
+        Returns:
+            The corrected table.
 
         Raises:
-            ProfileError: a measurement that is not a positive number.
+            ProfileError: a measurement is not a positive number.
         """
         for value in (measured_ms, self.dense_ms if dense_ms is None else dense_ms):
             if not (math.isfinite(value) and value > 0):
@@ -166,18 +171,18 @@ class LatencyTable:
 
 def _interpolate(widths: tuple[int, ...], times: tuple[float, ...], width: int, kind: str) -> float:
     if not 0 <= width <= widths[-1]:
-        raise ProfileError(f"{width} {kind} are not in the profile, which goes from 0 to {widths[-1]}")
+        raise ProfileError(f"{width} {kind} are not in the profile, which has 0 to {widths[-1]}; take another profile")
     return float(np.interp(width, widths, times))
 
 
 @dataclass(frozen=True)
 class PiecewiseLinear:
-    """The paper's latency of a sublayer: flat up to a knee, then linear.
+    """Piecewise-linear latency of a sublayer (Kwon et al. 2022): flat up to a knee, then linear.
 
     Attributes:
-        knee: units up to which a sublayer costs the same.
-        base_ms: what it costs there.
-        slope_ms: what each further unit costs.
+        knee: units up to which the latency is the same.
+        base_ms: milliseconds up to the knee.
+        slope_ms: milliseconds of each further unit.
     """
 
     knee: int
@@ -185,24 +190,30 @@ class PiecewiseLinear:
     slope_ms: float
 
     def __call__(self, width: float) -> float:
-        """Milliseconds at a width; 0 at width 0, where the sublayer is removed."""
+        """Milliseconds at a width; 0 at width 0, a removed sublayer."""
         return 0.0 if width == 0 else self.base_ms + self.slope_ms * max(0.0, width - self.knee)
 
 
 def fit_piecewise(widths: Sequence[int], ms: Sequence[float]) -> PiecewiseLinear:
     """Fit T(n) = c for n <= knee, c + a (n - knee) above, to a latency curve.
 
-    For every width as knee, c is the mean up to it and a >= 0 the least-squares slope beyond; the knee of least error
-    stays. Width 0 takes no part: a removed sublayer costs nothing, which this form cannot say.
+    Every width is tried as the knee: c is the mean up to it, and a >= 0 the least-squares slope beyond it. The knee of
+    least error wins. Width 0 is left out, since this form cannot express that a removed sublayer costs nothing.
     Source: Kwon et al., "A Fast Post-Training Pruning Framework for Transformers" (2022), appendix on latency.
 
     Args:
         widths: ascending numbers of units.
-        ms: milliseconds of each.
+        ms: milliseconds at each width.
+
+    Returns:
+        The fit.
+
+    Raises:
+        ValueError: there is no width above 0.
     """
     kept = [i for i, width in enumerate(widths) if width > 0]
     if not kept:
-        raise ValueError("a fit needs at least one width above 0")
+        raise ValueError(f"a fit needs at least one width above 0, got {list(widths)}")
     x, y = np.array(widths, dtype=np.float64)[kept], np.array(ms, dtype=np.float64)[kept]
     best, least = PiecewiseLinear(int(x[0]), float(y[0]), 0.0), math.inf
     for count, knee in enumerate(x, start=1):
@@ -216,16 +227,16 @@ def fit_piecewise(widths: Sequence[int], ms: Sequence[float]) -> PiecewiseLinear
 
 
 def filter_levels(filters: int) -> tuple[int, ...]:
-    """Filter counts worth measuring: about 40, hardware-friendly, closer together where sublayers are narrow.
+    """Filter counts to measure: about 40, hardware-friendly, closer together at small widths.
 
-    A search loses least there: importance falls steeply with the first filters and flattens out.
+    Importance rises steeply with the first filters and flattens out, so small widths need the finest steps.
 
     Args:
         filters: the dense number F.
 
     Returns:
-        Ascending, from 0 to F. Multiples of a unit (F / 96 rounded up to a multiple of 8): each up to 8 units, each
-        second up to 32, then each fourth.
+        Ascending, from 0 to F: multiples of a unit (F / 96 rounded up to a multiple of 8); every one up to 8 units,
+        every second up to 32, every fourth above.
     """
     unit = _HARDWARE_STEP * max(1, math.ceil(filters / 96 / _HARDWARE_STEP))
     multiples = (*range(8), *range(8, 32, 2), *range(32, max(33, math.ceil(filters / unit)), 4))
@@ -235,13 +246,13 @@ def filter_levels(filters: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Observation:
-    """One structure, timed in one visit.
+    """Latency of one structure, timed in one visit.
 
     Attributes:
-        widths: its heads and filters, widths of the table.
-        ms: its latency.
-        spread: standard error, as a fraction of it.
-        visit: number of the visit, from 0: structures of the same visit share its error.
+        widths: heads and filters; each must be a width of the table.
+        ms: milliseconds of a call.
+        spread: standard error of ``ms``, as a fraction of it.
+        visit: number of the visit, from 0; structures of one visit share its error.
     """
 
     widths: Widths
@@ -257,28 +268,29 @@ def fit_table(
     observations: Sequence[Observation],
     bare_ms: float | None = None,
 ) -> tuple[LatencyTable, Floats]:
-    """The table that explains all timed structures best.
+    """Fit a latency table to all timed structures.
 
     Every observation is one linear equation: fixed part + steps of the attention curve up to its head counts + steps of
-    the FFN curve up to its filter counts = its latency. All steps are sought at once by non-negative least squares on
-    relative errors, which makes the curves non-decreasing (isotonic regression of the whole) and reconciles the
-    uniform structures, which give the curves their form, with mixed ones, which give them their level: differences of
-    uniform structures alone leave the sum off by several per cent (in trials a median error of 3 % fell to 2 %).
+    the FFN curve up to its filter counts = latency. Non-negative least squares on relative errors solves for all steps
+    at once. So the curves never fall (isotonic regression of the whole). Uniform structures give the form of the
+    curves, and mixed structures give their level: uniform structures alone leave the sum off by several per cent (mixed
+    ones lowered the median error from 3 % to 2 % in trials).
 
-    Each equation counts by its spread; outliers count less (Huber). What all equations of a visit have in common is
-    taken for the visit's own error and divided out: on a loaded machine it was the larger part, 4 to 20 %.
-    Against noise there is a prior, far too weak to flatten a staircase that was measured well: steps are proportional
-    to their width, each give or take its own size.
+    Each equation is weighted by its spread; outliers get less weight (Huber). The common error of all equations of a
+    visit is divided out: on a loaded machine it was the larger part of the error, 4 to 20 %. Against noise there is a
+    weak prior: steps are proportional to their width, with a spread of their own size. It is far too weak to flatten a
+    well-measured staircase.
 
     Args:
         shape: the dense encoder.
-        heads, filters: widths of the table, ascending from 0 to dense.
-        observations: of structures with widths of the table only.
-        bare_ms: latency with every sublayer removed, which is a hint at the fixed part: in a model that has sublayers
-            it is larger, since worker threads have to wake. None where it was not measured.
+        heads: head counts of the table, ascending from 0 to dense.
+        filters: filter counts of the table, ascending from 0 to dense.
+        observations: timings of structures with these widths only.
+        bare_ms: latency with every sublayer removed, a hint at the fixed part. The fixed part is larger in a model with
+            sublayers, since worker threads have to wake. None if it was not measured.
 
     Returns:
-        The table, and for each visit [visits] the factor by which its latencies came out too long.
+        The table, and for each visit [visits] the factor by which its latencies are too long.
     """
     places = {width: i for i, width in enumerate(heads)}, {width: i for i, width in enumerate(filters)}
     curves = slice(1, len(heads)), slice(len(heads), len(heads) + len(filters) - 1)
@@ -290,7 +302,7 @@ def fit_table(
                 row[curve][: place[width]] += 1.0
     rows /= np.array([[seen.ms] for seen in observations])
     visits = np.array([seen.visit for seen in observations])
-    # No timing is trusted to better than 1 %: layout in memory alone moves it by that much from session to session.
+    # No timing is trusted to better than 1 %: a session's place in memory alone changes it by that much.
     precision = 1.0 / np.hypot([seen.spread for seen in observations], 0.01)
     prior, expected = np.zeros((0, rows.shape[1])), np.zeros(0)
     factors, weights = np.ones(visits.max() + 1), precision
@@ -303,7 +315,7 @@ def fit_table(
         error = np.abs(residual - 1.0) * precision
         threshold = max(1.5, 1.5 * float(np.median(error)))
         weights = precision * np.sqrt(np.minimum(1.0, threshold / np.maximum(error, 1e-12)))
-        # Too long in total: predicted / measured is below 1 in the whole visit.
+        # In a visit whose latencies are too long, predicted / measured is below 1 throughout.
         excess = np.bincount(visits, weights**2 * -np.log(residual), minlength=len(factors))
         factors = factors * np.exp(excess / (np.bincount(visits, weights**2, minlength=len(factors)) + _VISIT_PRIOR))
         factors = factors / np.median(factors)
@@ -322,10 +334,10 @@ def fit_table(
 def _prior(
     steps: Floats, curves: tuple[slice, slice], widths: tuple[Sequence[int], Sequence[int]], bare_ms: float | None
 ) -> tuple[Floats, Floats]:
-    """Equations [n, steps] and right sides [n], each with a standard deviation of 1, around the curves found so far.
+    """Equations [n, steps] and right sides [n] of the prior, each with a standard deviation of 1.
 
-    Their heights come from the data: only how a height is spread over the steps is presumed. The first step of a curve
-    has no say in it, since it holds what any sublayer costs, however narrow.
+    The height of each curve comes from the fit so far; the prior only spreads it over the steps. The first step of a
+    curve is left out, since it is the cost of any sublayer, however narrow.
     """
     equations: list[Floats] = []
     expected: list[float] = []

@@ -1,4 +1,4 @@
-"""Profiles as pictures: in the terminal, and as PNG or SVG for slides."""
+"""Plots of profiles: in the terminal, and as PNG, SVG or PDF files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.core.errors import ProfileError
-from compress.profile.latency_profile import Check, Point, Profile
+from compress.profile.latency_profile import Check, CurvePoint, Profile
 from compress.profile.latency_table import PiecewiseLinear
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 @dataclass(frozen=True)
 class _Curve:
-    """One of a profile's two curves, with what to write beside it."""
+    """One of a profile's two curves, with its labels."""
 
     title: str
     unit: str
@@ -32,10 +32,11 @@ class _Curve:
     widths: tuple[int, ...]
     ms: tuple[float, ...]
     fit: PiecewiseLinear
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
 
     @property
     def legend(self) -> str:
+        """The fit in words."""
         fit = self.fit
         if fit.slope_ms == 0:
             return f"{fit.base_ms:.3g} ms at any width"
@@ -46,7 +47,7 @@ class _Curve:
 def _curves(profile: Profile) -> tuple[_Curve, _Curve]:
     table = profile.table
 
-    def points(kind: str) -> tuple[Point, ...]:
+    def points(kind: str) -> tuple[CurvePoint, ...]:
         return tuple(point for point in profile.points if point.kind == kind)
 
     return (
@@ -64,7 +65,7 @@ def _curves(profile: Profile) -> tuple[_Curve, _Curve]:
 
 
 def summary(profile: Profile) -> list[str]:
-    """What a profile says, in plain sentences."""
+    """Summary of a profile, one sentence per line."""
     table, shape = profile.table, profile.shape
     attention, ffn = shape.layers * table.attention_ms[-1], shape.layers * table.ffn_ms[-1]
     lines = [
@@ -94,9 +95,13 @@ def _device(profile: Profile) -> str:
 
 
 def draw(profile: Profile, console: Console | None = None) -> None:
-    """Print both curves with their fits, the shares of the dense latency and the check.
+    """Print both curves with their fits, the parts of the dense latency, and the check.
 
-    Side by side where the terminal is wide enough; in plain ASCII where it cannot show Unicode.
+    Curves are side by side if the terminal is wide enough, and in plain ASCII if it cannot show Unicode.
+
+    Args:
+        profile: measured or estimated.
+        console: where to print; None for standard output.
     """
     from rich.console import Console
     from rich.table import Table
@@ -153,7 +158,13 @@ class _Canvas:
         self._cells = [[(0, "")] * columns for _ in range(lines)]
 
     def dot(self, x: int, y: int, style: str) -> None:
-        """Set a dot; ``y`` counts from the bottom. A later style wins the character."""
+        """Set a dot.
+
+        Args:
+            x: column of dots, from the left.
+            y: row of dots, from the bottom.
+            style: colour of the character; a later one replaces an earlier one.
+        """
         if not (0 <= x < self.width and 0 <= y < self.height):
             return
         y = self.height - 1 - y
@@ -164,6 +175,7 @@ class _Canvas:
         self._cells[y // 4][x // 2] = (bits | self._BITS[y % 4][x % 2], style)
 
     def lines(self) -> list[Text]:
+        """The lines of characters, from the top."""
         from rich.text import Text
 
         drawn = []
@@ -195,7 +207,7 @@ def _plot(curve: _Curve, columns: int, lines: int, ascii_only: bool) -> Text:
                 canvas.dot(x, between, style)
             previous = y
 
-    # Nothing is drawn of the fit at width 0, where it says nothing.
+    # The fit does not apply at width 0, so it is not drawn there.
     trace(lambda width: curve.fit(max(width, 1e-9)), _FIT_STYLE)
     trace(lambda width: _interpolated(curve, width), _CURVE_STYLE)
     picture = Text(f"{'ms':>{margin - 1}}  one {curve.title} sublayer, by {curve.unit}s\n", style="bold")
@@ -222,7 +234,7 @@ def _interpolated(curve: _Curve, width: float) -> float:
 
 
 def _round_up(value: float) -> float:
-    """The next number of two digits at least: a good end of an axis."""
+    """The next larger number of two digits, a good end of an axis."""
     unit = 10.0 ** (math.floor(math.log10(value)) - 1)
     return round(math.ceil(round(value / unit, 6)) * unit, 12)
 
@@ -231,14 +243,14 @@ def _round_up(value: float) -> float:
 
 
 def save_plot(profile: Profile, path: str | Path) -> None:
-    """Write the curves, their fits and the check as a picture.
+    """Plot the curves, their fits and the check into a file.
 
     Args:
-        profile: measured or estimated; without measurements the panel of the check is left out.
+        profile: measured or estimated; an estimated one has no check, and the plot no panel for it.
         path: ends in ``.png``, ``.svg`` or ``.pdf``.
 
     Raises:
-        ProfileError: another ending, matplotlib is not installed, or the file cannot be written.
+        ProfileError: the path has another ending, matplotlib is not installed, or the file cannot be written.
     """
     file = Path(path)
     if file.suffix.lower() not in _PLOT_SUFFIXES:
@@ -263,7 +275,7 @@ def save_plot(profile: Profile, path: str | Path) -> None:
         "axes.titleweight": "bold",
         "axes.titlelocation": "left",
         "svg.fonttype": "none",
-        # Equal profiles give equal files.
+        # So that equal profiles give equal files.
         "svg.hashsalt": "compress",
     }
     with rc_context(style):
@@ -305,7 +317,7 @@ def _panel(axis: Any, curve: _Curve) -> None:
         axis.errorbar(
             [point.width for point in curve.points],
             [point.ms for point in curve.points],
-            # The difference of two totals over several layers: what both leave uncertain, seen from one sublayer.
+            # A point is the difference of two totals over several layers: their uncertainty, for one sublayer.
             yerr=[abs(curve.ms[-1]) * point.spread for point in curve.points],
             fmt="o",
             markersize=4,
@@ -328,7 +340,7 @@ def _panel(axis: Any, curve: _Curve) -> None:
     axis.set_xlabel(f"{curve.unit}s kept")
     axis.set_ylabel("milliseconds")
     axis.set_xlim(-0.02 * curve.widths[-1], curve.widths[-1] * 1.02)
-    # Room at the top for the line of text, and none below 0: a removed sublayer costs nothing.
+    # Space at the top for the line of text; none below 0, the cost of a removed sublayer.
     axis.set_ylim(0, 1.18 * max(*curve.ms, *(point.ms for point in curve.points), curve.fit(curve.widths[-1]), 1e-6))
     axis.grid(axis="y", color=_GRID)
     axis.set_axisbelow(True)
@@ -336,7 +348,7 @@ def _panel(axis: Any, curve: _Curve) -> None:
 
 
 def _check_panel(axis: Any, profile: Profile) -> None:
-    """Predicted against measured latency of structures that the table has not seen."""
+    """Predicted against measured latency of structures that the table was not fitted to."""
     measured = [check.measured_ms for check in profile.check]
     predicted = [check.predicted_ms for check in profile.check]
     top = 1.12 * max(*measured, *predicted)

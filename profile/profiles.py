@@ -1,12 +1,12 @@
-"""Profiles of several batch sizes and lengths in one file, and what lies between two lengths.
+"""Profiles of several batch sizes and lengths in one file, and interpolation between lengths.
 
-A file with one shape is an ordinary profile (``profile/latency_profile.py``, format 1); one with several is a list of
-them, format 2. Both are read here, and older files of one shape as ever.
+A file with one batch size and length is an ordinary profile (``profile/latency_profile.py``, format 1). A file with
+several is a list of profiles, format 2. Both are read here.
 
-Between two lengths that were taken, every entry of the table is interpolated linearly. Attention grows with the square
-of the length, so what lies between is at most what this says: the estimate errs on the slow side, and a budget planned
-with it is met rather than missed. It is called interpolated wherever it is used. Beyond the lengths that were taken,
-and between batch sizes, nothing is guessed.
+Between two lengths, every entry of the table is interpolated linearly. Attention grows with the square of the length,
+so the true latency is at most the interpolated one: the estimate errs on the slow side, and a budget is met rather than
+missed. Interpolated profiles are called so wherever they are used. There is no extrapolation beyond the measured
+lengths, and no interpolation between batch sizes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from compress.core.errors import ProfileError
 from compress.core.parsing import Unreadable, parse_json
 from compress.core.plan import EncoderShape
-from compress.profile.latency_profile import Profile, read_as, write_text
+from compress.profile.latency_profile import Profile, read_profile_file, write_profile_file
 from compress.profile.latency_table import LatencyTable
 from compress.profile.target import Target
 
@@ -32,7 +32,7 @@ class Profiles:
     """Profiles of one encoder on one target, of several batch sizes and lengths.
 
     Attributes:
-        taken: at least one; no batch size and length twice.
+        taken: at least one profile; each batch size and length once.
     """
 
     taken: tuple[Profile, ...]
@@ -51,7 +51,7 @@ class Profiles:
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
-        """Batch size and length of each."""
+        """Batch size and length of each profile."""
         return tuple((profile.batch_size, profile.seq_len) for profile in self.taken)
 
     def __str__(self) -> str:
@@ -60,15 +60,21 @@ class Profiles:
     def at(
         self, shape: EncoderShape, batch_size: int, seq_len: int, target: Target, precision: str | None = None
     ) -> Profile:
-        """The profile of a deployment: taken there, or between the two lengths next to it.
+        """The profile of a deployment, interpolated between the two nearest lengths if necessary.
 
         Args:
-            shape, batch_size, seq_len, target: of the deployment.
+            shape: the dense encoder.
+            batch_size: examples per call.
+            seq_len: tokens per example.
+            target: the deployment's target.
             precision: number format; None accepts the profile's.
 
+        Returns:
+            The profile of this batch size and length.
+
         Raises:
-            ProfileError: it was taken for another case, the message names what differs; or only other batch sizes, or
-                lengths that do not lie around the wanted one.
+            ProfileError: the profiles are of another case, the message names what differs; or there is no profile of
+                this batch size, or none with a smaller and none with a larger length.
         """
         exact = [profile for profile in self.taken if (profile.batch_size, profile.seq_len) == (batch_size, seq_len)]
         if exact or len(self.taken) == 1:
@@ -79,7 +85,7 @@ class Profiles:
         below = [profile for profile in same if profile.seq_len < seq_len]
         above = [profile for profile in same if profile.seq_len > seq_len]
         nearest = (below or above or list(self.taken))[-1]
-        # What else differs is said first: no length would mend it.
+        # Other differences come first, since no other length would help with them.
         nearest.matches(shape, nearest.batch_size, nearest.seq_len, target, precision)
         if not (below and above):
             why = "lengths are interpolated, not extrapolated" if same else "batch sizes are not interpolated"
@@ -87,10 +93,10 @@ class Profiles:
                 f"the profile has no batch size {batch_size} at length {seq_len}, and {why}; it has {self}. Take one "
                 f"with `compress profile MODEL --target {nearest.target} --batch-size {batch_size} --seq-len {seq_len}`"
             )
-        return interpolated(below[-1], above[0], seq_len)
+        return interpolate(below[-1], above[0], seq_len)
 
     def to_json(self) -> str:
-        """One profile as such; several as a list, JSON with sorted keys, ending in a newline."""
+        """The profiles as JSON with sorted keys, ending in a newline: one as itself, several as a list."""
         if len(self.taken) == 1:
             return self.taken[0].to_json()
         document = {"format": SEVERAL, "profiles": [json.loads(profile.to_json()) for profile in self.taken]}
@@ -116,23 +122,35 @@ class Profiles:
 
     @classmethod
     def read(cls, path: str | Path) -> Profiles:
-        """``from_json`` of a file, see ``record.read_as``."""
-        return read_as(path, cls.from_json)
+        """Read a profile file, or the ``profile.json`` of an artifact directory.
+
+        Raises:
+            ProfileError: see ``from_json``; or the file cannot be read.
+        """
+        return read_profile_file(path, cls.from_json)
 
     def write(self, path: str | Path) -> None:
-        """``to_json`` into a file, see ``record.write_text``."""
-        write_text(path, self.to_json())
+        """Write the profiles as JSON.
+
+        Raises:
+            ProfileError: the file cannot be written.
+        """
+        write_profile_file(path, self.to_json())
 
 
-def interpolated(below: Profile, above: Profile, seq_len: int) -> Profile:
-    """The profile at a length between two.
+def interpolate(below: Profile, above: Profile, seq_len: int) -> Profile:
+    """Interpolate the profile at a length between two others.
 
-    Law: at either length it is that profile's table, and in between it lies between the two
-    (``tests/test_profile_shapes.py``).
+    Law (``tests/profile/test_profiles.py``): at either length the table is that profile's, and between them all
+    entries lie between those of the two.
 
     Args:
-        below, above: of one encoder, target, precision and batch size.
-        seq_len: between theirs.
+        below: profile at a smaller length.
+        above: profile at a larger length, of the same encoder, target, precision and batch size.
+        seq_len: the length between the two.
+
+    Returns:
+        A profile that is marked as interpolated.
     """
     share = (seq_len - below.seq_len) / (above.seq_len - below.seq_len)
 

@@ -1,15 +1,15 @@
-"""Estimated profiles, for devices that are not at hand: a roofline per kernel, from the target's data sheet.
+"""Roofline model: estimates a profile from the target's data sheet, for devices that are not at hand.
 
-A kernel takes the longer of two times, and its launch on top:
+A kernel takes the longer of two times, plus the time to launch it:
 
-- computing: a matrix product is cut into tiles, and the tiles go to the processors in waves, the last of them partly
-  empty. What is paid for is whole tiles and whole waves. Of the tile sizes that the device has, the best is taken.
+- Compute: a matrix product is cut into tiles, and the tiles go to the processors in waves. Whole tiles and whole waves
+  count, also if they are partly empty. The device's best tile size is taken.
   Source: NVIDIA, "Matrix Multiplication Background User's Guide", sections on tile and wave quantization.
-- memory: every operand once, at full bandwidth. Source: Williams, Waterman and Patterson, "Roofline: an insightful
-  visual performance model for multicore architectures" (2009).
+- Memory: every operand is moved once, at full bandwidth. Source: Williams, Waterman and Patterson, "Roofline: an
+  insightful visual performance model for multicore architectures" (2009).
 
-It is an optimistic model of ideal kernels: caches, clocks below the highest, and what a runtime does between kernels
-are not in it. Good for planning before a device is there; what is deployed has to be measured on it.
+The model is optimistic: it leaves out caches, clocks below the highest, and the runtime's work between kernels. It is
+good for planning before a device is available. Measure on the device before you deploy.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from compress.profile.latency_profile import Profile
 from compress.profile.latency_table import LatencyTable, filter_levels, fit_piecewise
 from compress.profile.target import Target
 
-# Bytes of a number; int8 products are accumulated and handed on in more, but what they read dominates.
+# Bytes of a number. int8 products are accumulated and passed on in wider numbers, but reading the operands dominates.
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 # Matrix kernels read inner dimensions in steps of 16 bytes.
 _STEP_BYTES = 16
-# Runtimes that put bias, activation, residual and norm into the kernels around them, and attention into one.
+# Runtimes that fuse bias, activation, residual and norm into neighbouring kernels, and attention into one kernel.
 _FUSING = ("tensorrt",)
 # Kernels outside the layers: three lookups, their sum and norm, pooling, two products of a head with their biases.
 _FIXED_KERNELS = 10
@@ -49,7 +49,18 @@ class Kernel:
 
 
 def product(batch: int, rows: int, columns: int, inner: int, size: int) -> Kernel:
-    """The kernel of ``batch`` products [rows, inner] x [inner, columns], of numbers of so many bytes."""
+    """The kernel of a batch of matrix products [rows, inner] x [inner, columns].
+
+    Args:
+        batch: number of products.
+        rows: of the left matrices.
+        columns: of the right matrices.
+        inner: columns of the left matrices, rows of the right ones.
+        size: bytes of a number.
+
+    Returns:
+        The kernel, with ``columns`` and ``inner`` padded to steps of 16 bytes.
+    """
     step = max(1, _STEP_BYTES // size)
     columns, inner = (step * math.ceil(n / step) for n in (columns, inner))
     moved = rows * inner + inner * columns + rows * columns
@@ -57,12 +68,33 @@ def product(batch: int, rows: int, columns: int, inner: int, size: int) -> Kerne
 
 
 def elementwise(values: int, size: int, passes: int = 2) -> Kernel:
-    """A kernel that reads and writes so many numbers, ``passes`` times in all."""
+    """A kernel that reads and writes numbers.
+
+    Args:
+        values: how many numbers.
+        size: bytes of a number.
+        passes: how often each number is read or written, in all.
+
+    Returns:
+        The kernel.
+    """
     return Kernel(float(size * values * passes))
 
 
 def attention_kernels(shape: EncoderShape, heads: int, batch: int, length: int, size: int, fused: bool) -> list[Kernel]:
-    """What an attention sublayer with so many heads launches; nothing without any, where only a bias is left."""
+    """Kernels of an attention sublayer.
+
+    Args:
+        shape: the dense encoder.
+        heads: heads of the sublayer; 0 leaves only its bias, which costs no kernel.
+        batch: examples per call.
+        length: tokens per example.
+        size: bytes of a number.
+        fused: whether the runtime fuses attention and elementwise operations.
+
+    Returns:
+        The kernels in their order; empty without heads.
+    """
     if heads == 0:
         return []
     tokens, hidden, width = batch * length, shape.hidden_size, heads * shape.head_size
@@ -87,7 +119,19 @@ def attention_kernels(shape: EncoderShape, heads: int, batch: int, length: int, 
 
 
 def ffn_kernels(shape: EncoderShape, filters: int, batch: int, length: int, size: int, fused: bool) -> list[Kernel]:
-    """What an FFN sublayer with so many filters launches; nothing without any."""
+    """Kernels of an FFN sublayer.
+
+    Args:
+        shape: the dense encoder.
+        filters: filters of the sublayer; 0 leaves only its bias, which costs no kernel.
+        batch: examples per call.
+        length: tokens per example.
+        size: bytes of a number.
+        fused: whether the runtime fuses elementwise operations into matrix products.
+
+    Returns:
+        The kernels in their order; empty without filters.
+    """
     if filters == 0:
         return []
     tokens, hidden = batch * length, shape.hidden_size
@@ -107,10 +151,10 @@ class Roofline:
 
     Attributes:
         flops: operations per second.
-        bytes_per_second: of the memory.
-        launch_s: seconds that every kernel costs on top.
-        processors: what tiles are spread over.
-        tiles: sizes there are, rows x columns.
+        bytes_per_second: memory bandwidth.
+        launch_s: seconds that every kernel takes to launch.
+        processors: number of units that compute one tile at a time.
+        tiles: available tile sizes, rows x columns.
     """
 
     flops: float
@@ -121,10 +165,17 @@ class Roofline:
 
     @classmethod
     def of(cls, target: Target, precision: str) -> Roofline:
-        """From a target's data sheet.
+        """Read a target's data sheet.
+
+        Args:
+            target: the device.
+            precision: number format.
+
+        Returns:
+            The data sheet in this precision.
 
         Raises:
-            TargetError: the sheet lacks something; the message names what.
+            TargetError: the sheet is incomplete; the message names what is missing.
         """
         missing = target.missing_for(precision)
         sheet = (
@@ -147,11 +198,11 @@ class Roofline:
         return cls(flops, bandwidth * 1e9, launch * 1e-6, processors, tiles)
 
     def seconds(self, kernel: Kernel) -> float:
-        """How long a kernel takes, launch included."""
+        """Seconds of a kernel, launch included."""
         return max(self.computing(kernel), kernel.bytes / self.bytes_per_second) + self.launch_s
 
     def computing(self, kernel: Kernel) -> float:
-        """Seconds of a matrix product if operands were at hand; 0 for other kernels, which memory bounds."""
+        """Compute time of a matrix product in seconds; 0 for other kernels, which are bound by memory."""
         if kernel.product is None:
             return 0.0
         batch, rows, columns, inner = kernel.product
@@ -163,29 +214,33 @@ class Roofline:
         return min(times)
 
     def ms(self, kernels: Sequence[Kernel]) -> float:
-        """Milliseconds of kernels one after the other."""
+        """Milliseconds of kernels that run one after the other."""
         return 1e3 * math.fsum(map(self.seconds, kernels))
 
 
 def estimate_profile(
     shape: EncoderShape, target: Target, precision: str, batch_size: int, seq_len: int, fused: bool | None = None
 ) -> Profile:
-    """A profile from the target's data sheet, marked ``estimated``.
+    """Estimate a profile from the target's data sheet.
 
     Args:
         shape: the dense encoder.
-        target: with a data sheet.
+        target: a target with a data sheet.
         precision: number format.
-        batch_size, seq_len: of the deployment.
-        fused: whether the runtime fuses what lies between products; None is what the target's runtime does.
+        batch_size: examples per call.
+        seq_len: tokens per example.
+        fused: whether the runtime fuses the operations between matrix products; None for the target's runtime's way.
+
+    Returns:
+        The profile, marked ``estimated``.
 
     Raises:
-        TargetError: the data sheet lacks something.
+        TargetError: the data sheet is incomplete; the message names what is missing.
     """
     table = _table(shape, target, precision, batch_size, seq_len, fused)
     baseline = None
     if precision != "fp32":
-        # Speed-ups are against the dense float32 model on the same device.
+        # The baseline of speed-ups is the dense float32 model on the same device.
         baseline = _table(shape, target, "fp32", batch_size, seq_len, fused).dense_ms
     return Profile(
         table=table,
@@ -211,7 +266,7 @@ def _table(
     fusing = target.runtime in _FUSING if fused is None else fused
     heads, filters = tuple(range(shape.heads + 1)), filter_levels(shape.filters)
     tokens = batch * length
-    # A removed sublayer leaves its bias to add and its norm, one kernel: part of what is fixed.
+    # A removed sublayer leaves one kernel, its bias and norm: part of the fixed latency.
     norm = roofline.ms([elementwise(tokens * shape.hidden_size, size, 3)])
     attention = [roofline.ms(attention_kernels(shape, n, batch, length, size, fusing)) - norm * (n > 0) for n in heads]
     ffn = [roofline.ms(ffn_kernels(shape, n, batch, length, size, fusing)) - norm * (n > 0) for n in filters]
@@ -228,8 +283,8 @@ def _table(
 
 
 def _rising(curve: Sequence[float]) -> tuple[float, ...]:
-    """A curve that never falls, rounded: a wider sublayer can always be run as a narrower one padded."""
-    # From the wide end: where a wider one is faster (a better fit of tiles), a narrower one can be padded to it.
+    """A curve that never falls, rounded: a narrower sublayer can always be padded to a wider one."""
+    # From the wide end: if a wider sublayer is faster (its tiles fit better), a narrower one is padded to it.
     found = [round(max(0.0, value), 9) for value in curve]
     for i in reversed(range(1, len(found) - 1)):
         found[i] = min(found[i], found[i + 1])

@@ -1,7 +1,7 @@
-"""Targets: the devices a model is compressed for, one TOML file each (``configs/targets/*.toml``).
+"""Targets: devices to compress a model for, one TOML file each (``configs/targets/*.toml``).
 
-A new device is one more file; nothing in here names any. Users give ``--target`` a name from the list or a file of
-their own.
+A new device is a new file; no device is named in this module. ``--target`` takes a name from the list or the path of a
+user's own file.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from compress.core.errors import ProfileError, TargetError, did_you_mean
 from compress.core.parsing import MOST_TOML_BYTES, Missing, Unreadable, parse_toml, read_text
-from compress.profile.gpu import at_work, here
+from compress.profile.gpu import matching_gpus, with_current_clock
 
 RuntimeName = Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "openvino"]
 Precision = Literal["fp32", "fp16", "int8"]
 
-# What can be made for a runtime, where the target's file does not say; the first is the safest.
+# Number formats of a runtime, for targets whose file does not list any; the first is the safest.
 _OFFERED: dict[str, tuple[Precision, ...]] = {"onnxruntime-cpu": ("fp32", "int8"), "openvino": ("fp32", "int8")}
 GPU_RUNTIMES = ("onnxruntime-cuda", "tensorrt")
 
-# What no device is outside of: a figure beyond it has the wrong unit.
+# Plausible ranges of the data sheet: a figure outside has the wrong unit.
 _PLAUSIBLE: dict[str, tuple[float, float, str]] = {
     "peak_flops": (1e9, 1e17, "operations per second: 125 TFLOP/s is 125e12"),
     "memory_bandwidth_gb_s": (0.5, 1e5, "10^9 bytes per second: 3.35 TB/s is 3350"),
     "launch_overhead_us": (0.0, 1e3, "microseconds: 4e-6 s is 4"),
 }
 
-# The same of NVIDIA's GPUs, whose least are Jetsons: 3.35 is then TB/s.
+# Higher least values for NVIDIA's GPUs (the smallest are Jetsons), so that a bandwidth of 3.35 is recognised as TB/s.
 _LEAST_OF_GPUS = {"peak_flops": 1e11, "memory_bandwidth_gb_s": 10.0}
 
 # Distributions whose release changes how fast a model runs.
@@ -46,7 +46,7 @@ _RUNTIME_PACKAGES: dict[str, tuple[str, ...]] = {
 }
 
 
-# What an estimated profile needs of a data sheet.
+# Entries of the data sheet that an estimated profile needs.
 SHEET = ("peak_flops", "memory_bandwidth_gb_s", "launch_overhead_us", "processors", "tile_sizes")
 Size = Annotated[int, Field(ge=1)]
 # TOML has arrays where Python has tuples.
@@ -57,11 +57,11 @@ Range = Annotated[tuple[Size, Size, Size], Field(strict=False)]
 
 
 class Calls(BaseModel):
-    """What calls an engine that is built for certain shapes has to take.
+    """Calls that an engine with fixed ranges of shapes has to accept.
 
     Attributes:
-        batch_size: least, usual and most examples per call; it is fastest at the usual number.
-        seq_len: the same of tokens per example.
+        batch_size: least, usual and most examples per call; the engine is fastest at the usual number.
+        seq_len: least, usual and most tokens per example.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -77,10 +77,17 @@ class Calls(BaseModel):
         return value
 
     def usually(self, batch_size: int, seq_len: int) -> Calls:
-        """The same ranges around another usual call.
+        """The same ranges with another usual call.
+
+        Args:
+            batch_size: usual examples per call.
+            seq_len: usual tokens per example.
+
+        Returns:
+            A copy.
 
         Raises:
-            TargetError: it is outside of them.
+            TargetError: the call is outside the ranges.
         """
         for what, (least, _, most), wanted in (
             ("batch size", self.batch_size, batch_size),
@@ -88,8 +95,8 @@ class Calls(BaseModel):
         ):
             if not least <= wanted <= most:
                 raise TargetError(
-                    f"{what} {wanted} is outside of what the target's file states under [calls], {least} to {most}; "
-                    "change it there, or give another on the command line"
+                    f"{what} {wanted} is outside the range of [calls] in the target's file, {least} to {most}; change "
+                    "the range there, or give another value on the command line"
                 )
         return Calls(
             batch_size=(self.batch_size[0], batch_size, self.batch_size[2]),
@@ -101,22 +108,22 @@ class Target(BaseModel):
     """A device, and how models run on it.
 
     Attributes:
-        name: what ``--target`` calls it.
+        name: name for ``--target``.
         device: the hardware, in words.
-        runtime: what loads and runs the exported model.
+        runtime: runtime that loads and runs the exported model.
         precision: number format of the exported model, unless the command line asks for another.
-        threads: threads a call may use; None means every core the process may use.
-        ort: the artifact also has ``engine/model.ort``, optimised for such a processor; None for no such file.
+        threads: threads of a call; None for all cores that the process may use.
+        ort: kind of processor for which the artifact also has ``engine/model.ort``; None for no such file.
         description: one line for ``compress targets``.
-        precisions: number formats that can be made for it, the safest first; None is what its runtime has.
-        compute_capability: of an NVIDIA GPU, as ``7.0``; a GPU of another one is another target.
-        peak_flops: operations per second by precision (a multiply-add is two), dense, from the data sheet; None where
-            it was not looked up. It and the four that follow are what estimated profiles rest on.
+        precisions: possible number formats, the safest first; None for those of the runtime.
+        compute_capability: of an NVIDIA GPU, such as ``7.0``; a GPU with another one is another target.
+        peak_flops: dense operations per second by precision (a multiply-add is two), from the data sheet; None if
+            unknown. Estimated profiles need this and the next four.
         memory_bandwidth_gb_s: 10^9 bytes per second.
-        launch_overhead_us: microseconds that every kernel costs on top of its work.
-        processors: what a kernel's tiles are spread over: streaming multiprocessors, or cores.
-        tile_sizes: rows and columns of a matrix product that one of them computes at a time.
-        calls: what TensorRT engines have to take; None is up to the batch size and length of the command line.
+        launch_overhead_us: microseconds that every kernel takes to launch.
+        processors: units that a kernel's tiles are spread over: streaming multiprocessors, or cores.
+        tile_sizes: rows and columns of a matrix product that one processor computes at a time.
+        calls: calls that TensorRT engines have to accept; None for up to the command line's batch size and length.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -152,8 +159,15 @@ class Target(BaseModel):
     def for_calls(self, batch_size: int, seq_len: int) -> Target:
         """The target with engines that are fastest at a batch size and length.
 
+        Args:
+            batch_size: examples per call.
+            seq_len: tokens per example.
+
+        Returns:
+            A copy with these usual calls; the target itself if its runtime needs none.
+
         Raises:
-            TargetError: the target's file states ranges that they are outside of.
+            TargetError: the target's file has ranges, and the call is outside them.
         """
         if self.calls is not None:
             return self.model_copy(update={"calls": self.calls.usually(batch_size, seq_len)})
@@ -163,22 +177,25 @@ class Target(BaseModel):
         return self.model_copy(update={"calls": calls})
 
     def missing_for(self, precision: str) -> list[str]:
-        """Keys that an estimated profile in a precision needs and this target lacks; empty where there is all."""
+        """Keys that an estimated profile in a precision needs and this target lacks; empty if none."""
         lacking = [name for name in SHEET if getattr(self, name) is None]
         if self.peak_flops is not None and precision not in self.peak_flops:
             lacking.insert(0, f"peak_flops.{precision}")
         return lacking
 
 
-def offered(target: Target, precision: str) -> tuple[Precision, ...]:
+def offered_precisions(target: Target, precision: str) -> tuple[Precision, ...]:
     """The precisions to try on a target.
 
     Args:
         target: the device.
-        precision: one of them, or ``auto`` for all.
+        precision: one precision, or ``auto`` for all of the target's.
+
+    Returns:
+        At least one precision, the safest first.
 
     Raises:
-        TargetError: the target lacks it.
+        TargetError: the target does not have the precision.
     """
     known = target.precisions or _OFFERED.get(target.runtime, (target.precision,))
     found = tuple(name for name in known if precision in (name, "auto"))
@@ -195,21 +212,24 @@ def _shipped() -> dict[str, Path]:
 
 
 def load_target(name_or_path: str) -> Target:
-    """A shipped target by its name, or one from a TOML file.
+    """Load a shipped target by its name, or a target from a TOML file.
 
     Args:
-        name_or_path: a name that ``list_targets`` has; or a path, which ends in ``.toml`` or has a separator in it.
+        name_or_path: a name from ``list_targets``; or a path, which ends in ``.toml`` or contains a separator.
+
+    Returns:
+        The target.
 
     Raises:
-        TargetError: unknown name (the message names the closest and all known), or a file that is missing, no TOML,
-            or has a key or value that targets do not have.
+        TargetError: the name is unknown (the message names the closest and all known); or the file is missing, is not
+            TOML, or has an unknown key or an invalid value.
     """
     shipped = _shipped()
     if name_or_path in shipped:
         return _read(shipped[name_or_path])
     try:
         path = Path(name_or_path).expanduser()
-    except RuntimeError:  # "~name" of nobody
+    except RuntimeError:  # "~name" of an unknown user
         path = Path(name_or_path)
     if path.suffix == ".toml" or len(path.parts) > 1:
         return _read(path)
@@ -237,7 +257,10 @@ def _read(path: Path) -> Target:
             )
         raw = {**_raw(shipped), "name": path.stem, **raw}
         if "like" in raw:
-            raise TargetError(f"target file '{path}': like = {base!r}: that is like another target itself; name that")
+            raise TargetError(
+                f"target file '{path}': like = {base!r}: that target is itself like {raw['like']!r}; use like = "
+                f"{raw['like']!r}"
+            )
     try:
         return Target.model_validate({"name": path.stem, **raw})
     except ValidationError as error:
@@ -254,7 +277,7 @@ def _raw(path: Path) -> dict[str, Any]:
 
 
 def _problem(error: Any) -> str:
-    """One of pydantic's complaints in the file's own terms."""
+    """One of pydantic's errors in the terms of the target's file."""
     key = ".".join(str(part) for part in error["loc"] if part != "[key]")
     if error["type"] == "extra_forbidden":
         return f"unknown key '{key}'.{did_you_mean(key, [*Target.model_fields, 'like'])}"
@@ -270,12 +293,12 @@ def _problem(error: Any) -> str:
 
 
 def describe_device(target: Target) -> dict[str, str | int]:
-    """What a measured profile must say about where it was taken.
+    """Describe this device, for a measured profile.
 
     Returns:
-        Processor model, cores this process may use, threads a call uses, operating system, and versions of Python and
-        of the target's runtime; for a GPU its name, compute capability, driver and clock at this moment, and the
-        highest. Never anything that names the machine or its user.
+        Processor model, cores that this process may use, threads of a call, operating system, and versions of Python
+        and of the target's runtime; for a GPU its name, compute capability, driver, and current and highest clock.
+        Nothing that identifies the machine or its user.
     """
     cores = usable_cores()
     described: dict[str, str | int] = {
@@ -292,22 +315,25 @@ def describe_device(target: Target) -> dict[str, str | int]:
         except metadata.PackageNotFoundError:
             continue
     if target.runtime in GPU_RUNTIMES:
-        for gpu in here(target.compute_capability)[:1]:
-            described |= at_work(gpu).described
+        for gpu in matching_gpus(target.compute_capability)[:1]:
+            described |= with_current_clock(gpu).described
     return described
 
 
-def of_its_device(described: Mapping[str, str | int], target: Target) -> None:
-    """Raise ProfileError where a profile was measured on another device, or through another runtime, than its target's.
+def check_device(described: Mapping[str, str | int], target: Target) -> None:
+    """Check that a profile was measured on its target's device and runtime.
 
     Args:
-        described: what ``describe_device`` gave there.
-        target: what the profile is used for; where it is this machine, the GPU itself has to be the same.
+        described: the profile's device, from ``describe_device``.
+        target: target that the profile is used for; if it is this machine, the GPU's name has to match too.
+
+    Raises:
+        ProfileError: the device or the runtime differs; the message names both.
     """
     runtime = described.get("runtime", target.runtime)
     if runtime != target.runtime:
         raise ProfileError(
-            f"the profile is of the runtime {runtime}, target '{target.name}' runs in {target.runtime}; take one with "
+            f"the profile was measured in {runtime}, target '{target.name}' runs in {target.runtime}; take one with "
             "`compress profile`"
         )
     capability = described.get("compute_capability")
@@ -316,7 +342,7 @@ def of_its_device(described: Mapping[str, str | int], target: Target) -> None:
             f"the profile was measured on {described.get('gpu', 'a GPU')} (compute capability {capability}), target "
             f"'{target.name}' has {target.compute_capability}; take one on that device with `compress profile`"
         )
-    present = [gpu.name for gpu in here(target.compute_capability)] if target.runtime in GPU_RUNTIMES else []
+    present = [gpu.name for gpu in matching_gpus(target.compute_capability)] if target.runtime in GPU_RUNTIMES else []
     if capability is not None and present and described.get("gpu") not in present:
         raise ProfileError(
             f"the profile was measured on {described.get('gpu')}, target '{target.name}' is {present[0]} here; take "
@@ -328,18 +354,18 @@ Provenance = Literal["measured here", "estimated", "none"]
 
 
 def provenance(target: Target) -> Provenance:
-    """Where a run on this machine takes a target's profile from, unless it is given one.
+    """Source of a target's profile for a run on this machine without ``--profile``.
 
     Returns:
-        ``measured here``; ``estimated`` from the data sheet; ``none`` where one has to be brought from the device.
+        ``measured here``; ``estimated`` from the data sheet; ``none`` if it has to be measured on the device.
     """
-    if target.runtime not in GPU_RUNTIMES or here(target.compute_capability):
+    if target.runtime not in GPU_RUNTIMES or matching_gpus(target.compute_capability):
         return "measured here"
     return "none" if target.missing_for(target.precision) else "estimated"
 
 
 def usable_cores() -> int:
-    """Cores this process may run on: its affinity where the system tells it, otherwise all of them."""
+    """Number of cores that this process may use: its affinity if the system tells it, otherwise all."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,18 +1,18 @@
-"""Timing calls against each other on a machine that drifts and that others use too.
+"""Times calls against each other on a machine whose speed drifts and which other processes use too.
 
-Why it is done as it is:
+The method, and the reasons for it:
 
 - The machine gets slower and faster by factors within minutes. So calls are interleaved, in another order every round,
-  and what is compared is calls of the same round.
-- A call that had to wait for a core says nothing about the model, and waiting does not hit all alike: a long call is
-  interrupted, a short one slips through. In trials with as many busy processes as cores, ratios of median times were
-  off by 25 %. Linux counts how long each thread was ready to run but did not, so that waiting can be subtracted and
-  disturbed calls count for less (error left: 5 % after 10 rounds there, 1 % after 40 rounds with little disturbance).
-- With several busy processes a core next to no call is left alone, and what is subtracted exceeds what remains. The
-  processor time of the calls is then the better measure (6 % instead of 8 to 15 %): it counts threads that spin, but
-  for all models alike.
-- A call right after another model's finds that one's weights in the caches. Latency is meant warm: an untimed call of
-  the same model goes first.
+  and calls of the same round are compared.
+- A call that had to wait for a core says nothing about the model. Waiting hits long calls more than short ones: with as
+  many busy processes as cores, ratios of median times were off by 25 %. Linux counts how long each thread was ready but
+  did not run. That waiting is subtracted, and disturbed calls get less weight. The remaining error was 5 % after 10
+  rounds with as many busy processes as cores, and 1 % after 40 rounds with little disturbance.
+- With several busy processes per core almost every call is disturbed, and more is subtracted than remains. Then the
+  processor time of the calls is the better measure (6 % error instead of 8 to 15 %). It counts spinning threads too,
+  but for all models alike.
+- A call right after another model's call finds the other model's weights in the caches. Latency here means warm
+  latency, so an untimed call of the same model comes first.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Calls = Sequence[Callable[[], object]]
 
-# How much longer a call takes per second that its threads wait, summed over threads: less than 1, for they can wait at
-# the same time. Regressed from timings of 95 structures with 2 threads at four loads: 0.69 to 0.74.
+# Seconds that a call gets longer per second that its threads wait, summed over threads. It is less than 1 because
+# threads can wait at the same time. Regression over 95 structures with 2 threads at four loads gave 0.69 to 0.74.
 _DELAY_PER_WAIT = 0.72
-# Waiting, as a share of the call, at which a sample counts half.
+# Waiting, as a share of the call, at which a sample has half its weight.
 _DISTURBED = 0.15
-# Where calls wait longer than this share of their time in the median, processor time is used instead.
+# If the median call waits longer than this share of its time, processor time is used instead.
 _HOPELESS = 0.75
 
 _MILLION = 1e6
 
 
 class Clock:
-    """What the system tells about time, in nanoseconds. Tests put a simulated machine in its place."""
+    """The system's clocks, in nanoseconds. Tests replace it by a simulated machine."""
 
     def __init__(self) -> None:
         self._files: list[int] = []
@@ -51,7 +51,7 @@ class Clock:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch the threads that this process has now; ``waited`` is of these.
+        """Watch the threads that this process has now; ``waited`` counts these.
 
         Source: Documentation/scheduler/sched-stats.rst of the Linux kernel, ``/proc/<pid>/task/<tid>/schedstat``.
         """
@@ -75,11 +75,11 @@ class Clock:
         return time.perf_counter_ns()
 
     def worked(self) -> int:
-        """Processor time of this process so far, all threads together."""
+        """Processor time of this process so far, summed over its threads."""
         return time.process_time_ns()
 
     def waited(self) -> int:
-        """How long the threads watched were ready to run without running, summed; always 0 off Linux."""
+        """How long the watched threads were ready to run without running, summed; 0 on other systems than Linux."""
         for file in self._files:
             # Fails where the thread has ended, or the kernel keeps no such statistics.
             with suppress(OSError, IndexError, ValueError):
@@ -94,7 +94,7 @@ class Samples:
     Attributes:
         ms: wall-clock milliseconds.
         waited_ms: milliseconds that threads of this process waited for a core meanwhile, summed over the threads; all
-            0 where the system does not tell.
+            0 if the system does not tell.
         worked_ms: processor milliseconds, summed over the threads.
     """
 
@@ -104,29 +104,29 @@ class Samples:
 
     @property
     def undisturbed_ms(self) -> Floats:
-        """Milliseconds without what waiting for a core cost, [rounds, calls]; at least a quarter of ``ms``."""
+        """Milliseconds without the time lost by waiting for a core, [rounds, calls]; at least a quarter of ``ms``."""
         return np.maximum(self.ms - _DELAY_PER_WAIT * self.waited_ms, self.ms / 4)
 
     @property
     def trust(self) -> Floats:
-        """How much each sample counts, 0 to 1, [rounds, calls]: 1 where nothing had to wait."""
+        """Weight of each sample, 0 to 1, [rounds, calls]: 1 if nothing had to wait."""
         trust: Floats = 1.0 / (1.0 + (self.waited_ms / self.ms / _DISTURBED) ** 2)
         return trust
 
     @property
     def hopeless(self) -> bool:
-        """Whether calls waited for cores about as long as they ran: see the module's third point."""
+        """Whether calls waited for cores about as long as they ran; see the third point of the module's docstring."""
         return bool(np.median(self.waited_ms / self.ms) > _HOPELESS)
 
 
 @dataclass(frozen=True)
 class Ratios:
-    """How long calls take, relative to one of them.
+    """Times of calls relative to one of them.
 
     Attributes:
         value: ratio to the reference call, [calls]; 1 at the reference.
         spread: standard error of the ratio as a fraction of it, [calls].
-        kept: samples the ratio rests on, each counted by its trust, [calls].
+        kept: number of samples behind the ratio, each counted by its trust, [calls].
     """
 
     value: Floats
@@ -134,47 +134,56 @@ class Ratios:
     kept: Floats
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """How often calls are timed, and how they are warmed.
+
+    Attributes:
+        rounds: timings of each call; with ``seconds`` the least number.
+        seconds: time to spend; None for as long as the rounds take. A round that has started is finished.
+        warmup: untimed rounds before the first; not counted in ``seconds``.
+        prime: untimed calls right before timed ones, so that a model finds its own data in the caches.
+        burst: timed calls in a row at each turn, each of another round; makes better use of the untimed ones.
+    """
+
+    rounds: int
+    seconds: float | None = None
+    warmup: int = 3
+    prime: int = 1
+    burst: int = 1
+
+
 def measure(calls: Calls, *, rounds: int, warmup: int = 3, seed: int = 0, prime: int = 1) -> Floats:
-    """Time calls against each other, interleaved, in a random order every round, without garbage collection.
+    """Time calls against each other: interleaved, in a random order every round, without garbage collection.
 
     Args:
-        calls: what to time; arguments bound.
-        rounds: how often to time each.
-        warmup: untimed rounds before.
+        calls: functions to time, without arguments.
+        rounds: timings of each call.
+        warmup: untimed rounds before the first.
         seed: of the order.
-        prime: untimed calls right before each timed one, so that it finds its own data in the caches.
+        prime: untimed calls right before each timed one, so that a model finds its own data in the caches.
 
     Returns:
-        Wall-clock milliseconds, [rounds, calls]; ``sample`` also tells what disturbed them.
+        Wall-clock milliseconds, [rounds, calls]; ``sample_calls`` also tells how much calls were disturbed.
     """
-    return sample(calls, rounds=rounds, warmup=warmup, seed=seed, prime=prime).ms
+    return sample_calls(calls, Schedule(rounds, warmup=warmup, prime=prime), seed=seed).ms
 
 
-def sample(
-    calls: Calls,
-    *,
-    rounds: int,
-    seconds: float | None = None,
-    warmup: int = 3,
-    seed: int = 0,
-    prime: int = 1,
-    burst: int = 1,
-    clock: Clock | None = None,
-) -> Samples:
-    """``measure``, for a time instead of a number of rounds if wanted, and with what disturbed each call.
+def sample_calls(calls: Calls, schedule: Schedule, *, seed: int = 0, clock: Clock | None = None) -> Samples:
+    """Time calls against each other like ``measure``, and record how much each call was disturbed.
 
     Args:
-        calls: what to time; arguments bound.
-        rounds: how often to time each; at least so often where ``seconds`` is given.
-        seconds: time to spend, None for as long as the rounds take. The round that is running then is finished.
-        warmup: untimed rounds before; not counted in ``seconds``.
+        calls: functions to time, without arguments.
+        schedule: rounds or seconds to spend, and untimed calls.
         seed: of the order.
-        prime: untimed calls before timed ones.
-        burst: timed calls in a row at each turn, each of another round; makes better use of the untimed ones.
-        clock: None is the system's.
+        clock: None for the system's.
+
+    Returns:
+        Wall-clock, waiting and processor time of each call.
     """
     clock = clock or Clock()
-    for _ in range(warmup):
+    rounds, seconds, burst = schedule.rounds, schedule.seconds, schedule.burst
+    for _ in range(schedule.warmup):
         for call in calls:
             call()
     order = np.random.default_rng(seed)
@@ -185,7 +194,7 @@ def sample(
             rows = np.empty((burst, 3, len(calls)))
             for i in order.permutation(len(calls)):
                 call = calls[i]
-                for _ in range(prime):
+                for _ in range(schedule.prime):
                     call()
                 for row in rows:
                     waited, worked = clock.waited(), clock.worked()
@@ -194,21 +203,24 @@ def sample(
                     after = clock.wall()
                     row[:, i] = after - before, clock.waited() - waited, clock.worked() - worked
             taken.extend(rows)
-    # A clock may be coarser than a call: nothing takes less than a nanosecond.
+    # A clock may be coarser than a call: count at least a nanosecond.
     wall, waits, work = np.maximum(np.stack(taken, axis=1), [[[1.0]], [[0.0]], [[1.0]]]) / _MILLION
     return Samples(wall, waits, work)
 
 
-def relative(samples: Samples, reference: int = 0) -> Ratios:
-    """Ratios of the calls' undisturbed times, with the machine's drift taken out.
+def relative_times(samples: Samples, reference: int = 0) -> Ratios:
+    """Ratios of the calls' undisturbed times, without the machine's drift.
 
-    Each sample is read as (call's own time) x (how slow the machine was in that round) x noise, and the two factors
-    are found by median polish (Tukey, 1977) of the logarithms, each sample weighted by its trust. A round is thus
-    compared with all calls in it, not with one reference only, which halves the noise of plain ratios.
+    Each sample is modelled as (call's own time) x (slowness of the machine in that round) x noise. Median polish
+    (Tukey, 1977) of the logarithms finds the two factors, each sample weighted by its trust. So the slowness of a round
+    is estimated from all its calls, not from the reference alone, which halves the noise of plain ratios.
 
     Args:
         samples: of at least one round.
-        reference: the call that the others are divided by.
+        reference: number of the call that the others are divided by.
+
+    Returns:
+        Ratios with their standard errors.
     """
     logs, trust = np.log(samples.undisturbed_ms), samples.trust
     if samples.hopeless:
@@ -224,8 +236,17 @@ def relative(samples: Samples, reference: int = 0) -> Ratios:
 
 
 def weighted_medians(values: Floats, weights: Floats) -> Floats:
-    """Weighted median of each column: the least value with half of the weight at or below it; with equal weights, and
-    an even number of values, the mean of the middle two."""
+    """Weighted median of each column: the least value with half of the weight at or below it.
+
+    With equal weights and an even number of values it is the mean of the middle two.
+
+    Args:
+        values: [rows, columns].
+        weights: of each value, not negative, [rows, columns].
+
+    Returns:
+        Medians [columns].
+    """
     order = np.argsort(values, axis=0)
     ordered = np.take_along_axis(values, order, axis=0)
     passed = np.cumsum(np.take_along_axis(weights, order, axis=0), axis=0)

@@ -1,8 +1,11 @@
 """The output directory and its provenance.
 
     directory    written whole or not at all
+    files        names of the files, JSON written and read
     model        the PyTorch part, saved and loaded
-    validation   what validation.json holds
+    validation   the schema of validation.json
+    outcomes     outcomes.json: the result of every example
+    summary      the result table of terminal, report and card
     sparse       what an artifact of --unstructured says of itself
     manifest     SHA-256 of every file, versions, configuration
     verify       whether every file is as it was written

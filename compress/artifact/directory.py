@@ -1,7 +1,7 @@
 """The artifact directory: written whole or not at all, and loaded back as an ordinary transformers model.
 
-Laws (``tests/test_artifact.py``): ``load`` gives back what ``save_model`` got, bit for bit, whatever the structure;
-after a failed or interrupted run there is nothing at the output path, and nothing beside it.
+Laws (``tests/artifact/test_model.py``): ``load`` gives back what ``save_model`` got, bit for bit, whatever the
+structure; after a failed or interrupted run there is nothing at the output path, and nothing beside it.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _check_vacant(path: Path) -> None:
                 f"output directory '{path}' is not empty (it has '{first.name}'); remove it, or choose another --output"
             )
     elif path.exists() or path.is_symlink():
-        raise ArtifactError(f"output '{path}' exists and is no directory; remove it, or choose another --output")
+        raise ArtifactError(f"output '{path}' exists and is not a directory; remove it, or choose another --output")
 
 
 def _make_parents(directory: Path, made: list[Path]) -> None:

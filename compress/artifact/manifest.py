@@ -1,7 +1,7 @@
 """manifest.json: what an artifact consists of and how it came to be.
 
-Law (``tests/test_manifest.py``): whichever byte of the file changes, its seal no longer fits. That finds damage. It
-finds no malice: who can write the file can write the seal.
+Law (``tests/artifact/test_manifest.py``): whichever byte of the file changes, its seal no longer fits. That finds
+damage. It finds no malice: who can write the file can write the seal.
 """
 
 from __future__ import annotations
@@ -106,7 +106,12 @@ def sealed(document: Mapping[str, Any]) -> str:
 
 
 def is_sealed(text: str, document: Mapping[str, Any]) -> bool:
-    """Whether a manifest's text is, byte for byte, what ``sealed`` made of its document."""
+    """Whether a manifest's text is, byte for byte, what ``sealed`` made of its document.
+
+    Args:
+        text: of manifest.json.
+        document: its content.
+    """
     return text == sealed(document)
 
 
@@ -139,8 +144,10 @@ def read_sealed(directory: Path) -> tuple[str, dict[str, Any]]:
     """
     file = directory / NAME
     if not file.is_file():
-        state = f"has no {NAME}" if directory.is_dir() else "is no directory" if directory.exists() else "is not there"
-        raise ArtifactError(f"'{directory}' is no artifact of compress: it {state}; give what `compress run` wrote")
+        state = (
+            f"has no {NAME}" if directory.is_dir() else "is not a directory" if directory.exists() else "is not there"
+        )
+        raise ArtifactError(f"'{directory}' is not an artifact of compress: it {state}; give what `compress run` wrote")
     try:
         text = read_text(file)
         document = parse_json(text)
@@ -152,7 +159,15 @@ def read_sealed(directory: Path) -> tuple[str, dict[str, Any]]:
 
 
 def check_format(document: Mapping[str, Any], directory: Path) -> None:
-    """Raise ArtifactError unless a manifest has the format that this version reads; says which version to install."""
+    """Raise ArtifactError unless a manifest has the format that this version reads.
+
+    Args:
+        document: content of manifest.json.
+        directory: the artifact, for the message.
+
+    Raises:
+        ArtifactError: it has another format; the message says which version to install.
+    """
     found = document.get("format")
     if found == FORMAT_VERSION and not isinstance(found, bool):
         return

@@ -75,7 +75,7 @@ def load(artifact: str | Path) -> Any:
         The model, float32, of the class that the original checkpoint had.
 
     Raises:
-        ArtifactError: the directory is no artifact, or its files are damaged or do not fit together.
+        ArtifactError: the directory is not an artifact, or its files are damaged or do not fit together.
         PlanError: its ``plan.json`` is damaged.
     """
     from safetensors import SafetensorError
@@ -89,7 +89,7 @@ def load(artifact: str | Path) -> Any:
     files = (f"{PYTORCH}/{CONFIG}", f"{PYTORCH}/{WEIGHTS}", "plan.json")
     missing = [name for name in files if not (root / name).is_file()]
     if missing:
-        state = "has no " + ", no ".join(missing) if root.is_dir() else "is no directory"
+        state = "has no " + ", no ".join(missing) if root.is_dir() else "is not a directory"
         raise ArtifactError(f"'{root}' {state}; give a directory that `compress run` wrote")
     plan = Plan.read(root)
     model = dense_model(root / PYTORCH)

@@ -1,8 +1,9 @@
 """sbom.cdx.json: what an artifact was made of, as a CycloneDX bill of materials.
 
 The model that came out, the model and the data that went in (by fingerprint), and every library that took part, with
-what it needs in turn, versions and licences where their metadata have them. Law (``tests/test_sbom.py``): equal inputs
-and equal libraries give equal bytes; there is no date in it, and its serial number is made from its content.
+what it needs in turn, versions and licences where their metadata have them. Law (``tests/artifact/test_sbom.py``):
+equal inputs and equal libraries give equal bytes; there is no date in it, and its serial number is made from its
+content.
 """
 
 from __future__ import annotations

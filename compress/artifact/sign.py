@@ -64,7 +64,14 @@ def sign(artifact: Path, key: Path) -> Path:
 
 
 def check_signature(artifact: Path, public_key: Path) -> tuple[Finding, ...]:
-    """What speaks against an artifact being, file by file, what the key's owner signed; empty where nothing does.
+    """Compare every file of an artifact with what the key's owner signed.
+
+    Args:
+        artifact: its directory.
+        public_key: a PEM file.
+
+    Returns:
+        A finding per file that differs; empty where the signature holds.
 
     Raises:
         ConfigError: the key cannot be used, or model-signing is not installed.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from compress._version import __version__
 
 if TYPE_CHECKING:
-    pass
+    from compress.artifact.validation import Validation, Weights
 
 
 KEY = "unstructured"
@@ -29,51 +29,49 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:.2f}"
 
 
-def said(weights: Mapping[str, Any]) -> str:
-    """In a sentence."""
+def said(weights: Weights) -> str:
+    """What remains, and what was asked, in a sentence."""
     return (
-        f"{percent(weights['remaining'])} of the weights of the encoder's linear layers remain, "
-        f"{percent(weights['asked'])} asked; saves bytes, not time"
+        f"{percent(weights.remaining)} of the weights of the encoder's linear layers remain, "
+        f"{percent(weights.asked)} asked; saves bytes, not time"
     )
 
 
-def rows(weights: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+def rows(weights: Weights) -> Iterator[tuple[str, str, str, str]]:
     """Name, dense, masked checkpoint, compact file."""
-    metric, encoder, file = weights["metric"], weights["encoder_bytes"], weights["file_bytes"]
-    yield str(metric["name"]), f"{metric['dense']:.4f}", f"{metric['masked']:.4f}", f"{metric['compact']:.4f}"
+    metric, encoder, file = weights.metric, weights.encoder_bytes, weights.file_bytes
+    yield metric.name, f"{metric.dense:.4f}", f"{metric.masked:.4f}", f"{metric.compact:.4f}"
     yield (
         "weights of the encoder's linear layers",
         percent(1.0),
-        percent(weights["remaining"]),
-        percent(weights["remaining_compact"]),
+        percent(weights.remaining),
+        percent(weights.remaining_compact),
     )
-    yield (
-        "these weights, MB",
-        _megabytes(encoder["dense"]),
-        _megabytes(encoder["dense"]),
-        _megabytes(encoder["compact"]),
-    )
-    yield "the whole file, MB", _megabytes(file["dense"]), _megabytes(file["dense"]), _megabytes(file["compact"])
+    for name, size in (("these weights, MB", encoder), ("the whole file, MB", file)):
+        yield name, _megabytes(size.dense), _megabytes(size.dense), _megabytes(size.compact)
 
 
 COLUMNS = ("", "dense fp32", "masked fp32", "compact file")
 
 
-def stored_lines(weights: Mapping[str, Any]) -> list[str]:
-    """How what is no encoder matrix is stored, a line each."""
-    return [
-        f"{of['tensors']} other tensors {how}: {_megabytes(of['bytes'])} MB" for how, of in weights["others"].items()
-    ]
+def stored_lines(weights: Weights) -> list[str]:
+    """How tensors outside the encoder's matrices are stored, a line each."""
+    return [f"{of.tensors} other tensors {how}: {_megabytes(of.bytes)} MB" for how, of in weights.others.items()]
 
 
-def card(name: str, validation: Mapping[str, Any]) -> str:
-    """The artifact's README.md."""
-    weights, device = validation[KEY], validation["deployment"]["device"]
-    trained = validation["deployment"]["seq_len"]
+def card(name: str, validation: Validation) -> str:
+    """The artifact's README.md.
+
+    Args:
+        name: of the dense model.
+        validation: with ``unstructured``.
+    """
+    weights, deployment = validation.unstructured, validation.deployment
+    assert weights is not None
     lines = [
         f"# {name}, sparse",
         "",
-        f"Made by compress {__version__} from `{name}`: {percent(weights['asked'])} of the weights of the encoder's "
+        f"Made by compress {__version__} from `{name}`: {percent(weights.asked)} of the weights of the encoder's "
         "linear layers stay, the others are zero.",
         "",
         f"**{BYTES_NOT_TIME}**",
@@ -82,8 +80,9 @@ def card(name: str, validation: Mapping[str, Any]) -> str:
         "|---|---|---|---|",
         *(f"| {' | '.join(row)} |" for row in rows(weights)),
         "",
-        f"Measured in PyTorch on {device['processor']}, {validation['metric']['examples']} examples of at most "
-        f"{trained} tokens, {validation['date'][:10]}. Verdict: **{validation['verdict']}** ({validation['reason']}).",
+        f"Measured in PyTorch on {deployment.device['processor']}, {validation.metric.examples} examples of at most "
+        f"{deployment.seq_len} tokens, {validation.date[:10]}. Verdict: **{validation.verdict}** "
+        f"({validation.reason}).",
         "",
         "In the compact file the encoder's matrices are int8 with one scale per row, their zeros left out; "
         + "; ".join(stored_lines(weights))
@@ -99,14 +98,9 @@ def card(name: str, validation: Mapping[str, Any]) -> str:
         "",
         "| layer | remaining |",
         "|---|---|",
-        *(f"| {layer['layer']} | {percent(layer['remaining'])} |" for layer in weights["layers"]),
+        *(f"| {layer.layer} | {percent(layer.remaining)} |" for layer in weights.layers),
     ]
     return "\n".join(lines) + "\n"
-
-
-def is_sparse(validation: Any) -> bool:
-    """Whether a validation.json is of a run with ``--unstructured``."""
-    return isinstance(validation, Mapping) and isinstance(validation.get(KEY), Mapping)
 
 
 def artifact_is_sparse(manifest: Mapping[str, Any]) -> bool:

@@ -1,34 +1,389 @@
-"""What validation.json holds."""
+"""validation.json: one schema that every producer builds and every reader reads.
+
+Two models share it. ``Validation`` is a whole document, as a run writes it and a gate reads it. ``Sections`` is what
+can be read of a document that anybody may have written: each section by itself, None where it is absent or damaged.
+
+Laws (``tests/artifact/test_validation.py``): a document of any version is read and written again to the identical
+bytes, and ``Sections.of`` never raises. docs/validation.schema.json is ``schema()``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 
 from compress.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
-from compress.tasks.base import spearman
-from compress.tasks.token_classification import f1_of_counts, share_of_counts
+from compress.core.statistics import Interval, Verdict
 
-if TYPE_CHECKING:
-    pass
+EXIT_CODES: dict[Verdict, int] = {"pass": EXIT_PASS, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}
 
-
-EXIT_CODES: dict[str, int] = {"pass": EXIT_PASS, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}
-
-
-OUTCOMES_FORMAT = 1
+# Context of a validation that reads a file. A run may write what it measured, even NaN; a reader refuses that.
+READING = {"reading": True}
+# Beyond this a float cannot tell two integers apart.
+_MOST = 2**53
 
 
-def combiners() -> dict[str, Callable[[NDArray[np.float64]], float] | None]:
-    """Every way in which rows of examples become a metric, by the name that files have for it; None is the mean."""
-    return {"mean": None, "spearman": spearman, "share": share_of_counts, "f1": f1_of_counts}
+def _finite(value: float, info: ValidationInfo) -> float:
+    if info.context and not math.isfinite(value):
+        raise ValueError("it is not a finite number")
+    return value
 
 
-def apart(validation: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """validation.json without the outcomes of single examples, and these (None where there are none)."""
-    metric = dict(validation["metric"])
-    outcomes = metric.pop("outcomes", None)
-    return {**validation, "metric": metric}, outcomes
+def _countable(value: int, info: ValidationInfo) -> int:
+    if info.context and value > _MOST:
+        raise ValueError("it is too large")
+    return value
+
+
+def _not_negative(value: float) -> float:
+    # Unlike a bound of the field, this lets NaN through: see READING.
+    if value < 0:
+        raise ValueError("it is negative")
+    return value
+
+
+Number = Annotated[float, AfterValidator(_finite)]
+Positive = Annotated[Number, Field(gt=0)]
+Fraction = Annotated[Number, Field(ge=0)]
+Difference = Annotated[Number, AfterValidator(_not_negative), Field(json_schema_extra={"minimum": 0})]
+Count = Annotated[int, Field(ge=0), AfterValidator(_countable)]
+Bounds = Annotated[tuple[Number, Number], Field(strict=False, description="Lower and upper end of a 95 % interval.")]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+Counts = Annotated[tuple[Count, ...], Field(strict=False)]
+
+
+class Part(BaseModel):
+    """A part of validation.json.
+
+    A key that is not set is not written. A key that a later version adds is kept.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, ser_json_inf_nan="constants")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, as the file has them."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class Estimate(Part):
+    """A measured value with its 95 % interval."""
+
+    value: Number
+    ci95: Bounds
+
+    @classmethod
+    def of(cls, found: Interval, decimals: int) -> Estimate:
+        """An interval, rounded.
+
+        Args:
+            found: value and bounds.
+            decimals: of all three.
+        """
+        return cls(value=round(found.value, decimals), ci95=bounds_of(found, decimals))
+
+    @property
+    def interval(self) -> Interval:
+        """Value and bounds."""
+        return Interval(self.value, *self.ci95)
+
+
+def bounds_of(found: Interval, decimals: int) -> tuple[float, float]:
+    """The ends of an interval, rounded.
+
+    Args:
+        found: the interval.
+        decimals: of both ends.
+    """
+    return round(found.low, decimals), round(found.high, decimals)
+
+
+class GpuLatency(Part):
+    """Latency by CUDA events, without the copies to the GPU and back: milliseconds."""
+
+    dense: Estimate
+    compressed: Estimate
+    speedup: Estimate
+    rounds: Count
+    clock_mhz: Count
+    most_clock_mhz: Count
+
+
+class Latency(Part):
+    """Milliseconds of one call."""
+
+    dense: Positive | None = Field(description="Median, measured; null where nothing was timed.")
+    compressed: Positive | None = Field(description="Median, measured; null where nothing was timed.")
+    budget: Number | None = None
+    predicted: Number | None = Field(None, description="By the profile; null without one.")
+    predicted_by: str | None = None
+    ci95: Bounds | None = Field(description="95 % interval of the compressed model's median.")
+    rounds: Count = Field(0, description="Calls of each model.")
+    source: str = ""
+    without_copies: GpuLatency | None = Field(None, description="On a GPU: by CUDA events.")
+
+
+class Speedup(Part):
+    """Latency of the dense float32 model over that of the compressed one."""
+
+    value: Positive | None = Field(description="Ratio of medians; null where nothing was timed.")
+    ci95: Bounds | None
+    predicted: Number | None = Field(None, description="By the profile, where nothing was timed.")
+
+
+class Both(Part):
+    """A further metric, of both models."""
+
+    dense: Number
+    compressed: Number
+
+
+class Metric(Part):
+    """The task's metric on the evaluation data."""
+
+    name: str
+    dense: Number
+    compressed: Number
+    ci95: Bounds = Field(description="95 % interval of the compressed model's metric.")
+    drop: Estimate | None = Field(None, description="Dense minus compressed, paired by example.")
+    examples: Count | None = None
+    also: Mapping[str, Both] | None = Field(None, description="Further metrics, by name.")
+    drop_of_int8: Estimate | None = Field(None, description="What int8 alone costs, against float32.")
+    drop_of_fp16: Estimate | None = Field(None, description="What fp16 alone costs.")
+    drop_of_fp16_emulated: Estimate | None = Field(
+        None, description="What fp16 costs where every value between operators is rounded to it, as on a GPU."
+    )
+
+    def with_drop_of(self, precision: str, drop: Interval) -> Metric:
+        """The same with what a number format alone costs.
+
+        Args:
+            precision: ``int8``, ``fp16`` or ``fp16_emulated``.
+            drop: of the metric, against the same model in float32.
+        """
+        return self.model_copy(update={f"drop_of_{precision}": Estimate.of(drop, 6)})
+
+
+class Size(Part):
+    """Bytes of the model file."""
+
+    dense: Annotated[Count, Field(gt=0)]
+    compressed: Annotated[Count, Field(gt=0)]
+    budget: Count | None = None
+
+
+class Macs(Part):
+    """Multiply-accumulates of the encoder for one example."""
+
+    dense: Count
+    compressed: Count
+    fraction: Fraction = Field(description="That are kept.")
+    length: Number = Field(description="Tokens of that example: the mean of the evaluation data.")
+
+
+class Parity(Part):
+    """The exported file against the same model in PyTorch."""
+
+    max_abs_diff: Difference
+
+
+class EngineForm(Part):
+    """How the file runs; see ``export.lowering.Engine``."""
+
+    precision: str
+    form: str = "plain"
+    scheme: str = "float"
+    reduce_range: bool = False
+    left_out: Names = Field((), description="Weights or nodes that stay float32.")
+
+
+class Deployment(Part):
+    """Where the figures hold."""
+
+    target: str
+    batch_size: Annotated[int, Field(ge=1, le=10**6)]
+    seq_len: Annotated[int, Field(ge=1, le=10**6)]
+    precision: str | None = None
+    engine: EngineForm | None = None
+    device: Mapping[str, str | int] = Field(description="What the file was run on.")
+    latency: str | None = Field(None, description="Source of the profile, where the target was elsewhere.")
+
+
+class SliceRow(Part):
+    """The metric on a part of the evaluation data."""
+
+    name: str
+    count: Count
+    metric: str
+    dense: Number
+    compressed: Number
+    ci95: Bounds
+    drop: Estimate
+
+
+class Slices(Part):
+    """The metric on parts of the evaluation data, the largest first."""
+
+    by: str = Field(description="What the parts are.")
+    rows: Annotated[tuple[SliceRow, ...], Field(strict=False)]
+
+
+class Candidate(Part):
+    """A number format that the run looked at; figures are null where it was not finished."""
+
+    precision: str
+    engine: str
+    macs_fraction: Fraction
+    heads: Counts = Field(description="Kept in each layer.")
+    filters: Counts = Field(description="Kept in each layer.")
+    predicted_ms: Number | None
+    left_out: Names = ()
+    latency_ms: Number | None
+    speedup: Number | None = None
+    metric: Number | None
+    drop_of_int8: Estimate | None = None
+    size_bytes: Count | None
+    verdict: Verdict | None = None
+    outcome: str = Field(description="`chosen`, or why it was not.")
+
+
+class FinePrunedFrom(Part):
+    """What fine-pruning started from."""
+
+    recipe: str
+    before: Metric
+
+
+class WeightsMetric(Part):
+    """The metric of the dense model, the masked checkpoint and the compact file."""
+
+    name: str
+    dense: Number
+    masked: Number
+    compact: Number
+
+
+class CompactSize(Part):
+    """Bytes, dense in float32 and in the compact file."""
+
+    dense: Count
+    compact: Count
+
+
+class StoredTensors(Part):
+    """Tensors that the compact file stores in one way."""
+
+    tensors: Count
+    bytes: Count
+
+
+class LayerWeights(Part):
+    """What remains of a layer's weights."""
+
+    layer: Count
+    elements: Count
+    remaining: Fraction
+
+
+class Weights(Part):
+    """Single weights of the encoder's linear layers, for a run with ``--unstructured``."""
+
+    asked: Fraction = Field(description="Fraction that was to stay.")
+    elements: Count
+    remaining: Fraction
+    remaining_compact: Fraction
+    metric: WeightsMetric
+    encoder_bytes: CompactSize
+    file_bytes: CompactSize
+    forms: Mapping[str, Count] = Field(description="Matrices by how the compact file stores them.")
+    others: Mapping[str, StoredTensors] = Field(description="What is not a matrix of the encoder.")
+    layers: Annotated[tuple[LayerWeights, ...], Field(strict=False)]
+
+
+class Sections(Part):
+    """What can be read of a validation.json: a section is None where it is absent or damaged."""
+
+    latency_ms: Latency | None = None
+    speedup: Speedup | None = None
+    metric: Metric | None = None
+    size_bytes: Size | None = None
+    macs: Macs | None = None
+    parity: Parity | None = None
+    verdict: Literal["pass", "fail", "inconclusive"] | None = None
+    reason: str = ""
+    deployment: Deployment | None = None
+    slices: Slices | None = None
+    date: str = ""
+    fine_pruned: FinePrunedFrom | None = None
+    candidates: Annotated[tuple[Candidate, ...], Field(strict=False)] = ()
+    chosen_because: str | None = None
+    unstructured: Weights | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was measured, or nothing of it can be read."""
+        return not any(getattr(self, name) for name in type(self).model_fields)
+
+    @staticmethod
+    def of(document: Any) -> Sections:
+        """Read what there is; never raises.
+
+        Args:
+            document: any JSON value, or any part of the schema.
+        """
+        if isinstance(document, Sections):
+            document = document.to_json()
+        if not isinstance(document, Mapping):
+            return Sections()
+        return _Forgiving.model_validate({str(key): document[key] for key in document}, context=READING)
+
+
+class _Forgiving(Sections):
+    model_config = ConfigDict(extra="ignore")
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _or_default(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            return cls.model_fields[str(info.field_name)].default
+
+
+class Validation(Sections):
+    """What was measured on the exported file, and the verdict."""
+
+    latency_ms: Latency
+    speedup: Speedup
+    metric: Metric
+    size_bytes: Size
+    macs: Macs
+    parity: Parity
+    verdict: Literal["pass", "fail", "inconclusive"]
+    deployment: Deployment
+    date: str = Field(description="ISO 8601, with the offset from UTC.")
+
+    @property
+    def exit_code(self) -> int:
+        """Of a command that ends with this verdict."""
+        return EXIT_CODES[self.verdict]
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of validation.json, as docs/validation.schema.json has it."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Validation.model_json_schema(),
+        "title": "validation.json of compress",
+    }

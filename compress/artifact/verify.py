@@ -1,6 +1,6 @@
 """``compress verify``: is every file of an artifact what it was when it was written?
 
-Law (``tests/test_verifying.py``): whichever byte of whichever file changes, the file is named.
+Law (``tests/artifact/test_verify.py``): whichever byte of whichever file changes, the file is named.
 
 Files are compared with the artifact's own manifest, offline. That finds damage (a bad copy, a file edited or left out),
 not malice: whoever can change a file can change the manifest with it.
@@ -77,7 +77,7 @@ def verify(artifact: str | Path) -> Verified:
         artifact: directory that ``compress run`` or ``compress export`` wrote.
 
     Raises:
-        ArtifactError: it is no artifact, of a format that this version does not read, or its manifest names files
+        ArtifactError: it is not an artifact, of a format that this version does not read, or its manifest names files
             outside of it.
     """
     root = Path(artifact)
@@ -99,8 +99,8 @@ def verify(artifact: str | Path) -> Verified:
     outside = next((name for name in entries if not is_inside(name)), None)
     if outside is not None:
         raise ArtifactError(
-            f"'{root / NAME}' lists {outside!r}, which is no file of the artifact's own: refused. Do not use it unless "
-            "you know who wrote it"
+            f"'{root / NAME}' lists {outside!r}, which is not a file of the artifact's own: refused. Do not use it "
+            "unless you know who wrote it"
         )
     findings = list(_compare(root, entries))
     if SEAL not in document:
@@ -163,7 +163,7 @@ def _check(root: Path, name: str, entry: Mapping[str, Any]) -> Iterator[Finding]
             return
         state = file.stat()
         if not stat.S_ISREG(state.st_mode):
-            yield Finding(name, "changed", "it is no regular file")
+            yield Finding(name, "changed", "it is not a regular file")
         elif state.st_size != entry["size_bytes"]:
             yield Finding(name, "changed", f"it has {state.st_size} bytes, {entry['size_bytes']} were written")
         elif (digest := sha256_of(file)) != entry["sha256"]:

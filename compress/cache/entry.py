@@ -1,7 +1,6 @@
-"""One entry of the store: a directory with the files of a result, and a record of what they are and rest on.
+"""One entry of the store: a directory with the files of a result and a record of their inputs.
 
-The record has the SHA-256 of every file and of itself, so that whatever is cut off, altered or of another version is
-found.
+The record has the SHA-256 of every file and of itself. So damage, changes and other versions are found.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ class Entry:
     """One stored result.
 
     Attributes:
-        stage: that gave it.
-        key: of its inputs.
-        path: directory.
-        size_bytes: of its files.
-        used: when it was last read or written, seconds since 1970 by the file system.
-        label: what of, in words: the model's name, and the precision where there is one.
-        made: when, ISO 8601, UTC; empty where the record cannot be read.
-        seconds: that it took to make.
-        damage: what is wrong with the record; None where nothing is. Files are checked when they are read.
+        stage: name of the stage that made it.
+        key: hash of its inputs.
+        path: its directory.
+        size_bytes: size of its files.
+        used: time of the last read or write, seconds since 1970 by the file system.
+        label: the model's name, and the precision where there is one.
+        made: time of making, ISO 8601, UTC; empty where the record cannot be read.
+        seconds: seconds that making it took.
+        damage: what is wrong with the record; None where it is sound. Files are checked when they are read.
     """
 
     stage: str
@@ -51,7 +50,7 @@ class Entry:
     damage: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return the entry as plain JSON types."""
         return {
             "stage": self.stage,
             "label": self.label,
@@ -65,7 +64,7 @@ class Entry:
         }
 
     def age_seconds(self, now: float | None = None) -> float:
-        """Since it was made; never negative, whatever the clock has done since."""
+        """Return the seconds since it was made; never negative, even where the clock was set back."""
         try:
             made = datetime.datetime.fromisoformat(self.made).timestamp()
         except ValueError:
@@ -73,43 +72,48 @@ class Entry:
         return max(0.0, (time.time() if now is None else now) - made)
 
     def idle_seconds(self, now: float | None = None) -> float:
-        """Since it was used; never negative."""
+        """Return the seconds since it was used; never negative."""
         return max(0.0, (time.time() if now is None else now) - self.used)
 
 
 def canonical(document: Any) -> bytes:
-    """JSON of which equal documents have equal bytes."""
+    """Return a document as JSON; equal documents give equal bytes."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def key_of(stage: str, inputs: Mapping[str, Any]) -> str:
-    """Name of the entry for these inputs (plain JSON types): the first half of a SHA-256, hex."""
+    """Return the name of the entry for these inputs: the first half of a SHA-256, in hex.
+
+    Args:
+        stage: name of the stage.
+        inputs: plain JSON types.
+    """
     return hashlib.sha256(canonical({"stage": stage, "format": FORMAT_VERSION, "inputs": inputs})).hexdigest()[:32]
 
 
 def digest_of(record: Any) -> str:
-    """SHA-256 (hex) of a record."""
+    """Return the SHA-256 of a record, in hex."""
     return hashlib.sha256(canonical(record)).hexdigest()
 
 
 def files_in(directory: Path) -> list[str]:
-    """Names of all files, relative, with slashes."""
+    """Return the names of all files below a directory, relative, with slashes."""
     return [file.relative_to(directory).as_posix() for file in sorted(directory.rglob("*")) if file.is_file()]
 
 
 def facts_of(file: Path) -> dict[str, Any]:
-    """SHA-256 and size of a file."""
+    """Return the SHA-256 and the size of a file, as records have them."""
     from compress.core.hashing import sha256_of
 
     return {"sha256": sha256_of(file), "size_bytes": file.stat().st_size}
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record of an entry.
+    """Return the record of the entry in a directory.
 
     Raises:
-        Damaged: it is not as it was written.
-        OSError: it cannot be read.
+        Damaged: the record is not as it was written.
+        OSError: the record cannot be read.
     """
     with (path / RECORD).open("rb") as stream:
         text = stream.read(_LONGEST_RECORD + 1)
@@ -118,7 +122,7 @@ def read_record(path: Path) -> dict[str, Any]:
         version, record = document["format"], document["entry"]
         sound = len(text) <= _LONGEST_RECORD and document["sha256"] == digest_of(record)
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise Damaged("its record is cut off or no JSON") from None
+        raise Damaged("its record is cut off or not JSON") from None
     if version != FORMAT_VERSION:
         raise Damaged(f"it has format {version!r}, this version of compress reads format {FORMAT_VERSION}")
     if not sound:
@@ -128,11 +132,17 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def copy_checked(path: Path, name: str, into: Path, facts: Mapping[str, Any]) -> None:
-    """Copy one file of an entry.
+    """Copy one file of an entry and check its bytes.
+
+    Args:
+        path: directory of the entry.
+        name: the file, relative, with slashes.
+        into: directory to copy to.
+        facts: the file's size and SHA-256, of the record.
 
     Raises:
-        Damaged: it is not what was written.
-        OSError: it cannot be read.
+        Damaged: the file is not as it was written.
+        OSError: the file cannot be read.
     """
     parts = PurePosixPath(name).parts
     source = path.joinpath(*parts)
@@ -153,7 +163,7 @@ def copy_checked(path: Path, name: str, into: Path, facts: Mapping[str, Any]) ->
 
 
 def entry_at(path: Path) -> Entry:
-    """What the directory listing and the record say."""
+    """Return the entry in a directory, by its listing and its record; files are not checked."""
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     try:
         used = (path / RECORD).stat().st_mtime

@@ -1,7 +1,7 @@
-"""What a run remembers: results of its stages, kept for the next run, and those of earlier runs used again.
+"""Memoises the results of stages: stores them for the next run, and uses those of earlier runs again.
 
-One rule: every run writes, ``--resume`` reads. A run without it measures and computes everything itself, so that what
-it says was found now; and it is what a resumed one can be compared with.
+Every run writes, only ``--resume`` reads. A run without it measures and computes everything itself: its figures are of
+now, and a resumed run can be compared with it.
 """
 
 from __future__ import annotations
@@ -18,19 +18,17 @@ from compress.core.errors import CompressError
 
 T = TypeVar("T")
 
-# Stages whose results are measurements: they were true of the device when they were made.
-MEASURED = ("form", "profile", "check", "validate")
 # A device may have changed since (other load, other clock, other libraries below ours): said from this age on.
 OLD_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True)
 class Codec(Generic[T]):
-    """How a result becomes files, and files a result. What is read equals what was written.
+    """Writes a result into files and reads it again. What is read equals what was written.
 
     Attributes:
-        write: a result into a directory.
-        read: from a directory that stays for as long as the run.
+        write: writes a result into a directory.
+        read: reads it from a directory, which stays as long as the run.
     """
 
     write: Callable[[T, Path], None]
@@ -39,26 +37,28 @@ class Codec(Generic[T]):
 
 @dataclass(frozen=True)
 class Step(Generic[T]):
-    """One result of a stage: what it rests on, and nothing else.
+    """The address of one result of a stage: all that it depends on.
 
     Attributes:
-        name: of the stage, as `compress cache` shows it.
-        inputs: plain JSON types; equal inputs, equal result (or, for what is measured, one as good).
-        codec: how it is stored.
-        label: what of, for people.
+        name: name of the stage, as `compress cache` shows it.
+        inputs: plain JSON types; equal inputs give equal results, or equally good measurements.
+        codec: how the result is stored.
+        label: the model's name and the precision, for people.
+        measured: whether the result is a measurement, which a change of the device makes wrong.
     """
 
     name: str
     inputs: Mapping[str, Any]
     codec: Codec[T]
     label: str = ""
+    measured: bool = False
 
 
 class NotStored(Exception):
-    """A result is not there, and none may be made.
+    """A result is not stored, and it must not be made.
 
     Attributes:
-        step: whose.
+        step: the address of the result.
     """
 
     def __init__(self, step: Step[Any]) -> None:
@@ -74,9 +74,9 @@ class Memory:
         store: where results are.
         scratch: directory of the run, for files that are read.
         reading: whether results of earlier runs are used.
-        making: whether results that are not there are made; False asks what would be.
-        reused: what was used: stage, label, when it was made, and the seconds that it took then.
-        met: every result asked for, and its entry; None where it is not there.
+        making: whether results that are not stored are made; False for a dry run.
+        reused: results used again: stage, label, when each was made, and the seconds that it took then.
+        met: every result asked for, and its entry; None where it is not stored.
     """
 
     store: Store
@@ -87,15 +87,15 @@ class Memory:
     met: list[tuple[Step[Any], Entry | None]] = field(default_factory=list)
 
     def result(self, step: Step[T], make: Callable[[], T], say: Callable[[str], None]) -> T:
-        """The result of a step: an earlier run's, or made now and kept.
+        """Return the result of a step: an earlier run's, or a new one, which is stored.
 
         Args:
-            step: what is asked for.
-            make: makes it.
-            say: told what was used, and what could not be.
+            step: the address of the result.
+            make: makes the result.
+            say: told which results are used again, and which cannot be.
 
         Raises:
-            NotStored: it is not there, and nothing is made.
+            NotStored: the result is not stored, and nothing is made.
         """
         found = self._recalled(step, say) if self.reading else None
         self.met.append((step, found[0] if found else None))
@@ -120,7 +120,7 @@ class Memory:
             if entry is None:
                 return None
             value = step.codec.read(folder)
-        except (Damaged, CompressError, ValueError, KeyError, TypeError, RuntimeError, AssertionError) as error:
+        except (Damaged, CompressError, ValueError) as error:
             then = "it is made again" if self.making else "it would be made again"
             say(f"warning: the stored result of '{step.name}' is damaged and not used: {error}; {then}")
             return None
@@ -128,7 +128,7 @@ class Memory:
         self.reused.append(
             {"stage": step.name, "label": step.label, "made": entry.made, "seconds": entry.seconds},
         )
-        old = step.name in MEASURED and age > OLD_SECONDS
+        old = step.measured and age > OLD_SECONDS
         say(
             f"{step.name}{f' ({step.label})' if step.label else ''}: stored {duration(age)} ago, took "
             f"{entry.seconds:.1f} s then, used again"
@@ -139,15 +139,15 @@ class Memory:
 
 @dataclass(frozen=True)
 class Foreseen:
-    """One result of the run that is asked about.
+    """One result that a run would need, of a dry run.
 
     Attributes:
-        stage: as `compress cache` names it.
-        label: what of; empty where that depends on results that are not there.
+        stage: name of the stage, as `compress cache` shows it.
+        label: the model's name and the precision; empty where they depend on results that are not stored.
         stored: whether ``--resume`` would use it again.
-        age_seconds: of the stored result; None where there is none.
-        last_seconds: that it took when it was made, or where it is not stored, that the stage took last time; None
-            where that is not known.
+        age_seconds: age of the stored result; None where there is none.
+        last_seconds: seconds that it took when it was made; where it is not stored, seconds that the stage took last
+            time; None where that is not known.
     """
 
     stage: str
@@ -157,12 +157,12 @@ class Foreseen:
     last_seconds: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return the result as plain JSON types."""
         return asdict(self)
 
 
 def duration(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3.5 h``, ``9 days``."""
+    """Return seconds as a person says them: ``40 s``, ``12 min``, ``3.5 h``, ``9 days``."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     if seconds < 3600:

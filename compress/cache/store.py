@@ -1,12 +1,12 @@
-"""What stages gave, kept on disk by what it rests on, so that the next run need not make it again.
+"""The cache: results of stages on disk, addressed by a hash of their inputs, so that the next run can use them again.
 
 An entry is a directory: the files of a result, and a record with the inputs, the seconds it took and the SHA-256 of
-every file and of itself. It is written beside its place and renamed when complete; a reader copies the files out and
-checks every byte while it does. Whatever is cut off, altered or of another version is therefore found, named and never
-used. (Nothing is flushed to the platter: what a power failure takes is found in the same way, and made again.)
+every file and of itself. It is written beside its place and renamed when complete. A reader copies the files out and
+checks every byte meanwhile, so that damaged, altered and foreign entries are found, named and never used. Nothing is
+flushed to the disk: losses of a power failure are found in the same way, and made again.
 
-Laws (``tests/test_store.py``): what is found is what was kept, byte for byte; no damage goes unnoticed; the total stays
-within the limit, and what was used longest ago goes first; writers and readers do not disturb one another.
+Laws (``tests/cache/test_store.py``): an entry is read as it was written, byte for byte; no damage goes unnoticed; the
+total stays within the limit, and the entry used longest ago goes first; writers and readers do not disturb one another.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from platformdirs import user_cache_path
 
 from compress.cache.entry import (
     FORMAT_VERSION,
@@ -41,24 +43,24 @@ from compress.core.locks import Held, only_one
 
 DIRECTORY_VARIABLE, LIMIT_VARIABLE = "COMPRESS_CACHE", "COMPRESS_CACHE_GB"
 DEFAULT_LIMIT_GB = 10.0
-# A cache must not be what fills a disk: with less space than this left nothing is kept.
+# A cache must not fill a disk: with less space than this left nothing is kept.
 LEAST_FREE_BYTES = 256 * 2**20
 _NAME = re.compile(r"[a-z][a-z-]*")
 _KEY = re.compile(r"[0-9a-f]{32}")
 
 
 def cache_directory() -> Path:
-    """``$COMPRESS_CACHE``, else ``$XDG_CACHE_HOME/compress``, else ``~/.cache/compress``."""
+    """Return ``$COMPRESS_CACHE``, else ``$XDG_CACHE_HOME/compress``, else ``~/.cache/compress``."""
     if own := os.environ.get(DIRECTORY_VARIABLE):
         return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "compress"
+    return user_cache_path("compress", appauthor=False)
 
 
 def cache_limit_bytes() -> int:
-    """``$COMPRESS_CACHE_GB`` or the default; 0 keeps nothing.
+    """Return the limit of ``$COMPRESS_CACHE_GB``, or the default, in bytes; 0 keeps nothing.
 
     Raises:
-        ConfigError: the variable is no number, or negative.
+        ConfigError: the variable is not a number, or negative.
     """
     text = os.environ.get(LIMIT_VARIABLE) or str(DEFAULT_LIMIT_GB)
     try:
@@ -74,8 +76,8 @@ class Store:
     """Entries below a directory.
 
     Args:
-        root: directory; made when first written to.
-        limit_bytes: of all entries together; 0 keeps nothing.
+        root: directory of the store; made at the first write.
+        limit_bytes: limit on all entries together; 0 keeps nothing.
     """
 
     def __init__(self, root: Path, limit_bytes: int = int(DEFAULT_LIMIT_GB * 1e9)) -> None:
@@ -83,15 +85,20 @@ class Store:
 
     @classmethod
     def default(cls) -> Store:
-        """The user's.
+        """Return the user's store.
 
         Raises:
-            ConfigError: see ``cache_limit_bytes``.
+            ConfigError: ``$COMPRESS_CACHE_GB`` is not a size.
         """
         return cls(cache_directory() / "results", cache_limit_bytes())
 
     def look(self, stage: str, inputs: Mapping[str, Any]) -> Entry | None:
-        """The entry for these inputs, its files not checked; None where there is none."""
+        """Return the entry for these inputs, its files not checked; None where there is none.
+
+        Args:
+            stage: its name.
+            inputs: what the result depends on.
+        """
         path = self._place(stage, key_of(stage, inputs))
         return entry_at(path) if path.is_dir() else None
 
@@ -99,14 +106,15 @@ class Store:
         """Copy the entry for these inputs out of the store, checking every byte.
 
         Args:
-            stage, inputs: as given to ``keep``.
-            into: directory for the files; made.
+            stage: name of the stage, as given to ``keep``.
+            inputs: inputs of the result, as given to ``keep``.
+            into: directory for the files; it is made.
 
         Returns:
             The entry; None where there is none.
 
         Raises:
-            Damaged: there is one, and it must not be used.
+            Damaged: the entry must not be used.
             OSError: the disk of ``into`` is full.
         """
         path = self._place(stage, key_of(stage, inputs))
@@ -153,14 +161,14 @@ class Store:
         """Store a result; one of the same inputs is replaced.
 
         Args:
-            stage: that gave it.
-            inputs: what it rests on, plain JSON types.
+            stage: name of the stage that made it.
+            inputs: everything that the result depends on, plain JSON types.
             write: writes its files into a directory.
-            label: for people.
-            seconds: that it took to make.
+            label: the model's name and the precision, for people.
+            seconds: seconds that making it took.
 
         Returns:
-            Why it was not stored, in words; None where it was. A full or read-only disk is no error here.
+            Why it was not stored, in words; None where it was. A full or read-only disk is not an error here.
         """
         if not self.limit_bytes:
             return None
@@ -186,7 +194,7 @@ class Store:
         return None
 
     def entries(self) -> list[Entry]:
-        """All entries, the last used first."""
+        """Return all entries, the last used first."""
         found = []
         for path in sorted(self.root.glob("*/*")):
             if _NAME.fullmatch(path.parent.name) and _KEY.fullmatch(path.name) and path.is_dir():
@@ -197,30 +205,35 @@ class Store:
         return sorted(found, key=lambda entry: -entry.used)
 
     def last(self, stage: str, label: str) -> Entry | None:
-        """The newest sound entry of a stage, of this label where there is one: how long it took last time."""
+        """Return the newest sound entry of a stage, preferably of this label; None where there is none.
+
+        Args:
+            stage: its name.
+            label: what the result is of.
+        """
         sound = [entry for entry in self.entries() if entry.stage == stage and entry.damage is None]
         return max(sound, key=lambda entry: (entry.label == label, entry.made), default=None)
 
     def remove(self, entry: Entry) -> None:
-        """Take an entry out.
+        """Remove an entry.
 
         Raises:
-            OSError: it cannot be removed.
+            OSError: the entry cannot be removed.
         """
         with self._locked():
             self._discard(entry.path)
 
     def clean(self, older_than_days: float | None = None) -> list[Entry]:
-        """Remove entries, and what killed writers have left.
+        """Remove entries, and leftovers of killed writers.
 
         Args:
-            older_than_days: only those not used for so long; None removes all.
+            older_than_days: entries not used for so many days are removed; None removes all.
 
         Returns:
-            Those removed.
+            The removed entries.
 
         Raises:
-            OSError: they cannot be removed.
+            OSError: an entry cannot be removed.
         """
         chosen = [
             entry
@@ -239,14 +252,14 @@ class Store:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Alone in the store, for the moment that a change of it takes."""
+        """Hold the store alone for the moment that a change takes."""
         self.root.mkdir(parents=True, exist_ok=True)
         with only_one(self.root / ".lock", wait=True, keep=True):
             yield
 
     @contextmanager
     def _new(self) -> Iterator[Path]:
-        """A directory to write an entry into, which others know to be in work as long as this process lives."""
+        """Yield a directory to write an entry into; its lock marks it as in use while this process lives."""
         self.root.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.root).free
         if free < LEAST_FREE_BYTES:
@@ -270,7 +283,7 @@ class Store:
             self._shrink()
 
     def _discard(self, path: Path) -> None:
-        """Remove a directory so that nobody sees half of it."""
+        """Remove a directory so that nobody sees a part of it."""
         trash = self.root / f".trash-{secrets.token_hex(8)}"
         try:
             os.replace(path, trash)
@@ -279,7 +292,7 @@ class Store:
         shutil.rmtree(trash, ignore_errors=True)
 
     def _shrink(self) -> None:
-        """Remove what was used longest ago until the rest is within the limit."""
+        """Remove the entries used longest ago until the rest is within the limit."""
         entries = self.entries()
         total = sum(entry.size_bytes for entry in entries)
         # The first is the one just written.
@@ -290,7 +303,7 @@ class Store:
             total -= entry.size_bytes
 
     def _sweep_up(self) -> None:
-        """Remove what killed processes left: their locks are free."""
+        """Remove leftovers of killed processes: their locks are free."""
         for trash in self.root.glob(".trash-*"):
             shutil.rmtree(trash, ignore_errors=True)
         for lock in self.root.glob(".partial-*.lock"):

@@ -19,7 +19,7 @@ from compress.core.errors import DataError
 from compress.core.importance import Fisher
 from compress.data.batches import Batch, Encoded
 from compress.models.encoder import Encoder
-from compress.pruning.masks import Gates, gated
+from compress.pruning.masks import Gates, apply_gates
 from compress.tasks import Task
 
 
@@ -120,7 +120,7 @@ class _Fisher(Accumulation[_Sums, Tensor]):
 
     def forward(self, batch: Batch, rows: slice) -> Tensor:
         self._own = self._open.per_sample(rows.stop - rows.start)
-        with gated(self._encoder, self._own):
+        with apply_gates(self._encoder, self._own):
             answers: Tensor = self._task.forward(
                 self._encoder.model, {name: value[rows] for name, value in batch.inputs.items()}
             )

@@ -1,4 +1,4 @@
-"""Parse, call, print. Nothing is computed here.
+"""The command line: parses, calls, prints. Nothing is computed here.
 
     main               the group of commands, exit codes
     run_commands       commands that lead to an artifact
@@ -6,7 +6,8 @@
     machine_commands   targets, doctor
     cache_commands     the cache
     common             options that commands share
-    console            tables for people;  progress: what is said while a command works
+    console            what people read on stdout;  terminal: lines, tables, bars
+    progress           what is said while a command works
     doctor             whether this machine is ready to measure
 
 May import everything, heavy libraries inside functions.

@@ -12,7 +12,8 @@ import click
 
 from compress.cli.common import CONFIG, DATA, DEPLOYMENT, print_json, with_options, working
 from compress.core.errors import EXIT_FAIL, EXIT_PASS, CompressError
-from compress.options.help import GATE_HELP, flag
+from compress.options.gate_limits import KINDS, SETTINGS, Gate, merged, read_gate
+from compress.options.table import flag
 
 if TYPE_CHECKING:
     from compress.gate.breakdown import Part
@@ -63,11 +64,12 @@ def why(artifact: str, as_json: bool) -> None:
     print_json(reasons) if as_json else console.why(reasons)
 
 
-_SETTINGS = {"max_age_days": float, "device": str}
 LIMITS = [
-    click.option(flag(name), name, help=text, metavar="X" if name in _SETTINGS else "LIMIT", **kind)
-    for name, text in GATE_HELP.items()
-    for kind in ({"type": _SETTINGS[name]} if name in _SETTINGS else {"multiple": True},)
+    *(click.option(flag(name), name, help=kind.help, metavar="LIMIT", multiple=True) for name, kind in KINDS.items()),
+    *(
+        click.option(flag(name), name, help=setting.help, metavar=setting.metavar, type=setting.type)
+        for name, setting in SETTINGS.items()
+    ),
 ]
 REPORTS = [
     click.option("--baseline", metavar="OTHER", help="Artifact that limits 'of baseline' are about."),
@@ -129,8 +131,7 @@ def _gated(
     artifact: str, baseline: str | None, measure: bool, config_file: str | None, values: dict[str, Any]
 ) -> Report:
     from compress.gate.judge import judge
-    from compress.options.gate_limits import Gate, merged, read_gate
-    from compress.options.run_config import find_config_file, read_config_file
+    from compress.options.toml_file import find_config_file, read_config_file
 
     given = {name: value for name, value in values.items() if value not in (None, ())}
     file = find_config_file(config_file)
@@ -148,7 +149,7 @@ def _heaviest(artifact: str) -> list[Part]:
 
 
 def _say_error(message: str, junit: str | None) -> None:
-    """Put an error where others look for the result: what an earlier run left there is not this one's."""
+    """Write an error to the places of the result, which may still hold an earlier run's."""
     from compress.gate import formats
 
     if os.environ.get("GITHUB_ACTIONS") == "true":
@@ -229,7 +230,7 @@ def report(artifacts: tuple[str, ...], output_file: str | None, as_json: bool) -
     directories = [Path(artifact) for artifact in artifacts]
     page = page_of(directories)
     if as_json and output_file is None:
-        # What a program reads has no need of a file.
+        # A program that reads the document needs no file.
         print_json(page.document())
         return
     inside = directories[0] / NAME

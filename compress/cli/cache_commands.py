@@ -1,4 +1,4 @@
-"""The command that looks into the cache and cleans it."""
+"""The command that shows the cache and cleans it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands share: options said once, progress on stderr, JSON on stdout."""
+"""Options that commands share, progress on stderr, JSON on stdout."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from compress.options.help import CONFIG_FILE, DEFAULTS, EFFORTS, EMBEDDINGS, HELP, METHODS, PRECISIONS, flag
+from compress.options.help import DEFAULTS
+from compress.options.table import CONFIG_FILE, OPTIONS, flag
 
 if TYPE_CHECKING:
     from compress.core.progress import Progress
@@ -26,7 +27,11 @@ def print_json(document: Any) -> None:
 
 @contextlib.contextmanager
 def working(*, quiet: bool = False) -> Iterator[Progress]:
-    """Report on stderr; whatever a library prints meanwhile goes there too, so that stdout holds the result alone."""
+    """Report on stderr, and send there what libraries print meanwhile: stdout holds the result alone.
+
+    Args:
+        quiet: whether nothing is reported.
+    """
     from compress.cli.progress import progress_for
 
     with contextlib.redirect_stdout(sys.stderr):
@@ -34,67 +39,58 @@ def working(*, quiet: bool = False) -> Iterator[Progress]:
 
 
 def shown(name: str, **attributes: Any) -> Callable[[Command], Command]:
-    """The click option of a ``RunConfig`` field."""
-    text = HELP[name] + (f"  [default: {DEFAULTS[name]}]" if name in DEFAULTS else "")
-    return click.option(flag(name), name, help=text, **attributes)
+    """Return the click option of a ``RunConfig`` field.
+
+    Args:
+        name: the field.
+        attributes: of the click option; they win over those of the table of options.
+    """
+    option = OPTIONS[name]
+    kind: dict[str, Any] = {"type": option.type, "metavar": option.metavar}
+    if option.choices:
+        kind = {"type": click.Choice(option.choices)}
+    elif option.type is bool:
+        kind = {"is_flag": True, "default": None}
+    text = option.help + (f"  [default: {DEFAULTS[name]}]" if name in DEFAULTS else "")
+    return click.option(flag(name), name, help=text, **{**kind, **attributes})
+
+
+def _options(*names: str) -> list[Callable[[Any], Any]]:
+    return [shown(name) for name in names]
 
 
 def numbers(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[int, ...]:
-    """Whole numbers above 0 of an option that was given as a list (``64,128``), several times, or not at all."""
+    """Return the numbers of an option that was given as a list (``64,128``), several times, or not at all.
+
+    Args:
+        ctx: click's.
+        param: click's.
+        given: texts, in the order of the command line.
+    """
     parts = [part.strip() for text in given for part in text.split(",")]
     wrong = [part for part in parts if not (part.isdecimal() and part.isascii() and int(part) > 0)]
     if wrong:
-        raise click.BadParameter(f"{wrong[0]!r} is no whole number above 0; give one, or a list such as 64,128")
+        raise click.BadParameter(f"{wrong[0]!r} is not a whole number above 0; give one, or a list such as 64,128")
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 
 MODEL = [click.argument("model", required=False)]
 CONFIG = [click.option("--config", "config_file", metavar="FILE", help=f"Options; default: ./{CONFIG_FILE} if there.")]
-DATA = [
-    shown("data", metavar="D"),
-    shown("eval_data", metavar="E"),
-    shown("text_column", metavar="NAME"),
-    shown("label_column", metavar="NAME"),
-    shown("task", metavar="T"),
-]
-BUDGET = [
-    shown("latency_ms", type=float, metavar="X"),
-    shown("speedup", type=float, metavar="X"),
-    shown("macs", type=float, metavar="F"),
-]
-DEPLOYMENT = [
-    shown("target", metavar="NAME"),
-    shown("batch_size", type=int, metavar="N"),
-    shown("seq_len", type=int, metavar="N"),
-    shown("precision", type=click.Choice(PRECISIONS)),
-    shown("embedding", type=click.Choice(EMBEDDINGS)),
-    shown("size_mb", type=float, metavar="X"),
-    shown("int8_drop", type=float, metavar="F"),
-]
-# Those of `compress profile`, which takes several batch sizes and lengths.
+DATA = _options("data", "eval_data", "text_column", "label_column", "task")
+BUDGET = _options("latency_ms", "speedup", "macs")
+DEPLOYMENT = _options("target", "batch_size", "seq_len", "precision", "embedding", "size_mb", "int8_drop")
+# `compress profile` takes several batch sizes and lengths.
 SEVERAL_DEPLOYMENTS = [
     DEPLOYMENT[0],
-    shown("batch_size", multiple=True, callback=numbers, metavar="N,N,..."),
-    shown("seq_len", multiple=True, callback=numbers, metavar="N,N,..."),
+    shown("batch_size", type=str, multiple=True, callback=numbers, metavar="N,N,..."),
+    shown("seq_len", type=str, multiple=True, callback=numbers, metavar="N,N,..."),
     *DEPLOYMENT[3:],
 ]
-SEARCH = [
-    shown("method", type=click.Choice(METHODS)),
-    shown("samples", type=int, metavar="N"),
-    shown("label_free", is_flag=True, default=None),
-    shown("search_seconds", type=float, metavar="S"),
-    shown("profile", metavar="FILE"),
-]
-TRAINING = [
-    shown("unstructured", type=float, metavar="F"),
-    shown("fine_prune", metavar="RECIPE"),
-    shown("teacher", metavar="MODEL"),
-    shown("checkpoints", metavar="DIR"),
-    shown("checkpoint_minutes", type=float, metavar="M"),
-]
-EFFORT = [shown("effort", type=click.Choice(EFFORTS))]
-SEED = [shown("seed", type=int, metavar="N")]
-OUTPUT = [shown("output", metavar="DIR")]
+SEARCH = _options("method", "samples", "label_free", "search_seconds", "profile")
+TRAINING = _options("unstructured", "fine_prune", "teacher", "checkpoints", "checkpoint_minutes")
+EFFORT = _options("effort")
+SEED = _options("seed")
+OUTPUT = _options("output")
 RESUME = click.option(
     "--resume",
     is_flag=True,
@@ -107,7 +103,7 @@ COMMON = [
 
 
 def with_options(*groups: Sequence[Callable[[Any], Any]]) -> Callable[[Command], Command]:
-    """Give a command several groups of options, in this order."""
+    """Return a decorator that gives a command several groups of options, in this order."""
 
     def decorate(command: Command) -> Command:
         for option in reversed([option for group in (*groups, COMMON) for option in group]):
@@ -118,6 +114,14 @@ def with_options(*groups: Sequence[Callable[[Any], Any]]) -> Callable[[Command],
 
 
 def resolve_config(values: dict[str, Any], config_file: str | None, *require: str) -> Resolved:
-    from compress.options.run_config import find_config_file, resolve
+    """Return the configuration of a command.
+
+    Args:
+        values: options of the command line by name; None where one was not given.
+        config_file: a ``compress.toml``; None takes the one in the current directory, if there is one.
+        require: what the command cannot do without, ``"data"`` or ``"budget"``.
+    """
+    from compress.options.run_config import resolve
+    from compress.options.toml_file import find_config_file
 
     return resolve(values, find_config_file(config_file), require=require)

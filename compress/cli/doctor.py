@@ -1,4 +1,4 @@
-"""Is this machine fit to compress on, and quiet enough to measure on? One finding a line, with its remedy."""
+"""Checks whether this machine is ready to compress, and quiet enough to measure. One line a check, with its remedy."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ OLDEST_CUDA_13 = 7.5
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing looked at.
+class Check:
+    """One property of the machine.
 
     Attributes:
-        name: what.
+        name: the property.
         state: ``ok``, ``warning`` (works, but not as well as it could) or ``problem``.
-        value: what was found.
-        remedy: what to do; empty where nothing is to be done.
+        value: its value, in words.
+        remedy: what to do; empty where nothing needs to be done.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Finding:
     remedy: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return the check as plain JSON types."""
         return asdict(self)
 
 
-def examine() -> list[Finding]:
-    """Everything there is to look at, in a few seconds; changes nothing."""
+def examine() -> list[Check]:
+    """Return all checks; takes a few seconds and changes nothing."""
     return [
         _python(),
         _library("torch", "2.9", "pip install -c constraints.txt torch"),
@@ -76,7 +76,7 @@ def examine() -> list[Finding]:
 
 
 def version_of(package: str) -> str | None:
-    """Installed version; None where it is not there."""
+    """Return the installed version of a package; None where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -87,33 +87,31 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
 
 
-def _python() -> Finding:
+def _python() -> Check:
     # An older one than this package takes could not have imported it.
-    return Finding("Python", OK, platform.python_version())
+    return Check("Python", OK, platform.python_version())
 
 
-def _library(package: str, least: str, remedy: str) -> Finding:
+def _library(package: str, least: str, remedy: str) -> Check:
     found = version_of(package)
     if found is None:
-        return Finding(package, PROBLEM, "not installed", remedy)
+        return Check(package, PROBLEM, "not installed", remedy)
     if _numbers(found) < _numbers(least):
-        return Finding(package, PROBLEM, f"{found}, older than {least}", remedy)
-    return Finding(package, OK, found)
+        return Check(package, PROBLEM, f"{found}, older than {least}", remedy)
+    return Check(package, OK, found)
 
 
-def _runtimes() -> Iterator[Finding]:
+def _runtimes() -> Iterator[Check]:
     both = [name for name in ("onnxruntime", "onnxruntime-gpu") if version_of(name)]
     if len(both) == 2:
-        yield Finding(
+        yield Check(
             "ONNX Runtime",
             PROBLEM,
             "onnxruntime and onnxruntime-gpu are both installed, over each other",
             "pip uninstall both, then install one: pip install 'compress[cpu]' or 'compress[gpu]'",
         )
     elif not both:
-        yield Finding(
-            "ONNX Runtime", PROBLEM, "not installed", "pip install 'compress[cpu]', with a GPU 'compress[gpu]'"
-        )
+        yield Check("ONNX Runtime", PROBLEM, "not installed", "pip install 'compress[cpu]', with a GPU 'compress[gpu]'")
     else:
         import onnxruntime
 
@@ -122,62 +120,62 @@ def _runtimes() -> Iterator[Finding]:
         remedy = ""
         if gpus() and PROVIDER not in providers:
             state, remedy = WARNING, "there is a GPU: pip uninstall onnxruntime, pip install 'compress[gpu]'"
-        yield Finding("ONNX Runtime", state, f"{both[0]} {onnxruntime.__version__}: {', '.join(providers)}", remedy)
+        yield Check("ONNX Runtime", state, f"{both[0]} {onnxruntime.__version__}: {', '.join(providers)}", remedy)
     if gpus():
         yield from _tensorrt()
     openvino = version_of("openvino")
-    yield Finding("OpenVINO", OK, openvino or "not installed", "" if openvino else "needed for cpu-openvino alone")
+    yield Check("OpenVINO", OK, openvino or "not installed", "" if openvino else "needed for cpu-openvino alone")
 
 
-def _tensorrt() -> Iterator[Finding]:
+def _tensorrt() -> Iterator[Check]:
     for gpu in gpus():
         lacking = lacking_tensorrt(gpu.compute_capability)
         value = f"{release()} on {gpu.name}" if lacking is None else f"not for {gpu.name}"
-        yield Finding("TensorRT", OK, value, "" if lacking is None else f"for targets such as t4-tensorrt: {lacking}")
+        yield Check("TensorRT", OK, value, "" if lacking is None else f"for targets such as t4-tensorrt: {lacking}")
     if cuda_events.runtime() is None:
-        yield Finding(
+        yield Check(
             "CUDA events", WARNING, "cuda-bindings cannot be loaded", "pip install cuda-bindings: times without copies"
         )
 
 
-def _gpus() -> Iterator[Finding]:
+def _gpus() -> Iterator[Check]:
     found = gpus()
     if not found:
         seen = "nvidia-smi shows none" if shutil.which("nvidia-smi") else "none: there is no nvidia-smi"
-        yield Finding("GPU", OK, seen, "GPU targets are planned from data sheets here and measured on the device")
+        yield Check("GPU", OK, seen, "GPU targets are planned from data sheets here and measured on the device")
     for gpu in found:
         yield judge(gpu)
 
 
-def judge(gpu: Gpu) -> Finding:
-    """A GPU against what TensorRT and CUDA still support."""
+def judge(gpu: Gpu) -> Check:
+    """Return whether TensorRT and CUDA still support a GPU."""
     value = (
         f"{gpu.name}, compute capability {gpu.compute_capability}, driver {gpu.driver}, {gpu.memory_mb / 1024:.0f} GB, "
         f"clock {gpu.now_mhz} of {gpu.most_mhz} MHz"
     )
     capability = float(gpu.compute_capability)
     if capability < min(OLDEST_TENSORRT, OLDEST_CUDA_13):
-        return Finding(
+        return Check(
             "GPU",
             WARNING,
             value,
             "TensorRT left Volta with release 10.5 and CUDA with 13: use TensorRT 10.4 and libraries for CUDA 12 "
             "(`docker build --build-arg FLAVOR=v100`)",
         )
-    return Finding("GPU", OK, value)
+    return Check("GPU", OK, value)
 
 
-def _memory() -> Finding:
+def _memory() -> Check:
     free = _free_gb()
     if free is None:
-        return Finding("memory", OK, "not told by this system")
+        return Check("memory", OK, "not told by this system")
     if free < LEAST_MEMORY_GB:
-        return Finding("memory", WARNING, f"{free:.1f} GB free", "close other programs, or use fewer --samples")
-    return Finding("memory", OK, f"{free:.1f} GB free")
+        return Check("memory", WARNING, f"{free:.1f} GB free", "close other programs, or use fewer --samples")
+    return Check("memory", OK, f"{free:.1f} GB free")
 
 
 def _free_gb() -> float | None:
-    """Memory a new program could have, in 10^9 bytes, container limits included; None off Linux."""
+    """Return the memory that a new program could have, in 10^9 bytes, within container limits; None off Linux."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -193,25 +191,25 @@ def _free_gb() -> float | None:
     return free / 1e9
 
 
-def _disk() -> Finding:
+def _disk() -> Check:
     free = shutil.disk_usage(".").free / 1e9
     if free < LEAST_DISK_GB:
-        return Finding("disk", WARNING, f"{free:.1f} GB free here", "free some space, or choose another --output")
-    return Finding("disk", OK, f"{free:.1f} GB free here")
+        return Check("disk", WARNING, f"{free:.1f} GB free here", "free some space, or choose another --output")
+    return Check("disk", OK, f"{free:.1f} GB free here")
 
 
-def _threads() -> Finding:
+def _threads() -> Check:
     usable, there = usable_cores(), os.cpu_count() or 1
     told = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ}
     value = f"{usable} of {there} cores usable" + "".join(f", {name}={text}" for name, text in told.items())
     if any(text.isdigit() and int(text) < usable for text in told.values()):
-        return Finding(
+        return Check(
             "threads", WARNING, value, "PyTorch uses fewer threads than there are cores: unset it, unless that is meant"
         )
-    return Finding("threads", OK, value)
+    return Check("threads", OK, value)
 
 
-def _governor() -> Iterator[Finding]:
+def _governor() -> Iterator[Check]:
     governors = set()
     for file in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor"):
         try:
@@ -219,37 +217,40 @@ def _governor() -> Iterator[Finding]:
         except OSError:
             continue
     if not governors:
-        yield Finding("clock governor", OK, "not told (a virtual machine, or not Linux)")
+        yield Check("clock governor", OK, "not told (a virtual machine, or not Linux)")
     elif governors == {"performance"}:
-        yield Finding("clock governor", OK, "performance")
+        yield Check("clock governor", OK, "performance")
     else:
         value = ", ".join(sorted(governors))
-        yield Finding(
-            "clock governor", WARNING, value, "for steady timings: sudo cpupower frequency-set -g performance"
-        )
+        yield Check("clock governor", WARNING, value, "for steady timings: sudo cpupower frequency-set -g performance")
 
 
-def _load() -> Finding:
+def _load() -> Check:
     if not hasattr(os, "getloadavg"):
-        return Finding("load", OK, "not told by this system")
+        return Check("load", OK, "not told by this system")
     load, cores = os.getloadavg()[0], usable_cores()
     if load > 0.5 * cores:
-        return Finding("load", WARNING, f"{load:.1f} on {cores} cores", "stop other programs before measuring")
-    return Finding("load", OK, f"{load:.1f} on {cores} cores")
+        return Check("load", WARNING, f"{load:.1f} on {cores} cores", "stop other programs before measuring")
+    return Check("load", OK, f"{load:.1f} on {cores} cores")
 
 
-def steadiness(rounds: int = _ROUNDS) -> Finding:
-    """How far repeated timings of one matrix product lie apart: interquartile range over median."""
+def steadiness(rounds: int = _ROUNDS) -> Check:
+    """Time one matrix product again and again and judge the spread: interquartile range over median."""
     matrix = np.random.default_rng(0).standard_normal((_PRODUCT, _PRODUCT), dtype=np.float32)
     times = measure([lambda: matrix @ matrix], rounds=rounds)[:, 0]
     low, middle, high = np.quantile(times, (0.25, 0.5, 0.75))
     return judge_spread(float((high - low) / middle), float(middle))
 
 
-def judge_spread(spread: float, median_ms: float) -> Finding:
-    """A spread of timings as a finding."""
+def judge_spread(spread: float, median_ms: float) -> Check:
+    """Return the check of a spread of timings.
+
+    Args:
+        spread: interquartile range over median.
+        median_ms: median of the timings, ms.
+    """
     value = f"a product of {median_ms:.2f} ms varies by {spread:.0%} (interquartile range over median)"
     if spread <= SHAKY:
-        return Finding("timing", OK, value)
+        return Check("timing", OK, value)
     more = "verdicts near the limit will be inconclusive" if spread > HOPELESS else "measuring takes longer"
-    return Finding("timing", WARNING, value, f"{more}: measure on a quiet machine, with a fixed clock")
+    return Check("timing", WARNING, value, f"{more}: measure on a quiet machine, with a fixed clock")

@@ -1,6 +1,6 @@
-"""The command line: parse, call, print. What the commands do is in ``compress.pipeline.compression``.
+"""The command line: the group of commands, their errors and exit codes.
 
-Heavy libraries are imported inside the commands that need them: ``compress --help`` answers at once.
+Commands import heavy libraries when they run: ``compress --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -28,12 +28,19 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command, or name the nearest one in an error.
+
+        Args:
+            ctx: click's.
+            args: of the command line.
+        """
         name = args[0]
         if not name.startswith("-") and name not in self.commands:
             raise click.UsageError(f"no command '{name}'.{did_you_mean(name, list(self.commands))}", ctx)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; end quietly where the reader of the output has gone."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -45,7 +52,14 @@ class Commands(click.Group):
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 pass, 1 not met, 2 inconclusive, 3 error, 130 interrupted."""
+    """Run the command line.
+
+    Args:
+        args: the arguments; None takes the process's.
+
+    Returns:
+        The exit code: 0 pass, 1 not met, 2 inconclusive, 3 error, 130 interrupted.
+    """
     given = list(sys.argv[1:] if args is None else args)
     debug, as_json = "--debug" in given, "--json" in given
     try:
@@ -78,7 +92,7 @@ def _print_traceback(error: Exception) -> None:
 
 
 def describe(error: Exception) -> tuple[str, int]:
-    """The message for an error, and the exit code."""
+    """Return the message for an error, and the exit code."""
     if isinstance(error, CompressError):
         return str(error), error.exit_code
     if isinstance(error, MemoryError):

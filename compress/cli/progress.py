@@ -1,4 +1,4 @@
-"""What a long command says on stderr: stages with their seconds, and remarks between them."""
+"""Progress of a long command on stderr: stages with their seconds, and remarks between them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ class Plain:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Print a line when a stage begins and one with its seconds when it ends."""
         self._line(name)
         start = time.monotonic()
         yield
         self._line(f"{name}: done in {time.monotonic() - start:.1f} s")
 
     def info(self, text: str) -> None:
+        """Print a remark."""
         self._line(f"  {text}")
 
     def _line(self, text: str) -> None:
@@ -43,6 +45,7 @@ class Live:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Show a spinner while a stage runs, and leave a line with its seconds."""
         from rich.markup import escape
 
         indent = "  " * self._depth
@@ -62,11 +65,17 @@ class Live:
         )
 
     def info(self, text: str) -> None:
+        """Print a remark."""
         self._console.print(f"  {text}", markup=False, highlight=False, style="dim")
 
 
 def progress_for(stream: TextIO, *, quiet: bool = False) -> Progress:
-    """The fitting kind: silent when asked to be, live on a terminal, plain lines elsewhere."""
+    """Return how to report progress: not at all if quiet, live on a terminal, plain lines elsewhere.
+
+    Args:
+        stream: where progress goes, as a rule stderr.
+        quiet: whether nothing is reported.
+    """
     if quiet:
         return Silent()
     if not stream.isatty():

@@ -28,7 +28,7 @@ from compress.cli.common import (
     working,
 )
 from compress.core.errors import EXIT_PASS, ConfigError
-from compress.options.help import CONFIG_FILE
+from compress.options.table import CONFIG_FILE
 
 
 @click.command(short_help="Compress a model to a budget.")
@@ -82,7 +82,8 @@ def init(config_file: str, as_json: bool, **values: Any) -> None:
     Example:
       compress init path/to/model --data train.csv --speedup 2
     """
-    from compress.options.run_config import commented_toml, resolve, seen_from
+    from compress.options.run_config import resolve
+    from compress.options.toml_file import commented_toml, seen_from
 
     path = Path(config_file)
     given = {name: value for name, value in values.items() if value is not None}

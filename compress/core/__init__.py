@@ -1,10 +1,11 @@
-"""Values and laws that everything rests on.
+"""Values and rules that every other room uses.
 
     plan         Plan, Structure, Budget, sizes of an encoder
     importance   Fisher information, rankings, what the search reads
     statistics   bootstrap intervals, verdicts
     parsing      JSON and TOML that others may have written, with limits
     progress     the protocol that stages report to
+    hashing      SHA-256 of files
     locks        one process at a time
     errors       error classes and their exit codes
 

@@ -1,4 +1,4 @@
-"""Errors a user can meet. Each class carries the exit code the command line ends with.
+"""Errors that a user can meet. Each class carries the exit code of the command line.
 
 Exit codes (docs/architecture.md): 0 pass, 1 the budget or gate is not met, 2 inconclusive, 3 error.
 A message says what was wrong, the value that was wrong, and what to do next.
@@ -13,7 +13,7 @@ EXIT_ERROR = 3
 
 
 class CompressError(Exception):
-    """Base of every error that is the user's to mend; shown as one message, never as a traceback."""
+    """Base of every error that the user can mend; shown as one message, never as a traceback."""
 
     exit_code = EXIT_ERROR
 
@@ -47,7 +47,7 @@ class ExportError(CompressError):
 
 
 class ArtifactError(CompressError):
-    """The output directory is not usable, or a directory given as artifact is none."""
+    """The output directory is not usable, or a directory given as an artifact is not one."""
 
 
 class TrainingError(CompressError):
@@ -67,7 +67,12 @@ class PrecisionRefused(CompressError):
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the closest known name, or an empty string."""
+    """Return ``" Did you mean 'x'?"`` for the closest known name, or an empty string.
+
+    Args:
+        name: as the user wrote it.
+        known: names there are.
+    """
     from difflib import get_close_matches
 
     close = get_close_matches(name, known, n=1)

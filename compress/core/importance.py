@@ -1,4 +1,4 @@
-"""Importance of heads and filters as the search reads it: values without tensors."""
+"""Importance of heads and filters, as the search reads it: values without tensors."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Fisher:
     Attributes:
         heads: diagonal, [layers, heads].
         filters: diagonal, [layers, filters].
-        head_blocks: within a layer, [layers, heads, heads]; None if not asked for.
-        filter_blocks: within a layer, [layers, filters, filters]; None if not asked for.
+        head_blocks: blocks within each layer, [layers, heads, heads]; None where they were not computed.
+        filter_blocks: blocks within each layer, [layers, filters, filters]; None where they were not computed.
         samples: number of examples behind the means.
         label_free: whether labels were drawn from the model's own predictions.
     """
@@ -32,10 +32,14 @@ class Fisher:
 
 
 def rank_losses(importance: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Rank a sublayer's units by importance, [units].
+    """Rank a sublayer's units by importance.
+
+    Args:
+        importance: importance of each unit, [units].
 
     Returns:
-        The units, most important first (ties by index), and the importance lost when the first 0..n of them are kept.
+        The units, most important first (ties by index), [units]; and the importance lost when the first n of them are
+        kept, [units + 1] for n = 0..units.
     """
     order = np.argsort(-importance, kind="stable")
     kept = np.concatenate([[0.0], np.cumsum(importance[order])])
@@ -44,18 +48,18 @@ def rank_losses(importance: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDA
 
 @dataclass(frozen=True)
 class Ranking:
-    """A sublayer's units in the order in which they should stay, and what is lost by keeping only the first n.
+    """A sublayer's units from the most to the least important, and the loss of keeping only the first n.
 
     Attributes:
         order: units, most important first, [units].
-        loss: for n = 0..units, [units + 1]; 0 at the end.
+        loss: loss of keeping the first n, [units + 1] for n = 0..units; 0 at the end.
     """
 
     order: NDArray[np.int64]
     loss: NDArray[np.float64]
 
     def first(self, count: int) -> tuple[int, ...]:
-        """The units that stay when ``count`` do, ascending."""
+        """Return the ``count`` most important units, ascending."""
         return tuple(np.sort(self.order[:count]).tolist())
 
 
@@ -64,9 +68,10 @@ class Rankings:
     """Rankings of all sublayers, by layer.
 
     Attributes:
-        heads, filters: of each layer.
-        coefficients: what the search multiplies the losses of attention and FFN of each layer with, [layers, 2]; None
-            for ones. What is said about a plan stays in the losses' own unit, so that plans can be compared.
+        heads: ranking of each layer's heads.
+        filters: ranking of each layer's filters.
+        coefficients: factors by which the search multiplies the losses of each layer's attention and FFN, [layers, 2];
+            None for ones. Reported losses stay in their own unit, so that plans can be compared.
     """
 
     heads: tuple[Ranking, ...]
@@ -75,7 +80,7 @@ class Rankings:
 
     @classmethod
     def from_fisher(cls, fisher: Fisher) -> Rankings:
-        """By the diagonal: losses of units add up."""
+        """Return rankings by the diagonal: losses of units add up."""
         return cls(
             heads=tuple(Ranking(*rank_losses(row)) for row in fisher.heads),
             filters=tuple(Ranking(*rank_losses(row)) for row in fisher.filters),
@@ -83,22 +88,22 @@ class Rankings:
 
     @classmethod
     def none(cls) -> Rankings:
-        """No rankings: for a plan that keeps everything."""
+        """Return no rankings: for a plan that keeps everything."""
         return cls((), ())
 
     def total(self) -> float:
-        """What is lost when nothing stays: the scale of every loss."""
+        """Return the loss of keeping nothing: the scale of every loss."""
         return float(sum(r.loss[0] for r in (*self.heads, *self.filters)))
 
     def lost(self, widths: Widths) -> float:
-        """What these widths lose."""
+        """Return the loss of these widths."""
         if not self.heads:
             return 0.0
         heads = sum(float(r.loss[n]) for r, n in zip(self.heads, widths.heads, strict=True))
         return heads + sum(float(r.loss[n]) for r, n in zip(self.filters, widths.filters, strict=True))
 
     def structure(self, widths: Widths) -> Structure:
-        """The best units for these widths."""
+        """Return the most important units for these widths."""
         return Structure(
             heads=tuple(r.first(n) for r, n in zip(self.heads, widths.heads, strict=True)),
             filters=tuple(r.first(n) for r, n in zip(self.filters, widths.filters, strict=True)),
@@ -107,11 +112,11 @@ class Rankings:
 
 @dataclass(frozen=True)
 class Importance:
-    """What the search goes by.
+    """Importance of all units, by the method of the run.
 
     Attributes:
         rankings: order of every sublayer's units, and their loss.
-        fisher: the paper's importance, for ``kwon``; None for ``full``.
+        fisher: importance of Kwon et al., 2022, for ``kwon``; None for ``full``.
     """
 
     rankings: Rankings

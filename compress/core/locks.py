@@ -1,31 +1,30 @@
-"""One process at a time: locks that end with the process that holds them, however it ends.
+"""Locks between processes that name their holder and end with it, however it ends.
 
-They are the operating system's own (``flock``), on a small file that says who holds it. A process that dies leaves the
-file, never the lock: whoever comes next takes it over. Where a file system has no such locks nothing is locked, and
-callers are told.
+The lock is the operating system's own (``flock``, by way of ``filelock``); its file says who holds it. A process that
+dies leaves the file but not the lock: the next one takes it over. Where a file system has no such locks nothing is
+locked, and callers are told.
 
-Laws (``tests/test_locks.py``): of two holders one is refused and told who the other is; a killed holder's lock is free.
+Laws (``tests/core/test_locks.py``): of two holders one is refused and told who the other is; a killed holder's lock is
+free.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import errno
 import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-try:
-    import fcntl
+from filelock import FileLock, Timeout
 
-    _HAVE_LOCKS = True
-except ImportError:  # Windows
-    _HAVE_LOCKS = False
-
-# Longer text in a lock file is nobody's.
+# A holder's text is shorter than this many bytes.
 _LONGEST = 2000
+# How flock fails on file systems that have no locks: some network file systems.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 class Held(Exception):
@@ -40,14 +39,14 @@ class Held(Exception):
         self.holder = holder
 
 
-@contextmanager
+@contextlib.contextmanager
 def only_one(path: Path, *, wait: bool = False, keep: bool = False) -> Iterator[bool]:
     """Hold a lock while the block runs.
 
     Args:
-        path: of the lock's file, in a directory that is there; removed afterwards.
-        wait: until the other process is done, instead of raising.
-        keep: the file stays for the next holder: right where many come and go.
+        path: the lock's file, in a directory that exists. The file is removed afterwards.
+        wait: whether to wait for the other process instead of raising.
+        keep: whether the file stays for the next holder: right where many come and go.
 
     Yields:
         Whether the lock is held; False where the file system has none.
@@ -56,51 +55,54 @@ def only_one(path: Path, *, wait: bool = False, keep: bool = False) -> Iterator[
         Held: another process has it.
         OSError: the file cannot be made.
     """
-    descriptor = _take(path, wait) if _HAVE_LOCKS else None
-    if descriptor is None:
+    path.parent.stat()  # filelock would make the directory
+    lock = FileLock(
+        path,
+        thread_local=False,
+        poll_interval=0.02,
+        fallback_to_soft=False,
+        preserve_lock_file=keep,
+        on_acquired=_write_holder,
+    )
+    if not _acquire(lock, path, wait):
         yield False
         return
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, _myself().encode(), 0)
         yield True
     finally:
-        if not keep:
+        # While the lock is held, so that nobody's new file is removed. Windows cannot: filelock does it there.
+        if not keep and os.name != "nt":
             path.unlink(missing_ok=True)
-        os.close(descriptor)
+        lock.release()
 
 
-def _take(path: Path, wait: bool) -> int | None:
-    """An open file with the lock on it; None where there are no locks."""
+def _acquire(lock: FileLock, path: Path, wait: bool) -> bool:
+    """Take the lock; return False where the file system has none."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            # The holder before may have removed the file between our opening and locking it: then it is not the lock.
-            if path.exists() and os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                return descriptor
-        except BlockingIOError:
-            holder = _describe(os.pread(descriptor, _LONGEST, 0))
-            os.close(descriptor)
-            raise Held(holder) from None
-        except FileNotFoundError:
-            pass
-        except OSError:
-            # No locks here (ENOLCK, ENOTSUP): some network file systems.
-            os.close(descriptor)
-            return None
-        os.close(descriptor)
+            lock.acquire(blocking=wait)
+            return True
+        except Timeout:
+            # The file is gone where its holder removed it just now: then nobody has the lock.
+            if path.exists():
+                raise Held(_holder(path)) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return False
 
 
-def _myself() -> str:
+def _write_holder(descriptor: int) -> None:
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": now})
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": now}).encode())
 
 
-def _describe(text: bytes) -> str:
-    """Who wrote a lock's file, in words."""
+def _holder(path: Path) -> str:
+    """Return who wrote a lock's file, in words."""
     try:
-        found = json.loads(text)
+        with path.open("rb") as file:
+            found = json.loads(file.read(_LONGEST))
         return f"process {int(found['process'])} on {str(found['host'])[:64]}, since {str(found['since'])[:32]}"
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "another process"

@@ -1,8 +1,8 @@
-"""Reading JSON and TOML that others may have written: limits on size and depth, and every failure in words.
+"""Parses JSON and TOML that others may have written: limits on size and depth, and every failure in words.
 
-Whoever calls gives the sentence to its own error class. Nothing here trusts what it reads: a device file, a pipe, a
-file of terabytes, numbers that are none, or lists in lists a million deep end in ``Unreadable``, not in a traceback, a
-full memory or an endless wait.
+Callers put the sentence into their own error class. Nothing here trusts its input. A device file, a pipe, a file of
+terabytes, a number that is not one, or lists a million deep end in ``Unreadable``, not in a traceback, a full memory or
+an endless wait.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ class Missing(Unreadable):
 
 
 def read_text(file: Path, most_bytes: int = MOST_JSON_BYTES) -> str:
-    """A regular file of UTF-8 text.
+    """Return the text of a regular UTF-8 file.
 
     Args:
-        file: what to read; a link is followed.
+        file: path of the file; a link is followed.
         most_bytes: a longer file is refused unread.
 
     Raises:
-        Missing: no such file.
-        Unreadable: no regular file, too long, or no UTF-8.
+        Missing: there is no such file.
+        Unreadable: the file is not regular, too long, or not UTF-8.
     """
     try:
         # Opened without waiting: a pipe that nobody writes to would block here for good.
         descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
         with os.fdopen(descriptor, "rb") as stream:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise Unreadable("it is no regular file")
+                raise Unreadable("it is not a regular file")
             # One byte more than allowed: the size that the system tells may be out of date.
             data = stream.read(most_bytes + 1)
     except FileNotFoundError:
@@ -66,14 +66,14 @@ def read_text(file: Path, most_bytes: int = MOST_JSON_BYTES) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Unreadable(f"it is no UTF-8 text: {error.reason} at byte {error.start}") from None
+        raise Unreadable(f"it is not UTF-8 text: {error.reason} at byte {error.start}") from None
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text; ``NaN`` and ``Infinity``, which are no JSON, are refused.
+    """Return the value of a JSON text; ``NaN`` and ``Infinity`` are refused, as they are not JSON.
 
     Raises:
-        Unreadable: no JSON, too long, or too deep.
+        Unreadable: the text is not JSON, too long, or nested too deep.
     """
     if len(text) > MOST_JSON_BYTES:
         raise Unreadable(f"it is longer than {MOST_JSON_BYTES / 2**20:g} MB")
@@ -82,16 +82,16 @@ def parse_json(text: str) -> Any:
     except RecursionError:
         raise Unreadable(_TOO_DEEP) from None
     except ValueError as error:
-        raise Unreadable(f"it is no JSON: {error}") from None
+        raise Unreadable(f"it is not JSON: {error}") from None
     _check_depth(value)
     return value
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The table of a TOML text.
+    """Return the table of a TOML text.
 
     Raises:
-        Unreadable: no TOML, too long, or too deep.
+        Unreadable: the text is not TOML, too long, or nested too deep.
     """
     if len(text) > MOST_TOML_BYTES:
         raise Unreadable(f"it is longer than {MOST_TOML_BYTES / 2**10:g} kB, which no such file is")
@@ -108,7 +108,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def printable(text: str) -> str:
-    """A text out of a file as a person may see it: what would steer a terminal, or is no character, is escaped."""
+    """Return a text with every character escaped that would steer a terminal or cannot be shown."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
@@ -116,11 +116,11 @@ _TOO_DEEP = f"it is nested more than {MOST_DEPTH} deep"
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _check_depth(value: Any) -> None:
-    """Raise Unreadable where lists and tables are nested too deep for what walks them later, repr() among it."""
+    """Raise Unreadable where lists and tables are nested too deep for later recursion, such as repr()."""
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(MOST_DEPTH):
         level = [

@@ -1,7 +1,7 @@
-"""What is kept: value objects without tensors, validated when made, readable as JSON.
+"""The plan: which heads and filters are kept, and why. Values without tensors, validated when made, readable as JSON.
 
-Laws (``tests/test_plan.py``): ``Plan.from_json(p.to_json()) == p``; the JSON of equal plans is equal byte for byte;
-a plan whose units do not exist in its shape cannot be made.
+Laws (``tests/core/test_plan.py``): ``Plan.from_json(p.to_json()) == p``; the JSON of equal plans is equal byte for
+byte; a plan whose units do not exist in its shape cannot be made.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 
-# Far beyond any encoder; what computes with sizes need not fear for its range.
+# Far beyond any encoder: arithmetic with sizes cannot overflow.
 MOST_UNITS = 10**6
-# How files are read: no key that is not known, no text for a number, no NaN.
+# Files are read strictly: unknown keys, texts for numbers and NaN are refused.
 _STRICT: dict[str, Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
 BudgetKind = Literal["latency_ms", "speedup", "macs"]
@@ -31,7 +31,7 @@ BudgetKind = Literal["latency_ms", "speedup", "macs"]
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """Dense sizes of an encoder: what a plan, a profile and a model must agree on.
+    """Dense sizes of an encoder, on which a plan, a profile and a model must agree.
 
     Attributes:
         model_type: the family, as in the checkpoint's ``config.json`` (``bert``, ``distilbert``).
@@ -54,21 +54,26 @@ class EncoderShape:
     gated: bool = False
 
     def check(self) -> None:
-        """Raise PlanError unless all sizes are those of an encoder that can exist."""
+        """Raise PlanError unless an encoder can have all these sizes."""
         for name in ("layers", "hidden_size", "heads", "head_size", "filters"):
             if not 1 <= (size := getattr(self, name)) <= MOST_UNITS:
                 raise PlanError(f"an encoder has 1 to {MOST_UNITS} {name.replace('_', ' ')}, the plan says {size}")
 
     def macs_per_head(self, length: float) -> float:
-        """Multiply-accumulates of one head at a sequence length: 4·s·d·d_h + 2·s²·d_h."""
+        """Return the multiply-accumulates of one head at a sequence length: 4·s·d·d_h + 2·s²·d_h."""
         return 4 * length * self.hidden_size * self.head_size + 2 * length * length * self.head_size
 
     def macs_per_filter(self, length: float) -> float:
-        """Multiply-accumulates of one FFN filter at a sequence length: 2·s·d, with a gate 3·s·d."""
+        """Return the multiply-accumulates of one FFN filter at a sequence length: 2·s·d, with a gate 3·s·d."""
         return (3 if self.gated else 2) * length * self.hidden_size
 
     def macs(self, widths: Widths, length: float) -> float:
-        """Multiply-accumulates of the encoder's sublayers with these widths, for one sequence."""
+        """Return the multiply-accumulates of the encoder's sublayers for one sequence.
+
+        Args:
+            widths: heads and filters of each layer.
+            length: tokens of the sequence.
+        """
         return sum(widths.heads) * self.macs_per_head(length) + sum(widths.filters) * self.macs_per_filter(length)
 
     @property
@@ -79,7 +84,7 @@ class EncoderShape:
 
 @dataclass(frozen=True)
 class Widths:
-    """How many heads and filters each layer has, in layer order."""
+    """Number of heads and of filters of each layer, in layer order."""
 
     heads: tuple[int, ...]
     filters: tuple[int, ...]
@@ -87,7 +92,7 @@ class Widths:
 
 @dataclass(frozen=True)
 class Structure:
-    """Which heads and filters each layer keeps: ascending indices into the dense layer, in layer order."""
+    """Heads and filters that each layer keeps: ascending indices into the dense layer, in layer order."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
@@ -96,11 +101,12 @@ class Structure:
 
     @property
     def widths(self) -> Widths:
+        """The number of units kept."""
         return Widths(heads=tuple(map(len, self.heads)), filters=tuple(map(len, self.filters)))
 
     @classmethod
     def dense(cls, shape: EncoderShape) -> Structure:
-        """The structure that keeps everything."""
+        """Return the structure that keeps everything."""
         return cls(
             heads=(tuple(range(shape.heads)),) * shape.layers, filters=(tuple(range(shape.filters)),) * shape.layers
         )
@@ -128,7 +134,7 @@ class Budget:
     value: float
 
     def latency_ms(self, dense_ms: float) -> float | None:
-        """The budget in milliseconds given the dense latency; None for a MACs budget."""
+        """Return the budget in milliseconds given the dense latency; None for a MACs budget."""
         if self.kind == "latency_ms":
             return self.value
         return dense_ms / self.value if self.kind == "speedup" else None
@@ -140,22 +146,22 @@ class Budget:
 
 @dataclass(frozen=True)
 class Plan:
-    """A structure, and the reasons for it.
+    """A structure and the reasons for it.
 
     Attributes:
         shape: the dense encoder the plan was made for.
         structure: the units kept.
-        budget: what was asked for.
+        budget: the budget it was made for.
         method: ``full`` or ``kwon``.
         macs_fraction: sublayer MACs kept, at the calibration data's mean length.
         predicted_ms: latency the profile predicts; None where no profile was used.
         dense_ms: latency the profile gives for the dense model; None where no profile was used.
-        latency_source: ``measured`` or ``estimated`` profile, with ``, interpolated`` where it lies between two lengths
-            that were taken; None where no profile was used.
+        latency_source: ``measured`` or ``estimated`` profile, with ``, interpolated`` where its length lies between two
+            profiled ones; None where no profile was used.
         importance_kept: fraction of the search's objective that is kept, 0..1.
         optimality_gap: upper bound on how much of the objective an exact solution could add, as a fraction; 0 is
             proven optimal, None where the method gives no bound (``kwon``).
-        seed: of the run.
+        seed: seed of the run.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -177,15 +183,15 @@ class Plan:
         self.structure.check(self.shape)
 
     def to_json(self) -> str:
-        """The plan as JSON with sorted keys, ending in a newline; equal plans give equal bytes."""
+        """Return the plan as JSON with sorted keys and a final newline; equal plans give equal bytes."""
         return json.dumps({"format": FORMAT_VERSION, **asdict(self)}, sort_keys=True, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read what ``to_json`` wrote.
+        """Return the plan that ``to_json`` wrote.
 
         Raises:
-            PlanError: the text is no plan, is of another format version, or contradicts itself.
+            PlanError: the text is not a plan, has another format version, or contradicts itself.
         """
         from pydantic import ValidationError
 
@@ -211,7 +217,11 @@ class Plan:
 
     @classmethod
     def read(cls, path: str | Path) -> Plan:
-        """Read a plan file, or the ``plan.json`` of an artifact directory."""
+        """Read a plan file, or the ``plan.json`` of an artifact directory.
+
+        Raises:
+            PlanError: the file cannot be read or is not a plan.
+        """
         file = Path(path)
         file = file / "plan.json" if file.is_dir() else file
         try:
@@ -221,11 +231,11 @@ class Plan:
 
     @property
     def estimated(self) -> bool:
-        """Whether its latencies rest on a data sheet."""
+        """Whether its latencies come from a data sheet."""
         return (self.latency_source or "").startswith("estimated")
 
     def explain(self) -> str:
-        """Plain text for a person: what is kept, layer by layer, and what it is predicted to bring."""
+        """Return plain text for a person: the units kept, layer by layer, and the predicted latency."""
         widths = self.structure.widths
         lines = [
             f"plan for {self.shape.model_type} ({self.shape.layers} layers x {self.shape.heads} heads, "

@@ -1,4 +1,4 @@
-"""What a long command says while it works: stages with their seconds, and remarks between them.
+"""The protocol by which a long command reports progress: stages with their seconds, and remarks between them.
 
 Everything goes to stderr, so that stdout holds the result alone.
 """
@@ -7,28 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    pass
+from typing import Protocol
 
 
 class Progress(Protocol):
-    """What the pipeline reports to. Implementations may ignore all of it."""
+    """Receives the pipeline's reports; an implementation may ignore all of them."""
 
     def stage(self, name: str) -> AbstractContextManager[None]:
-        """Enter a stage of the pipeline (``with progress.stage("profile"):``); left when the block ends."""
+        """Return a context in which a stage of the pipeline runs: ``with progress.stage("profile"):``."""
 
     def info(self, text: str) -> None:
-        """One line worth reading: a guess that was made, a count, a number measured."""
+        """Report one line worth reading: a guess, a count, a measured number."""
 
 
 class Silent:
-    """Says nothing."""
+    """Ignores every report."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Do nothing around a stage."""
         yield
 
     def info(self, text: str) -> None:
-        pass
+        """Ignore a line."""

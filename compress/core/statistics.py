@@ -1,19 +1,26 @@
 """Pure statistics of timings and scores: medians, bootstrap intervals, verdicts. No clocks, no files.
 
-Timings on shared machines drift by factors within minutes, so whatever is compared is measured interleaved, and what is
-resampled is the *pair*: a slow minute hits both sides of a pair and leaves their ratio alone.
+Timings on shared machines drift by factors within minutes. So compared models are measured interleaved, and *pairs* are
+resampled: a slow minute hits both sides of a pair and leaves their ratio alone.
+
+Percentile intervals: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Verdict = Literal["pass", "fail", "inconclusive"]
+Floats = NDArray[np.float64]
+
+# Numbers that the bootstrap draws at a time: bounds its memory for large data sets.
+_MOST_DRAWN = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -25,82 +32,145 @@ class Interval:
     high: float
 
     def as_list(self) -> list[float]:
+        """Return the bounds as JSON documents have them."""
         return [self.low, self.high]
 
 
-def median_interval(samples: NDArray[np.float64], seed: int = 0, resamples: int = 2000) -> Interval:
-    """Median of ``samples`` [n] and its 95 % percentile-bootstrap interval."""
-    values = np.asarray(samples, dtype=np.float64)
-    draws = np.random.default_rng(seed).integers(0, len(values), size=(resamples, len(values)))
-    low, high = np.percentile(np.median(values[draws], axis=1), [2.5, 97.5])
-    return Interval(float(np.median(values)), float(low), float(high))
+def median_interval(samples: Floats, seed: int = 0, resamples: int = 2000) -> Interval:
+    """Return the median of samples and its 95 % percentile-bootstrap interval.
+
+    Args:
+        samples: timings, [n].
+        seed: seed of the resampling.
+        resamples: number of resamples.
+    """
+    return _interval(np.median, np.asarray(samples, dtype=np.float64), seed=seed, resamples=resamples)
 
 
-def ratio_interval(
-    numerator: NDArray[np.float64], denominator: NDArray[np.float64], seed: int = 0, resamples: int = 2000
-) -> Interval:
-    """Ratio of medians of two paired series [n], with its 95 % interval; pairs are resampled together."""
+def ratio_interval(numerator: Floats, denominator: Floats, seed: int = 0, resamples: int = 2000) -> Interval:
+    """Return the ratio of the medians of two paired series, with its 95 % interval.
+
+    Args:
+        numerator: timings, [n].
+        denominator: timings, [n]; pairs are resampled together.
+        seed: seed of the resampling.
+        resamples: number of resamples.
+
+    Raises:
+        ValueError: the series differ in length.
+    """
     top, bottom = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
     if top.shape != bottom.shape:
         raise ValueError(f"paired series differ in length: {top.shape} and {bottom.shape}")
-    draws = np.random.default_rng(seed).integers(0, len(top), size=(resamples, len(top)))
-    ratios = np.median(top[draws], axis=1) / np.median(bottom[draws], axis=1)
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return Interval(float(np.median(top) / np.median(bottom)), float(low), float(high))
+
+    def ratio(above: Floats, below: Floats, axis: int) -> Any:
+        return np.median(above, axis=axis) / np.median(below, axis=axis)
+
+    return _interval(ratio, top, bottom, seed=seed, resamples=resamples)
 
 
-def mean_interval(samples: NDArray[np.float64], seed: int = 0, resamples: int = 2000) -> Interval:
-    """Mean of per-example scores [n] and its 95 % percentile-bootstrap interval."""
-    values = np.asarray(samples, dtype=np.float64)
-    draws = np.random.default_rng(seed).integers(0, len(values), size=(resamples, len(values)))
-    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
-    return Interval(float(values.mean()), float(low), float(high))
+def mean_interval(samples: Floats, seed: int = 0, resamples: int = 2000) -> Interval:
+    """Return the mean of per-example scores and its 95 % percentile-bootstrap interval.
+
+    Args:
+        samples: scores, [n].
+        seed: seed of the resampling.
+        resamples: number of resamples.
+    """
+    return _interval(np.mean, np.asarray(samples, dtype=np.float64), seed=seed, resamples=resamples)
 
 
 def score_interval(
-    scores: NDArray[np.float64],
-    combine: Callable[[NDArray[np.float64]], float] | None = None,
+    scores: Floats,
+    combine: Callable[[Floats], float] | None = None,
     seed: int = 0,
     resamples: int = 1000,
 ) -> Interval:
-    """A metric and its 95 % percentile-bootstrap interval, units resampled.
+    """Return a metric and its 95 % percentile-bootstrap interval; units are resampled.
 
     Args:
-        scores: a row per unit, [n] or [n, parts].
-        combine: from such rows to the metric; None is the mean of [n].
-        seed: of the resampling.
+        scores: one row per unit, [n] or [n, parts].
+        combine: turns such rows into the metric; None is the mean of [n].
+        seed: seed of the resampling.
         resamples: number of resamples for ``combine``.
     """
     if combine is None:
         return mean_interval(scores, seed)
-    draws = np.random.default_rng(seed).integers(0, len(scores), size=(resamples, len(scores)))
-    low, high = np.percentile([combine(scores[draw]) for draw in draws], [2.5, 97.5])
-    return Interval(float(combine(scores)), float(low), float(high))
+
+    # Rows of several parts cannot be samples of scipy's: resample their indices.
+    def metric(chosen: NDArray[np.intp], axis: int) -> Any:
+        return np.apply_along_axis(lambda rows: combine(scores[rows]), axis, chosen)
+
+    return _interval(metric, np.arange(len(scores)), seed=seed, resamples=resamples)
 
 
 def drop_interval(
-    before: NDArray[np.float64],
-    after: NDArray[np.float64],
-    combine: Callable[[NDArray[np.float64]], float] | None = None,
+    before: Floats,
+    after: Floats,
+    combine: Callable[[Floats], float] | None = None,
     seed: int = 0,
     resamples: int = 1000,
 ) -> Interval:
-    """How much a metric falls, with its 95 % interval; a unit's rows of both are resampled together."""
+    """Return how much a metric falls, with its 95 % interval; both rows of a unit are resampled together.
+
+    Args:
+        before: one row per unit, [n] or [n, parts].
+        after: rows of the same units, in the same order.
+        combine: turns such rows into the metric; None is the mean of [n].
+        seed: seed of the resampling.
+        resamples: number of resamples for ``combine``.
+    """
     if combine is None:
         return mean_interval(before - after, seed)
     both = np.stack([before, after], axis=1)
     return score_interval(both, lambda rows: combine(rows[:, 0]) - combine(rows[:, 1]), seed, resamples)
 
 
+def _interval(statistic: Callable[..., Any], *samples: NDArray[Any], seed: int, resamples: int) -> Interval:
+    """Return a statistic of paired samples [n] with its 95 % percentile-bootstrap interval.
+
+    The interval of a single unit has no width: there is nothing to resample.
+    """
+    from scipy.stats import DegenerateDataWarning, bootstrap
+
+    value = float(statistic(*samples, axis=-1))
+    if len(samples[0]) == 1:
+        return Interval(value, value, value)
+    with warnings.catch_warnings():
+        # Where the statistic is undefined on a resample the bounds are nan, which says it.
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        low, high = bootstrap(
+            samples,
+            statistic,
+            n_resamples=resamples,
+            batch=1 + _MOST_DRAWN // (1 + len(samples[0])),
+            vectorized=True,
+            paired=True,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+    return Interval(value, float(low), float(high))
+
+
 def verdict_at_most(estimate: Interval, limit: float) -> Verdict:
-    """Is the estimate at most ``limit``? ``inconclusive`` when the interval straddles it."""
+    """Return whether the estimate is at most ``limit``: ``inconclusive`` where the interval straddles it.
+
+    Args:
+        estimate: with its interval.
+        limit: in the same unit.
+    """
     if estimate.high <= limit:
         return "pass"
     return "fail" if estimate.low > limit else "inconclusive"
 
 
 def verdict_at_least(estimate: Interval, limit: float) -> Verdict:
-    """Is the estimate at least ``limit``? ``inconclusive`` when the interval straddles it."""
+    """Return whether the estimate is at least ``limit``: ``inconclusive`` where the interval straddles it.
+
+    Args:
+        estimate: with its interval.
+        limit: in the same unit.
+    """
     if estimate.low >= limit:
         return "pass"
     return "fail" if estimate.high < limit else "inconclusive"

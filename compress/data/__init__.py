@@ -1,11 +1,12 @@
-"""Files and hub data sets into rows, examples and batches.
+"""Reads files and hub data sets into rows, examples and batches.
 
-    tables       csv, tsv, json, parquet files into tables
+    tables       csv, tsv, json and parquet files as tables
     headerless   files without a header: CoNLL, plain text
     columns      which columns hold texts and labels
+    labels       the model's number for each label
     images       folders and columns of images
     hub          whether a name is a path or on the hub
-    load         files, directories and hub data sets into rows
+    load         files, directories and hub data sets as rows
     batches      encoded examples and batches of them
 
 May import core.

@@ -23,9 +23,9 @@ class Batch:
 
     Attributes:
         inputs: what the model's ``forward`` takes: int64 [batch, length], or float32 [batch, channels, height, width].
-        mask: positions of the encoder's input that are no padding, bool [batch, positions].
+        mask: bool [batch, positions], True where the encoder's input is not padding.
         labels: int64 [batch] or [batch, ...] (floats for regression); None without labels.
-        indices: positions of the examples in the ``Encoded`` they came from, int64 [batch].
+        indices: int64 [batch], positions of the examples in their ``Encoded``.
     """
 
     inputs: dict[str, Tensor]
@@ -36,16 +36,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Examples as the model reads them: rows of tokens, ragged, already cut to the sequence length, or images.
+    """Examples as the model reads them: images, or rows of tokens of different lengths, cut to the sequence length.
 
     Attributes:
-        features: for each input of the model a list of n integer rows; the rows of one example are equally long. Or
-            arrays of floats, all of one shape.
+        features: for each input of the model a list of n rows. Texts have rows of integers, and the rows of one
+            example are equally long. Images are arrays of floats, all of one shape.
         labels: [n] or [n, ...]; None without labels.
         padding: the value that fills each feature up in a batch.
         targets: what the task's metric needs beyond a label per example (pairs, questions), for all examples
-            together; None where it needs nothing more, and in a selection.
-        positions: of the encoder's input that each example takes, where that is not the length of its rows.
+            together; None where it needs nothing more, and after ``select``.
+        positions: positions of the encoder's input per example; None where that is the length of its rows.
+        lengths: int64 [n], positions of each example.
     """
 
     features: dict[str, list[NDArray[Any]]]
@@ -75,11 +76,11 @@ class Encoded:
 
     @property
     def mean_length(self) -> float:
-        """Mean number of tokens of an example, special tokens included; 0 when there are none."""
+        """Mean number of tokens per example, special tokens included; 0 without examples."""
         return float(self.lengths.mean()) if len(self) else 0.0
 
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> Encoded:
-        """The examples at these positions, in this order."""
+        """Returns the examples at these positions, in this order, without ``targets``."""
         chosen = [int(i) for i in indices]
         return Encoded(
             features={name: [rows[i] for i in chosen] for name, rows in self.features.items()},
@@ -89,11 +90,16 @@ class Encoded:
         )
 
     def take(self, n: int, seed: int) -> Encoded:
-        """A random sample of ``n`` examples without replacement, in their order here; all of them if fewer."""
-        return self if n >= len(self) else self.select(_sample(len(self), n, seed))
+        """Returns a random sample without replacement, in the order of the data.
+
+        Args:
+            n: number of examples; with ``n`` or fewer examples all are returned.
+            seed: equal seeds give equal samples.
+        """
+        return self if n >= len(self) else self.select(sample_indices(len(self), n, seed))
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of token ids, labels and targets: equal for equal examples in equal order."""
+        """Returns a SHA-256 (hex) of inputs, labels and targets: equal for equal examples in equal order."""
         digest = hashlib.sha256()
         for name in sorted(self.features):
             digest.update(f"{name} {self.padding[name]} {len(self)}\n".encode())
@@ -108,12 +114,15 @@ class Encoded:
         return digest.hexdigest()
 
     def batches(self, batch_size: int = 32, sort_by_length: bool = True) -> Iterator[Batch]:
-        """Batches padded to their own longest example; every example once, the last batch may be smaller.
+        """Yields all examples in batches, each padded to its longest example; the last batch may be smaller.
 
         Args:
             batch_size: examples in a batch, at least 1.
             sort_by_length: longest first, so that a batch holds similar lengths and little padding, and memory peaks
                 in the first batch; False keeps the order. Either way the order is the same in every call.
+
+        Raises:
+            ValueError: ``batch_size`` is less than 1.
         """
         import torch
 
@@ -139,12 +148,18 @@ class Encoded:
 
 
 def fixed_batch(encoded: Encoded, batch_size: int, seq_len: int) -> dict[str, NDArray[Any]]:
-    """One batch of exactly the deployment's shape, out of real examples: what latency is timed on.
+    """Builds one batch of exactly the deployment's shape from real examples; latency is timed on it.
 
-    Examples follow one another in a row until it is full, so that every position holds a real token.
+    A row is filled with one example after another, so that every position holds a real token.
+
+    Args:
+        encoded: the examples, at least one.
+        batch_size: rows of the batch.
+        seq_len: tokens per row; images ignore it.
 
     Returns:
-        for each feature int64 [batch_size, seq_len], the attention mask all ones; or [batch_size, ...] images.
+        For each input of the model int64 [batch_size, seq_len], the attention mask all ones; for images float32
+        [batch_size, channels, height, width].
 
     Raises:
         DataError: there are no examples.
@@ -169,12 +184,30 @@ def fixed_batch(encoded: Encoded, batch_size: int, seq_len: int) -> dict[str, ND
     return batch
 
 
-def _sample(total: int, n: int, seed: int) -> NDArray[np.int64]:
+def sample_indices(total: int, n: int, seed: int) -> NDArray[np.int64]:
+    """Draws positions without replacement.
+
+    Args:
+        total: number of positions to draw from.
+        n: number of positions to draw, at most ``total``.
+        seed: equal seeds give equal positions.
+
+    Returns:
+        The positions in ascending order, int64 [n].
+    """
     return np.sort(np.random.default_rng(seed).permutation(total)[:n]).astype(np.int64)
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int, order: random.Random) -> Iterator[list[int]]:
-    """Every index once, in random batches of similar length: little padding, about half the time on short sentences."""
+    """Yields every index once, in random batches of similar length.
+
+    Similar lengths need little padding: on short sentences an epoch takes about half the time.
+
+    Args:
+        lengths: tokens of each example, [n].
+        batch_size: examples in a batch; the last one may be smaller.
+        order: source of randomness; its state advances.
+    """
     indices = list(range(len(lengths)))
     order.shuffle(indices)
     pool = 8 * batch_size

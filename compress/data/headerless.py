@@ -1,6 +1,6 @@
-"""Files without a header line: well-known data sets, tagged words, plain texts.
+"""Reads files without a header line: well-known data sets, tagged words, plain texts.
 
-A data set is recognised by its first row alone, and only where it cannot be a header.
+A data set is recognised by its first row, and only where that row cannot be a header.
 """
 
 from __future__ import annotations
@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 STS = ("genre", "file", "year", "index", "score", "sentence1", "sentence2")
 
 
-def headerless(first_row: Sequence[str], *, tabs: bool) -> tuple[str, ...] | None:
-    """Names of the columns of a known file without a header; None for any other file."""
+def known_columns(first_row: Sequence[str], *, tabs: bool) -> tuple[str, ...] | None:
+    """Returns the column names of a well-known data set that has no header; None for any other file.
+
+    Args:
+        first_row: fields of the file's first line.
+        tabs: whether the fields are separated by tabs.
+    """
     if not tabs or len(first_row) not in (len(STS), len(STS) + 2):
         return None
     is_score = re.fullmatch(r"[0-5](\.\d+)?", first_row[4]) is not None
@@ -29,7 +34,14 @@ def headerless(first_row: Sequence[str], *, tabs: bool) -> tuple[str, ...] | Non
 
 
 def read_headerless(path: Path, names: Sequence[str]) -> pa.Table:
-    """Read a tab-separated file without header and quoting; fields beyond the names are left out.
+    """Reads a tab-separated file without header and quoting; fields beyond the names are left out.
+
+    Args:
+        path: the file.
+        names: names of the columns, in order.
+
+    Returns:
+        A table of strings.
 
     Raises:
         DataError: a row has too few fields.
@@ -51,10 +63,11 @@ def read_headerless(path: Path, names: Sequence[str]) -> pa.Table:
 
 
 def read_lines(path: Path) -> pa.Table:
-    """Read a text file: words and tags line by line where its first line is such a pair, else one text per line.
+    """Reads a text file: one word and its tag per line where the first line has both, else one text per line.
 
-    Words and tags (CoNLL): ``word<TAB>tag``, or columns between spaces of which the first and the last count; an empty
-    line ends a sentence. Spaces count in files called ``.conll``, and only tabs elsewhere, where texts have spaces.
+    Words and tags (CoNLL) are written as ``word<TAB>tag``, or as columns between spaces, of which the first and the
+    last are read. An empty line ends a sentence. Spaces separate columns only in files that end in ``.conll``: in
+    other files they belong to the text.
 
     Returns:
         Columns ``tokens`` and ``tags`` with lists of strings, or one column ``text``.

@@ -1,4 +1,4 @@
-"""Names of models and data: a path or a name on the hub, and whether the hub can be asked."""
+"""Tells paths from names on the hub, and whether the hub can be reached."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from compress.data.tables import SUFFIXES
 
 
-def existing(source: str) -> Path | None:
-    """The path a name stands for; None where nothing is there.
+def existing_path(source: str) -> Path | None:
+    """Returns the path that a name stands for; None where no such file or directory exists.
 
     Raises:
-        OSError: the place may not be looked at, or no file system takes such a name.
+        OSError: access is denied, or the name is not valid for the file system.
     """
     try:
         path = Path(source).expanduser()
@@ -22,8 +22,8 @@ def existing(source: str) -> Path | None:
     return path if source.strip() and path.exists() else None
 
 
-def looks_local(source: str) -> bool:
-    """Whether a name that is not there can only be meant as a path: then no hub is asked for it."""
+def looks_like_path(source: str) -> bool:
+    """Whether a name can only be meant as a path: the hub is then not asked for it."""
     if source.startswith((".", "/", "~")) or "\\" in source or source.endswith(("/", *SUFFIXES)):
         return True
     name = source.split(":", 1)[0]
@@ -32,7 +32,7 @@ def looks_local(source: str) -> bool:
 
 
 def hub_reachable() -> bool:
-    """Whether it is worth asking the hub: without this, a mistyped path costs half a minute of retries offline."""
+    """Whether the hub answers; without this check a mistyped path costs half a minute of retries when offline."""
     import socket
     from urllib.parse import urlparse
     from urllib.request import getproxies

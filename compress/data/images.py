@@ -1,6 +1,6 @@
-"""Images as data: folders of classes, columns of paths, pictures decoded; what does not decode is named.
+"""Reads images: folders of classes and columns of paths. An image that cannot be decoded is named in the error.
 
-Pillow is needed where images are, and comes with the extra ``vision``.
+It needs Pillow, from the extra ``vision``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
-# Column with the number of the row in its file, from 1.
+# Name of the column that holds the number of each row in its file, from 1.
 ROW = "row_of_file"
 
 
-def library() -> Any:
-    """Pillow's ``Image``.
+def pillow() -> Any:
+    """Returns the module ``PIL.Image``.
 
     Raises:
         DataError: Pillow is not installed; the message names the extra.
@@ -30,7 +30,7 @@ def library() -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise DataError("images are read by Pillow, which is not installed; pip install 'compress[vision]'") from None
+        raise DataError("reading images needs Pillow, which is not installed; pip install 'compress[vision]'") from None
     return Image
 
 
@@ -38,31 +38,38 @@ def _images_in(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
 
 
-def classes_of(directory: Path) -> dict[str, list[Path]]:
-    """Images by class, of a directory that holds one folder for each class; empty for any other directory."""
+def images_by_class(directory: Path) -> dict[str, list[Path]]:
+    """Returns the images of each class of a directory with one folder per class; empty for any other directory."""
     folders = sorted(folder for folder in directory.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     found = {folder.name: _images_in(folder) for folder in folders}
     return {name: images for name, images in found.items() if images}
 
 
-def folder_of_classes(source: str) -> Path | None:
-    """The directory that a name stands for, where it holds one folder of images for each class."""
+def class_folder(source: str) -> Path | None:
+    """Returns the directory that a name stands for if it has one folder of images per class, else None."""
     path = Path(source).expanduser()
-    return path if path.is_dir() and classes_of(path) else None
+    return path if path.is_dir() and images_by_class(path) else None
 
 
-def table_of(classes: Mapping[str, Sequence[Path]]) -> pa.Table:
-    """Columns ``image`` (paths) and ``label`` (names of classes)."""
+def image_table(classes: Mapping[str, Sequence[Path]]) -> pa.Table:
+    """Returns a table with the columns ``image`` (paths) and ``label`` (class names)."""
     import pyarrow as pa
 
     rows = [(str(image), name) for name, images in classes.items() for image in images]
     return pa.table({"image": [image for image, _ in rows], "label": [name for _, name in rows]})
 
 
-def located(table: pa.Table, folder: Path) -> pa.Table:
-    """A table read from a file, with the paths of images relative to the file's folder made absolute.
+def with_absolute_paths(table: pa.Table, folder: Path) -> pa.Table:
+    """Makes the paths of images in a table absolute.
 
-    A table with such a column gets another, ``ROW``, so that a row can be named after rows were drawn or held back.
+    A table with such a column gets another one, ``ROW``: it names a row after rows were drawn or held back.
+
+    Args:
+        table: read from a file.
+        folder: the file's folder, to which the paths are relative.
+
+    Returns:
+        The table; the same one where it has no paths of images.
     """
     import pyarrow as pa
 
@@ -79,17 +86,20 @@ def located(table: pa.Table, folder: Path) -> pa.Table:
     return table.append_column(ROW, pa.array(range(1, len(table) + 1))) if found else table
 
 
-def opened(value: Any, where: str) -> Any:
-    """An image as ``PIL.Image``, its header read.
+def open_image(value: Any, where: str) -> Any:
+    """Opens an image and reads its header.
 
     Args:
         value: a path, ``{"bytes": ..., "path": ...}`` as data sets store images, bytes, or an image already.
         where: the row, for messages.
 
+    Returns:
+        A ``PIL.Image``, not decoded yet.
+
     Raises:
-        DataError: there is no image there, or Pillow does not know it.
+        DataError: the image is missing, or Pillow does not know its format.
     """
-    image = library()
+    image = pillow()
     if isinstance(value, image.Image):
         return value
     if isinstance(value, Mapping):
@@ -97,29 +107,31 @@ def opened(value: Any, where: str) -> Any:
     if isinstance(value, str) and value:
         where = f"'{value}' ({where})"
     elif not isinstance(value, bytes) or not value:
-        raise DataError(f"{where} has no image but {str(value)[:60]!r}; give a path, or the bytes of an image")
+        raise DataError(
+            f"{where} has {str(value)[:60]!r} where an image is expected; give a path, or the bytes of an image"
+        )
     try:
         return image.open(value if isinstance(value, str) else io.BytesIO(value))
     except FileNotFoundError:
-        raise DataError(f"image {where} does not exist; paths are relative to the file they stand in") from None
+        raise DataError(f"image {where} does not exist; paths are relative to the data file") from None
     except (OSError, ValueError, SyntaxError, image.DecompressionBombError) as error:
-        raise DataError(f"image {where} does not decode: {error}; mend it, or leave the row out") from None
+        raise DataError(f"image {where} does not decode: {error}; repair it, or leave the row out") from None
 
 
-def decoded(values: Sequence[Any], rows: Sequence[str]) -> Iterator[Any]:
-    """Images in three channels, one after the other.
+def decode_images(values: Sequence[Any], rows: Sequence[str]) -> Iterator[Any]:
+    """Yields images as RGB, one after the other.
 
     Args:
-        values: see ``opened``.
-        rows: what to call each of them in messages.
+        values: as for ``open_image``.
+        rows: name of each image's row in messages.
 
     Raises:
-        DataError: one does not decode.
+        DataError: an image cannot be decoded.
     """
     for value, row in zip(values, rows, strict=True):
-        picture = opened(value, row)
+        picture = open_image(value, row)
         try:
             yield picture.convert("RGB")
         except (OSError, ValueError, SyntaxError, EOFError) as error:
             name = f"'{picture.filename}' ({row})" if getattr(picture, "filename", "") else row
-            raise DataError(f"image {name} does not decode: {error}; mend it, or leave the row out") from None
+            raise DataError(f"image {name} does not decode: {error}; repair it, or leave the row out") from None

@@ -1,8 +1,8 @@
-"""Data in: files, directories and hub data sets become rows, tokenised rows become padded batches.
+"""Loads files, directories and hub data sets as rows.
 
-Local files are read into memory with pyarrow and the standard library and wrapped as ``datasets.Dataset``: the file
+Local files are read into memory with pyarrow and the standard library and wrapped as ``datasets.Dataset``. The file
 readers of ``datasets`` itself copy every file into a cache on disk first, guess types (a text "007" becomes 7, "NA"
-becomes nothing) and report damage without saying where. ``load_dataset`` serves what comes from the hub.
+becomes None) and report damage without its place. Data sets of the hub are loaded with ``load_dataset``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from compress.core.errors import DataError
-from compress.data.batches import _sample
-from compress.data.hub import existing, hub_reachable, looks_local
-from compress.data.images import classes_of, located, table_of
+from compress.data.batches import sample_indices
+from compress.data.hub import existing_path, hub_reachable, looks_like_path
+from compress.data.images import image_table, images_by_class, with_absolute_paths
 from compress.data.tables import SUFFIXES, first_line, read_table
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "validation"]
 
-# File names (and hub splits) that hold a split, most specific first. "test" is last: where a benchmark hides its
-# labels it is the test split, and a validation split is then there as well.
+# Names of a split's files (and hub splits), most specific first. "test" is last: benchmarks that hide labels hide
+# those of the test split, and have a validation split as well.
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "eval", "test"),
@@ -36,54 +36,57 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
 
 
 def sample_rows(dataset: Dataset, n: int | None, seed: int) -> Dataset:
-    """A random sample of ``n`` rows without replacement, in their order in the data: tokenise these, not all.
+    """Returns a random sample of rows without replacement, in the order of the data, so that only these are tokenised.
 
     Args:
         dataset: rows.
-        n: rows wanted; None or at least the number of rows gives all of them.
+        n: number of rows; None, or as many as there are, gives all of them.
         seed: equal seeds give equal rows.
     """
     if n is None or n >= len(dataset):
         return dataset
-    return dataset.select(_sample(len(dataset), n, seed))
+    return dataset.select(sample_indices(len(dataset), n, seed))
 
 
 def load_data(source: str, split: Split) -> Dataset:
-    """Read rows.
+    """Reads the rows of a file, directory or hub data set.
 
     Args:
-        source: a csv, tsv (as GLUE has it: tabs, a header, no quoting), jsonl or parquet file; a directory with
-            ``train.*`` and ``validation.*`` (or ``dev.*``, ``test.*``) files, or with folders of these names that hold
-            a folder of images for each class, or with a folder for each class; or the name of a hub data set, with
-            ``name:configuration`` for one of its configurations.
-        split: which part of a directory or hub data set; a single file is both, and so is a lone folder of classes.
+        source: one of
+
+            - a csv, tsv (as in GLUE: tabs, a header, no quoting), jsonl or parquet file;
+            - a directory with ``train.*`` and ``validation.*`` (or ``dev.*``, ``test.*``) files;
+            - a directory with folders of these names, each with one folder of images per class;
+            - a directory with one folder of images per class;
+            - the name of a hub data set, or ``name:configuration`` for one of its configurations.
+        split: the part of a directory or hub data set; a single file, or a lone folder of classes, is both parts.
 
     Returns:
         The rows, in memory (a hub data set: memory-mapped from the hub's own cache). All columns of csv and tsv
         files are strings; an empty field is an empty string.
 
     Raises:
-        DataError: nothing there, not readable, damaged, or no rows.
+        DataError: the data is missing, not readable, damaged, or has no rows.
     """
     try:
-        path = existing(source)
+        path = existing_path(source)
         if path is not None:
-            classes = _classes(path, split) if path.is_dir() else {}
+            classes = _images_of_split(path, split) if path.is_dir() else {}
             if classes:
-                return _in_memory(table_of(classes), f"{path.resolve()} {split}", f"'{path}'")
-            return _as_dataset(_find_split(path, split) if path.is_dir() else [path])
+                return _in_memory(image_table(classes), f"{path.resolve()} {split}", f"'{path}'")
+            return _read_files(_find_split(path, split) if path.is_dir() else [path])
     except OSError as error:
         raise DataError(f"cannot read data '{source}': {first_line(error)}") from None
-    if looks_local(source):
+    if looks_like_path(source):
         raise DataError(
-            f"data '{source}' does not exist{_where(source)}; give a csv, tsv, jsonl or parquet file, a directory with "
-            "train and validation files, or the name of a data set on the hub"
+            f"data '{source}' does not exist{_path_hint(source)}; give a csv, tsv, jsonl or parquet file, a directory "
+            "with train and validation files, or the name of a data set on the hub"
         )
     return _from_hub(source, split)
 
 
-def _where(source: str) -> str:
-    """A hint on the deepest directory of a missing path that is there."""
+def _path_hint(source: str) -> str:
+    """Returns a hint that names the deepest directory of a missing path that exists."""
     parent = next((p for p in Path(source).parents if p.is_dir()), None)
     if parent is None or not os.access(parent, os.R_OK):
         return ""
@@ -92,7 +95,7 @@ def _where(source: str) -> str:
 
 
 def _find_split(directory: Path, split: Split) -> list[Path]:
-    """The files of a split: ``train.csv``, or shards as the hub names them (``train-00000-of-00002.parquet``)."""
+    """Returns the files of a split: ``train.csv``, or shards named as on the hub (``train-00000-of-00002.parquet``)."""
     # Downloaded hub repositories keep their files in data/.
     folders = [directory, directory / "data"]
     files = sorted(f for folder in folders if folder.is_dir() for f in folder.iterdir() if f.suffix in SUFFIXES)
@@ -113,12 +116,12 @@ def _find_split(directory: Path, split: Split) -> list[Path]:
     )
 
 
-def _as_dataset(files: list[Path]) -> Dataset:
+def _read_files(files: list[Path]) -> Dataset:
     import pyarrow as pa
 
     shown = f"'{files[0]}'" if len(files) == 1 else f"'{files[0]}' and {len(files) - 1} more"
     try:
-        tables = [located(read_table(f), f.parent) for f in files]
+        tables = [with_absolute_paths(read_table(f), f.parent) for f in files]
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
         raise DataError(f"the parts of {shown} do not have the same columns: {first_line(error)}") from None
@@ -129,10 +132,10 @@ def _as_dataset(files: list[Path]) -> Dataset:
 
 
 def _in_memory(table: pa.Table, stamp: str, shown: str) -> Dataset:
-    """A table as a data set."""
+    """Wraps a table as a data set; ``stamp`` identifies its content."""
     with _quiet() as datasets:
         try:
-            # Without a fingerprint of ours, datasets would pickle and hash the whole table for one.
+            # Without a fingerprint, datasets would pickle and hash the whole table to make one.
             return datasets.Dataset(
                 datasets.table.InMemoryTable(table), fingerprint=hashlib.sha256(stamp.encode()).hexdigest()[:16]
             )
@@ -140,15 +143,15 @@ def _in_memory(table: pa.Table, stamp: str, shown: str) -> Dataset:
             raise DataError(f"data {shown} has a column of an unsupported type: {first_line(error)}") from None
 
 
-def _classes(directory: Path, split: Split) -> dict[str, list[Path]]:
-    """Images by class: of the folder of a split, or of the directory itself; empty where there are none."""
+def _images_of_split(directory: Path, split: Split) -> dict[str, list[Path]]:
+    """Returns the images of each class: in the folder of a split, or in the directory itself; empty without any."""
     folders = {folder.name.lower(): folder for folder in sorted(directory.iterdir()) if folder.is_dir()}
     for name in SPLIT_NAMES[split]:
-        if name in folders and (found := classes_of(folders[name])):
+        if name in folders and (found := images_by_class(folders[name])):
             return found
     if any(name in folders for names in SPLIT_NAMES.values() for name in names):
         return {}
-    return classes_of(directory)
+    return images_by_class(directory)
 
 
 def _from_hub(source: str, split: Split) -> Dataset:
@@ -175,7 +178,7 @@ def _from_hub(source: str, split: Split) -> Dataset:
 
 @contextmanager
 def _quiet() -> Iterator[Any]:
-    """The library ``datasets``, without its progress bars and log lines; the user's settings come back after."""
+    """Yields the library ``datasets`` with progress bars and log lines off; restores the user's settings at the end."""
     import datasets
 
     level, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()

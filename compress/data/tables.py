@@ -1,6 +1,6 @@
-"""Local data files into arrow tables: csv, tsv, jsonl, parquet; damage is reported with the place where it is.
+"""Reads csv, tsv, jsonl and parquet files as arrow tables; errors name the place of the damage.
 
-Nothing is guessed and nothing is written: fields of csv and tsv files stay strings, as they are in the file.
+Types are not guessed and nothing is written: fields of csv and tsv files stay strings, as in the file.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.core.errors import DataError
-from compress.data.headerless import headerless, read_headerless, read_lines
+from compress.data.headerless import known_columns, read_headerless, read_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".conll", ".txt")
-# A row longer than a block cannot be parsed; a block is memory for the time of reading.
+# A row longer than a block cannot be parsed. Blocks take memory while a file is read.
 _CSV_BLOCK_BYTES = 64 * 2**20
 
 
 def read_table(path: Path) -> pa.Table:
-    """Read one file whole.
+    """Reads one file whole.
 
     Raises:
-        DataError: unknown type, empty, damaged, or not UTF-8.
+        DataError: the file is of an unknown type, empty, damaged, or not UTF-8.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise DataError(f"data file '{path}' has an unknown type '{suffix}'; known are {', '.join(SUFFIXES)}")
     if not path.is_file():
-        raise DataError(f"data '{path}' is no regular file")
+        raise DataError(f"data '{path}' is not a regular file; give a file, or a directory with one")
     if path.stat().st_size == 0:
         raise DataError(f"data file '{path}' is empty; it needs a header and rows")
     try:
@@ -74,7 +74,7 @@ def _read_csv(path: Path, tabs: bool) -> pa.Table:
             header = next((row for row in lines if row), [])
         except csv.Error as error:
             raise DataError(f"cannot read the header of '{path}': {error}") from None
-    names = headerless(header, tabs=tabs)
+    names = known_columns(header, tabs=tabs)
     if names is not None:
         return read_headerless(path, names)
     try:
@@ -145,7 +145,7 @@ def _json_column(values: list[Any]) -> pa.Array:
     try:
         return pa.array(values)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError):
-        # Labels given as 0 here and "positive" there: text says all of them.
+        # Mixed labels such as 0 and "positive": all become text.
         texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
         return pa.array([v and v.encode("utf-8", "replace").decode() for v in texts], type=pa.string())
 
@@ -155,17 +155,17 @@ def _read_parquet(path: Path) -> pa.Table:
     from pyarrow import parquet
 
     try:
-        # Not parquet.read_table: it takes a folder named label=1 for a column.
+        # parquet.read_table would read a folder named label=1 as a column.
         table = parquet.ParquetFile(str(path)).read()
         for i, column in enumerate(table.schema):
             if pa.types.is_dictionary(column.type):
                 table = table.set_column(i, column.name, table.column(i).cast(column.type.value_type))
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"data file '{path}' is no readable parquet file: {first_line(error)}") from None
+        raise DataError(f"data file '{path}' is not a readable parquet file: {first_line(error)}") from None
     return table.select([name for name in table.column_names if not name.startswith("__index_level_")])
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of another library's message: the rest is advice for its own users."""
+    """Returns the first line of another library's message: the rest is advice for its own users."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__

@@ -1,8 +1,8 @@
-"""``compress demo``: the whole product on real input, with nothing to download but packages.
+"""``compress demo``: the whole product on real input; only packages are downloaded.
 
-A real encoder (all-MiniLM-L6-v2, from the package of the extra ``demo``) is fine-tuned on real sentences
-(``configs/demo``) once, a minute or two on two cores; the checkpoint is kept in the user's cache. What follows is an
-ordinary ``compress run``.
+A real encoder (all-MiniLM-L6-v2, from the package of the extra ``demo``) is fine-tuned once on real sentences
+(``configs/demo``), in a minute or two on two cores. The user's cache keeps the checkpoint. An ordinary ``compress run``
+follows.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import random
 import shutil
 import tempfile
@@ -19,6 +18,8 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from platformdirs import user_cache_path
 
 from compress.core.errors import DataError, ModelError
 from compress.data.batches import batches_by_length
@@ -41,14 +42,18 @@ RECORD = "demo.json"
 
 
 def run_demo(*, output: str | None, speedup: float, progress: Progress) -> tuple[RunConfig, RunResult]:
-    """Fine-tune (or take from the cache) and compress for this machine's CPU.
+    """Fine-tune the encoder, or take it from the cache, and compress it for this machine's CPU.
 
     Args:
         output: artifact directory; None takes ``artifacts/demo``, or ``artifacts/demo-2`` and so on where that exists.
-        speedup: the budget.
+        speedup: the budget, a factor over the dense model.
+        progress: told about stages and remarks.
+
+    Returns:
+        The configuration of the run and its result.
 
     Raises:
-        ModelError: the package with the encoder is absent or not the one expected.
+        ModelError: the package with the encoder is missing, or not the expected one.
         CompressError: as ``compress run``.
     """
     from compress import pipeline
@@ -80,10 +85,10 @@ def _free_output() -> Path:
 
 
 def encoder_directory() -> Path:
-    """The encoder's directory in the installed package; nothing of the package is imported.
+    """Return the encoder's directory in the installed package; nothing of the package is imported.
 
     Raises:
-        ModelError: the package is not installed, or its weights are not the ones expected.
+        ModelError: the package is not installed, or its weights are not the expected ones.
     """
     # find_spec of a top-level name only looks for it: the package's own code (and what it pulls in) is never run.
     spec = find_spec(PACKAGE)
@@ -101,15 +106,23 @@ def encoder_directory() -> Path:
 
 
 def cache_root() -> Path:
-    """``$XDG_CACHE_HOME/compress/demo``, with the usual default of ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress" / "demo"
+    """Return ``$XDG_CACHE_HOME/compress/demo``, with the usual default of ``~/.cache``."""
+    return user_cache_path("compress", appauthor=False) / "demo"
 
 
 def fine_tuned(progress: Progress, recipe: Recipe | None = None) -> Path:
-    """The fine-tuned checkpoint: from the cache where it is there and undamaged, else made now.
+    """Return the fine-tuned checkpoint: the cached one where it is sound, else a new one.
+
+    Args:
+        progress: told where the checkpoint comes from.
+        recipe: how it is fine-tuned; None takes the demo's.
 
     Returns:
         An ordinary checkpoint directory (safetensors, configuration, tokenizer).
+
+    Raises:
+        ModelError: the package with the encoder is missing, or not the expected one.
+        DataError: the demo's data is missing.
     """
     recipe = recipe or Recipe()
     source = encoder_directory()
@@ -141,7 +154,7 @@ def fine_tuned(progress: Progress, recipe: Recipe | None = None) -> Path:
 
 
 def _damaged(checkpoint: Path) -> str | None:
-    """What is wrong with a cached checkpoint, or None."""
+    """Return the damage of a cached checkpoint, in words; None where it is sound."""
     try:
         files = json.loads((checkpoint / RECORD).read_text(encoding="utf-8"))["sha256"]
         return next((name for name, expected in files.items() if _sha256(checkpoint / name) != expected), None)
@@ -158,7 +171,11 @@ def _sha256(path: Path) -> str:
 
 
 def read_sentences(path: Path) -> tuple[list[str], list[int]]:
-    """Sentences and labels (0 negative, 1 positive) of one of the demo's csv files."""
+    """Return the sentences and labels (0 negative, 1 positive) of one of the demo's csv files.
+
+    Raises:
+        DataError: the file is missing.
+    """
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -168,7 +185,7 @@ def read_sentences(path: Path) -> tuple[list[str], list[int]]:
 
 
 def _train(source: Path, destination: Path, recipe: Recipe, progress: Progress) -> float:
-    """Fine-tune the encoder into ``destination``; returns the accuracy on the test sentences, 0..1."""
+    """Fine-tune the encoder into ``destination`` and return its accuracy on the test sentences, 0..1."""
     import torch
     from torch.nn.functional import cross_entropy
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -212,7 +229,7 @@ def _accuracy(model: Any, tokenizer: Any) -> float:
 
 
 def _padded(sequences: Sequence[Sequence[int]], pad: int) -> dict[str, torch.Tensor]:
-    """Token ids as ``input_ids`` and ``attention_mask``, both [batch, longest]."""
+    """Return token ids as ``input_ids`` and ``attention_mask``, both [batch, longest]."""
     import torch
 
     longest = max(map(len, sequences))

@@ -1,4 +1,4 @@
-"""Fine-tuning a small encoder on a task: for the demo, for examples, for trying things out. Minutes on two cores."""
+"""Fine-tunes a small encoder on a task, for the demo and for examples: minutes on two cores."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a checkpoint is made.
+    """Hyperparameters of the fine-tuning.
 
     Attributes:
-        learning_rate: of AdamW, at its peak after a tenth of the steps; linear to 0 afterwards.
+        learning_rate: peak rate of AdamW, reached after a tenth of the steps; it then falls linearly to 0.
         epochs: passes over the training examples.
         batch_size: examples per step.
-        seed: of the head's initial weights, dropout and the order of the examples.
+        seed: seed of the head's initial weights, dropout and the order of the examples.
     """
 
     learning_rate: float = 1e-4
@@ -40,18 +40,18 @@ class Recipe:
 def train(
     model: Any, lengths: Sequence[int], loss_of: Callable[[list[int]], Tensor], recipe: Recipe, progress: Progress
 ) -> None:
-    """Train a model in place, its embeddings left as they are.
+    """Train a model in place; its embeddings stay as they are.
 
     Args:
         model: a transformers model.
-        lengths: tokens of each example.
-        loss_of: from positions of examples to their mean loss.
-        recipe: how long, how fast; its seed orders the examples.
+        lengths: tokens of each example, [n].
+        loss_of: returns the mean loss of the examples at these positions.
+        recipe: hyperparameters; the seed orders the examples.
         progress: told about every epoch.
     """
     import torch
 
-    # Half of the parameters, and of them the ones that so few examples cannot teach anything; images have none.
+    # Word embeddings are half of the parameters, and so few examples cannot teach them anything. Images have none.
     for module in model.base_model.embeddings.modules():
         if isinstance(module, torch.nn.Embedding):
             module.requires_grad_(False)
@@ -79,7 +79,7 @@ def train(
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Random numbers of torch from a seed, and no messages of transformers that a head is newly initialised."""
+    """Seed torch's random numbers in the block, and silence transformers' message that the head is new."""
     import torch
     from transformers.utils import logging
 
@@ -104,23 +104,24 @@ def fine_tune(
     recipe: Recipe | None = None,
     progress: Progress,
 ) -> tuple[Any, Any]:
-    """An encoder with a new head for a task, trained on rows of data.
+    """Return an encoder with a new head for a task, trained on rows of data.
 
     Args:
         source: directory of the encoder.
-        task: gives columns, head and loss.
-        rows: with labels.
-        seq_len: longer texts are cut.
-        text_column, label_column: None guesses.
-        recipe: how long, how fast.
+        task: defines columns, head and loss.
+        rows: examples with labels.
+        seq_len: tokens per example; longer texts are cut.
+        text_column: column with the text; None guesses it.
+        label_column: column with the labels; None guesses it.
+        recipe: hyperparameters; None takes the defaults.
         progress: told about guesses and epochs.
 
     Returns:
-        Model, in evaluation mode, and tokenizer or processor of images.
+        The model, in evaluation mode, and its tokenizer or image processor.
 
     Raises:
         ConfigError: the task has no head.
-        DataError: no labels, or columns that cannot be told.
+        DataError: there are no labels, or the columns cannot be guessed.
     """
     import transformers
 

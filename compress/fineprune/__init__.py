@@ -16,6 +16,6 @@
 
 May import search, reconstruction, export, pruning, distributed, inputs, tasks, models, data, options, core.
 
-Source of the scorers: Sanh, Wolf and Rush 2020 (movement), Louizos et al. 2018 (L0), here per head and filter instead
-of per weight.
+Sources of the scorers: Sanh, Wolf and Rush 2020 (movement), Louizos et al. 2018 (L0), here per head and filter instead
+of per weight. May import artifact, search, reconstruction, calibration, export and the rooms below them.
 """

@@ -19,7 +19,7 @@ from compress.fineprune.schedule import Schedule, schedule_of
 from compress.fineprune.scheduled_mask import ScheduledMask
 from compress.fineprune.unit_scores import Units, UnitScorer
 from compress.models.encoder import Encoder
-from compress.pruning.masks import Gates, gated
+from compress.pruning.masks import Gates, apply_gates
 from compress.search.costs import Costs
 
 # From a limit to the structure that the scores choose within it.
@@ -129,7 +129,7 @@ class Masking(ScheduledMask[UnitScorer]):
             leaves = Units(*(g[:, None].expand(-1, size, -1) for g in gates)).detached()
         else:
             leaves = gates.detached() if learns else Units(*(g.detach() for g in gates))
-        with gated(self._encoder, as_gates(leaves)):
+        with apply_gates(self._encoder, as_gates(leaves)):
             losses = forward()
         apart = learns and losses.hidden is not None
         if apart:
@@ -167,7 +167,7 @@ class Masking(ScheduledMask[UnitScorer]):
     @contextmanager
     def settled(self) -> Iterator[None]:
         """See ``Mask``."""
-        with gated(self._encoder, as_gates(self.gates(training=False))):
+        with apply_gates(self._encoder, as_gates(self.gates(training=False))):
             yield
 
     def state(self) -> tuple[Any, dict[str, Tensor]]:

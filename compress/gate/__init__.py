@@ -1,11 +1,12 @@
 """``compress gate``: limits that a release has to keep, judged on what was measured.
 
-limits.py     what can be limited, and how a line of the configuration is read
-evidence.py   what an artifact says of itself, checked against its manifest
-timing.py     what can be measured here and now
-decision.py   the statistics: intervals, verdicts; pure, tested by simulation
-facts.py      what there is on each kind of limit
-judge.py      limits and facts to verdicts
-output.py     JSON, JUnit, Markdown, annotations
-parts.py      what weighs: bytes and milliseconds per part
+    evidence      what an artifact says of itself, checked against its manifest
+    timing        files timed here and now
+    decision      the statistics: intervals, verdicts; pure, tested by simulation
+    measurements  value and limit of each kind, in one unit
+    judge         limits and evidence to verdicts
+    formats       JSON, JUnit, Markdown, annotations
+    breakdown     bytes and milliseconds per part of the model
+
+The limits themselves are options (``options/gate_limits.py``). May import report, artifact, export, options, core.
 """

@@ -36,7 +36,7 @@ def parts(artifact: Path) -> list[Part]:
     """Every part of an artifact's model, the largest first.
 
     Raises:
-        ArtifactError: the model file is no ONNX file.
+        ArtifactError: the model file is not an ONNX file.
         ProfileError, PlanError: see ``explain``.
     """
     sizes = _sizes(artifact / MODEL)
@@ -63,12 +63,12 @@ def _sizes(file: Path) -> dict[str, int]:
         # What lies in files beside it is counted by its shape, not read: their names could lead anywhere.
         graph = onnx.load(str(file), load_external_data=False).graph
     except (OSError, DecodeError) as error:
-        raise ArtifactError(f"'{file}' is no ONNX file: {error}; make the artifact again") from None
+        raise ArtifactError(f"'{file}' is not an ONNX file: {error}; make the artifact again") from None
     sizes: dict[str, int] = defaultdict(int)
     for tensor in graph.initializer:
         sizes[part_of(tensor.name)] += _bytes_of(tensor)
     if not sizes:
-        raise ExportError(f"'{file}' has no weights: it is no model")
+        raise ExportError(f"'{file}' has no weights: it is not a model")
     return dict(sizes)
 
 

@@ -9,7 +9,7 @@ again. Within a visit calls resemble each other (drift, caches, where in memory 
 counting them as independent makes intervals too narrow. Visits are the units: their spread has all of that in it, and
 Student's t for so few of them is honest about how little is known of it.
 
-``tests/test_gating_decision.py`` simulates both kinds of error under noise like that of shared machines.
+``tests/gate/test_decision.py`` simulates both kinds of error under noise like that of shared machines.
 """
 
 from __future__ import annotations
@@ -45,7 +45,16 @@ def exactly(value: float) -> Interval:
 
 
 def judged(found: Interval, bound: float, direction: Literal["at most", "at least"]) -> Verdict:
-    """Is a limit met?"""
+    """Whether a limit is met.
+
+    Args:
+        found: what was measured, with its interval.
+        bound: the limit, in the same unit.
+        direction: which side of it is right.
+
+    Returns:
+        Pass or fail where the whole interval is on one side; inconclusive where it straddles the limit.
+    """
     return verdict_at_most(found, bound) if direction == "at most" else verdict_at_least(found, bound)
 
 
@@ -77,14 +86,14 @@ def over_visits(values: Sequence[float] | Floats, confidence: float = _PER_LOOK)
 
 
 def recorded_ratio(candidate: Interval, baseline: Interval) -> Interval:
-    """Latency of a candidate over a baseline's, from the speed-ups that each was once measured to have over one and
-    the same dense model.
+    """Latency of a candidate over a baseline's, from the speed-ups of both over the same dense model.
 
-    Both were timed call by call against that model, so that the machine's state on either day drops out, which it does
-    not from their milliseconds.
+    Each was timed call by call against that model. So the machine's state on either day drops out of a speed-up, unlike
+    out of milliseconds.
 
     Args:
-        candidate, baseline: speed-ups with their 95 % intervals.
+        candidate: its speed-up with the 95 % interval.
+        baseline: the same of the baseline.
 
     Returns:
         The ratio with a 99 % interval, loading included: four loadings took part.
@@ -109,7 +118,8 @@ def paired_drop(
     """How much of a metric a candidate loses against a reference on the same examples, with its 95 % interval.
 
     Args:
-        reference, candidate: a row per example, [n] or [n, parts], in the same order.
+        reference: a row per example, [n] or [n, parts].
+        candidate: the same, in the same order.
         combine: from rows to the metric; None is their mean.
         seed: of the bootstrap, which draws examples: both models' rows of one together.
     """
@@ -117,7 +127,14 @@ def paired_drop(
 
 
 def unpaired_drop(reference: Interval, candidate: Interval) -> Interval:
-    """The same from two metrics with their intervals where examples are not known one by one: wider than need be."""
+    """How much of a metric a candidate loses, from two intervals, where examples are not known one by one.
+
+    Wider than ``paired_drop``.
+
+    Args:
+        reference: its metric with the 95 % interval.
+        candidate: the same of the candidate.
+    """
     value = reference.value - candidate.value
     down = math.hypot(reference.value - reference.low, candidate.high - candidate.value)
     up = math.hypot(reference.high - reference.value, candidate.value - candidate.low)
@@ -125,5 +142,10 @@ def unpaired_drop(reference: Interval, candidate: Interval) -> Interval:
 
 
 def scaled(interval: Interval, factor: float) -> Interval:
-    """An interval in another unit; the factor is positive."""
+    """An interval in another unit.
+
+    Args:
+        interval: in the old unit.
+        factor: from the old unit to the new one; positive.
+    """
     return Interval(interval.value * factor, interval.low * factor, interval.high * factor)

@@ -1,22 +1,22 @@
 """What an artifact says of itself, checked: its files against the manifest, its records for sense.
 
-Law (``tests/test_gating_evidence.py``): whatever the files hold, the result is ``Evidence`` or a ``CompressError``.
+Law (``tests/gate/test_evidence.py``): whatever the files hold, the result is ``Evidence`` or a ``CompressError``.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from compress.artifact.files import OUTCOMES, VALIDATION
 from compress.artifact.manifest import NAME, files_of, read_manifest
+from compress.artifact.outcomes import OtherFormat, Outcomes
+from compress.artifact.validation import READING, Validation
 from compress.artifact.verify import refuse_damage
 from compress.core.errors import ArtifactError
 from compress.core.parsing import Missing, Unreadable, parse_json, printable, read_text
@@ -25,106 +25,6 @@ from compress.core.statistics import Interval
 # What makes two latencies comparable.
 _DEVICE = ("processor", "gpu", "compute_capability", "cores", "threads", "system", "runtime")
 _DEPLOYMENT = ("target", "batch_size", "seq_len")
-
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Bounds = Annotated[tuple[Number, Number], Field(strict=False)]
-
-
-class _Part(BaseModel):
-    # Keys beside those that a gate reads are the business of others.
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-
-
-class _Latency(_Part):
-    dense: Positive | None
-    compressed: Positive | None
-    ci95: Bounds | None
-
-
-class _Speedup(_Part):
-    value: Positive | None
-    ci95: Bounds | None
-
-
-class _Drop(_Part):
-    value: Number
-    ci95: Bounds
-
-
-class _Metric(_Part):
-    name: str
-    dense: Number
-    compressed: Number
-    ci95: Bounds
-    drop: _Drop | None = None
-
-
-class _Size(_Part):
-    dense: Annotated[int, Field(gt=0)]
-    compressed: Annotated[int, Field(gt=0)]
-
-
-class _Macs(_Part):
-    fraction: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class _Parity(_Part):
-    max_abs_diff: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class _Deployment(_Part):
-    target: str
-    batch_size: Annotated[int, Field(ge=1, le=10**6)]
-    seq_len: Annotated[int, Field(ge=1, le=10**6)]
-    device: Mapping[str, str | int]
-
-
-class Validation(_Part):
-    """``validation.json``, as far as a gate reads it."""
-
-    latency_ms: _Latency
-    speedup: _Speedup
-    metric: _Metric
-    size_bytes: _Size
-    macs: _Macs
-    parity: _Parity
-    verdict: Literal["pass", "fail", "inconclusive"]
-    reason: str = ""
-    deployment: _Deployment
-    date: str
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """Per-example results, so that two artifacts can be compared example by example.
-
-    Attributes:
-        metric: its name.
-        combine: how rows become the metric, by name.
-        data: fingerprint of the evaluation data.
-        rows: of the compressed model, a row per example, [n] or [n, parts].
-    """
-
-    metric: str
-    combine: str
-    data: str
-    rows: NDArray[np.float64]
-
-    def matches(self, other: Outcomes) -> bool:
-        """Whether another artifact's rows can be held against these one by one."""
-        return (self.metric, self.combine, self.data, self.rows.shape) == (
-            other.metric,
-            other.combine,
-            other.data,
-            other.rows.shape,
-        )
-
-    def combiner(self) -> Callable[[NDArray[np.float64]], float] | None:
-        """From rows to the metric; None is their mean."""
-        from compress.artifact.validation import combiners
-
-        return combiners()[self.combine]
 
 
 @dataclass(frozen=True)
@@ -205,7 +105,7 @@ def read_validation(artifact: Path) -> Validation | None:
     """
     file = artifact / VALIDATION
     try:
-        found = Validation.model_validate_json(_reread(read_text(file)))
+        found = Validation.model_validate(parse_json(read_text(file)), context=READING)
     except Missing:
         return None
     except Unreadable as error:
@@ -223,31 +123,26 @@ def read_validation(artifact: Path) -> Validation | None:
     return found
 
 
-def _reread(text: str) -> str:
-    parse_json(text)  # for its limits
-    return text
-
-
 def _read_outcomes(artifact: Path) -> Outcomes | None:
     file = artifact / OUTCOMES
-    from compress.artifact.validation import OUTCOMES_FORMAT, combiners
-
     try:
-        document = parse_json(read_text(file))
-        if document["format"] != OUTCOMES_FORMAT or document["combine"] not in combiners():
-            return None  # of another version: without it intervals are wider, and that is all
-        rows = np.asarray(document["compressed"], dtype=np.float64)
-        if rows.ndim not in (1, 2) or not len(rows) or not np.isfinite(rows).all():
-            raise ValueError("no table of numbers")
-        return Outcomes(str(document["metric"]), document["combine"], str(document["evaluation_sha256"]), rows)
-    except Missing:
-        return None
-    except (Unreadable, KeyError, TypeError, ValueError, OverflowError) as error:
+        return Outcomes.from_json(parse_json(read_text(file)))
+    except (Missing, OtherFormat):
+        return None  # of another version: without it intervals are wider, and that is all
+    except (Unreadable, ValueError) as error:
         raise ArtifactError(f"'{file}' is damaged: {error}; run `compress validate`") from None
 
 
 def comparable(candidate: Evidence, baseline: Evidence) -> list[str]:
-    """What of device and deployment differs between two validations; empty where latencies can be compared."""
+    """Differences of device and deployment between two validations.
+
+    Args:
+        candidate: an artifact.
+        baseline: the one that it is compared with.
+
+    Returns:
+        A text per difference; empty where latencies can be compared.
+    """
     if candidate.validation is None or baseline.validation is None:
         return []
     mine, theirs = candidate.validation.deployment, baseline.validation.deployment
@@ -257,7 +152,12 @@ def comparable(candidate: Evidence, baseline: Evidence) -> list[str]:
 
 
 def interval(value: float, bounds: tuple[float, float]) -> Interval:
-    """As ``validation.json`` has it."""
+    """An interval of validation.json.
+
+    Args:
+        value: the estimate.
+        bounds: its 95 % interval; one that does not hold the value is widened to it.
+    """
     return Interval(value, min(value, *bounds), max(value, *bounds))
 
 

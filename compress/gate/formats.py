@@ -113,7 +113,13 @@ def annotations_of(report: Report) -> list[str]:
 
 
 def annotation(level: str, title: str, message: str) -> str:
-    """One workflow command; whatever is in the message stays in it."""
+    """One workflow command of GitHub Actions. Nothing in the message can end it.
+
+    Args:
+        level: ``error`` or ``warning``.
+        title: of the annotation.
+        message: its text.
+    """
     escaped = message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
     name = title.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A").replace(":", "%3A").replace(",", "%2C")
     return f"::{level} title={name}::{escaped}"
@@ -160,6 +166,11 @@ def _xml(text: str) -> str:
 
 def write_to(path: str | Path, text: str, *, append: bool = False) -> None:
     """Write or extend a file that the caller named.
+
+    Args:
+        path: the file.
+        text: to write.
+        append: whether what is there stays.
 
     Raises:
         ConfigError: it cannot be written.

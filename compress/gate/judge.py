@@ -5,22 +5,22 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compress.artifact.files import MODEL
-from compress.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, ArtifactError, ConfigError, TargetError
+from compress.artifact.validation import EXIT_CODES
+from compress.core.errors import ArtifactError, ConfigError, TargetError
 from compress.core.parsing import Unreadable, parse_json, printable, read_text
 from compress.core.statistics import Interval, Verdict
 from compress.gate import decision
 from compress.gate.evidence import Evidence, comparable, gather
 from compress.gate.measurements import LOOKERS, Case, Found, Open, is_on
 from compress.options.gate_limits import Gate, Limit
+from compress.options.run_config import make_config
 
 if TYPE_CHECKING:
     from compress.core.progress import Progress
     from compress.gate.timing import Timings
-
-EXIT_CODES: dict[Verdict, int] = {"pass": EXIT_PASS, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,12 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
+        """The verdict on all limits together."""
         return decision.overall(judgement.verdict for judgement in self.judgements)
 
     @property
     def exit_code(self) -> int:
+        """Exit code of the command: 0, 1 or 2."""
         return EXIT_CODES[self.verdict]
 
 
@@ -191,13 +193,15 @@ def _timed(case: Case, progress: Progress) -> Case:
             "--measure, and no limit that it would settle: it times files for --max-latency-ms in ms or of baseline. "
             "Limits against the dense model take what `compress validate` recorded"
         )
-    configuration = case.candidate.manifest.get("configuration")
     try:
-        batch_size, seq_len, name = (_setting(configuration, key) for key in ("batch_size", "seq_len", "target"))
+        configuration = case.candidate.manifest["configuration"]
+        deployed = make_config(
+            {"model": "model", **{key: configuration[key] for key in ("batch_size", "seq_len", "target")}}
+        )
         vocabulary = _vocabulary(case.candidate.artifact)
-    except (KeyError, TypeError, ValueError) as error:
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"'{case.candidate.artifact}' does not say how it is deployed: {error}") from None
-    target = load_target(str(name))
+    target = load_target(deployed.target)
     device = describe_device(target)
     if not is_on(case.gate.device, device):
         raise TargetError(
@@ -213,7 +217,11 @@ def _timed(case: Case, progress: Progress) -> Case:
 
     with progress.stage("time"):
         timings = time_files(
-            opener(target), files, lambda s: deployment_feed(s, batch_size, seq_len, vocabulary), settled, progress
+            opener(target),
+            files,
+            lambda session: deployment_feed(session, deployed.batch_size, deployed.seq_len, vocabulary),
+            settled,
+            progress,
         )
     return Case(case.candidate, case.baseline, case.gate, case.now, timings)
 
@@ -222,14 +230,6 @@ def _file_of(evidence: Evidence, runtime: str) -> Path:
     from compress.export.openvino import IR
 
     return evidence.artifact / (IR if runtime == "openvino" else MODEL)
-
-
-def _setting(configuration: Any, key: str) -> Any:
-    value = configuration[key]
-    wanted = str if key == "target" else int
-    if not isinstance(value, wanted) or isinstance(value, bool) or (isinstance(value, int) and not 1 <= value <= 10**6):
-        raise ValueError(f"{key} is {value!r}")
-    return value
 
 
 def _vocabulary(artifact: Path) -> int:

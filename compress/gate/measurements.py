@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compress.artifact.sparse import is_sparse
+from compress.artifact.validation import Validation
 from compress.core.errors import ArtifactError, ConfigError
 from compress.core.parsing import printable
 from compress.core.statistics import Interval
 from compress.gate import decision
-from compress.gate.evidence import Evidence, Validation, interval
+from compress.gate.evidence import Evidence, interval
 from compress.options.gate_limits import Gate, Limit
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Case:
 
     @property
     def against(self) -> Evidence:
+        """The baseline."""
         assert self.baseline is not None, "checked before anything is judged"
         return self.baseline
 
@@ -167,7 +168,7 @@ def _validated(evidence: Evidence) -> Validation:
 
 def _recorded_of(evidence: Evidence) -> Validation:
     found = _validated(evidence)
-    if is_sparse(found.model_extra):
+    if found.unstructured is not None:
         raise Open(
             f"'{evidence.artifact}' was made by `compress run --unstructured`, which saves bytes and times nothing"
         )
@@ -183,7 +184,9 @@ def _recorded(case: Case) -> tuple[Validation, str]:
     if not is_on(case.gate.device, found.deployment.device):
         raise Open(f"it was timed on {device}, not on '{case.gate.device}'; run `compress validate` there")
     if age is None or age < -1:
-        raise Open(f"it was timed at {printable(found.date)!r}, which is no date in the past; run `compress validate`")
+        raise Open(
+            f"it was timed at {printable(found.date)!r}, which is not a date in the past; run `compress validate`"
+        )
     if age > case.gate.max_age_days:
         raise Open(
             f"it was timed {age:.0f} days ago, more than {case.gate.max_age_days:g}; run `compress validate`, or time "
@@ -193,7 +196,12 @@ def _recorded(case: Case) -> tuple[Validation, str]:
 
 
 def is_on(name: str | None, device: Mapping[str, str | int]) -> bool:
-    """Whether a described device has a text in it; None is any device."""
+    """Whether a device's description contains a text.
+
+    Args:
+        name: the text; None is any device.
+        device: the description.
+    """
     return name is None or any(name.lower() in str(value).lower() for value in device.values())
 
 

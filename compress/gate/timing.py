@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from compress.core.statistics import Interval
 from compress.gate.decision import LOOKS, VISITS, over_visits
-from compress.profile.timing import Clock, relative, sample
+from compress.profile.timing import Clock, Schedule, relative_times, sample_calls
 
 if TYPE_CHECKING:
     from compress.core.progress import Progress
@@ -79,16 +79,10 @@ def time_files(
                 order = range(len(files)) if len(ms) % 2 == 0 else range(len(files) - 1, -1, -1)
                 sessions = {place: opened.enter_context(closing(open_file(files[place]))) for place in order}
                 calls = [partial(sessions[i].run, feed(sessions[i])) for i in range(len(files))]
-                samples = sample(
-                    calls,
-                    rounds=_ROUNDS,
-                    seconds=VISIT_SECONDS * len(files),
-                    warmup=_WARMUP,
-                    seed=len(ms),
-                    clock=clock,
-                )
+                schedule = Schedule(_ROUNDS, VISIT_SECONDS * len(files), _WARMUP)
+                samples = sample_calls(calls, schedule, seed=len(ms), clock=clock)
             ms.append(np.median(samples.undisturbed_ms, axis=0))
-            ratios.append(relative(samples, reference=len(files) - 1).value)
+            ratios.append(relative_times(samples, reference=len(files) - 1).value)
         timings = Timings(np.stack(ms), np.stack(ratios))
         found = timings.latency_ms
         progress.info(f"{found.value:.3f} ms ({found.low:.3f} to {found.high:.3f}) after {look * VISITS} loadings")
@@ -98,7 +92,14 @@ def time_files(
 
 
 def deployment_feed(session: Session, batch_size: int, seq_len: int, vocabulary: int) -> dict[str, NDArray[np.int64]]:
-    """A batch of the deployment's size for whatever inputs a session has: every position holds a token."""
+    """A batch of the deployment's size for whatever inputs a session has: every position holds a token.
+
+    Args:
+        session: names the inputs.
+        batch_size: examples.
+        seq_len: tokens of each.
+        vocabulary: number of token ids.
+    """
     ids = np.random.default_rng(0).integers(min(_FIRST_ID, vocabulary - 1), vocabulary, size=(batch_size, seq_len))
     known = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     return {name: known.get(name, np.zeros_like(ids)).astype(np.int64) for name in session.input_names}

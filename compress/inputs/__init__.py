@@ -1,4 +1,4 @@
-"""Everything a run reads, checked before the first second of computing.
+"""Loads and checks everything a run reads, before anything is computed.
 
     checkpoint   the dense model with its tokenizer and task
     processors   tokenizers and image processors

@@ -1,7 +1,7 @@
-"""A checkpoint in: weights, tokenizer, family and task, checked before anything is computed with them.
+"""Loads a checkpoint: weights, tokenizer, family and task, all checked before anything is computed.
 
-Only safetensors are read, never pickle, and no code from a checkpoint is run. A hub name is first brought into the
-hub's cache; from there on everything is a local directory, and nothing touches the network.
+Only safetensors are read, never pickle, and code from a checkpoint is never run. A model of the hub is first downloaded
+to the hub's cache; after that only local files are read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.core.errors import ModelError
-from compress.data.hub import existing, hub_reachable, looks_local
+from compress.data.hub import existing_path, hub_reachable, looks_like_path
 from compress.data.tables import first_line
 from compress.inputs.processors import IMAGE_PROCESSOR_FILES, TOKENIZER_FILES, load_image_processor, load_tokenizer
 from compress.models.encoder import Encoder, encoder_of, family_of, image_input, longest_input, shape_of
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
-# How sentence-transformers notes what becomes of token embeddings.
+# Files of sentence-transformers that say how token embeddings are pooled.
 _POOLING = ("modules.json", "*_Pooling/config.json")
-# What transformers raises for weights and configurations that contradict each other; it has no class of its own.
+# Errors of transformers for weights that contradict the configuration; it has no error class of its own for them.
 _LOADING_ERRORS = (
     *(OSError, ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, AssertionError, ImportError),
 )
@@ -35,16 +35,16 @@ _LOADING_ERRORS = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A dense model, ready to be calibrated.
+    """A dense model with everything that calibration needs.
 
     Attributes:
-        name: the directory's or repository's own name, without path or owner.
+        name: the name of the directory or repository, without path or owner.
         model: with its task head, float32, in evaluation mode, without gradients.
-        tokenizer: the one saved beside it; of a model of images its processor.
-        encoder: the model seen through its family's entry.
-        task: what the head is for.
-        fingerprint: SHA-256 (hex) of the weights file; of a list of names and hashes where there are several files.
-        directory: where the checkpoint's files are (for a hub name: in the hub's cache).
+        tokenizer: the tokenizer saved beside it; for a model of images the image processor.
+        encoder: the encoder's sizes, layers and modules by role.
+        task: the task of the head.
+        fingerprint: SHA-256 (hex) of the weights file, or of a list of names and hashes if there are several files.
+        directory: the checkpoint's files (for a model of the hub: in the hub's cache).
     """
 
     name: str
@@ -57,16 +57,17 @@ class Checkpoint:
 
 
 def load_checkpoint(model: str, task: str | None = None, seq_len: int | None = None) -> Checkpoint:
-    """Load and check a checkpoint.
+    """Loads and checks a checkpoint.
 
     Args:
         model: a local directory, or a name on the hub.
-        task: a name of ``TASKS``; None takes what the head says.
+        task: a name of ``TASKS``; None infers the task from the checkpoint's head.
         seq_len: the sequence length it will be used with, special tokens included; None skips the check.
 
     Raises:
-        ModelError: not there, damaged, not an encoder of a supported family, without a trained head that fits the
-            task, with weights that are not numbers, without a tokenizer, or too short for ``seq_len``.
+        ModelError: the checkpoint is missing or damaged, is not an encoder of a supported family, has no trained head
+            that fits the task, has weights that are NaN or infinite, has no tokenizer, or has fewer than ``seq_len``
+            positions.
         ConfigError: there is no such task.
     """
     directory = _local_directory(model)
@@ -80,8 +81,8 @@ def load_checkpoint(model: str, task: str | None = None, seq_len: int | None = N
         tokenizer = load(directory, config, model)
     network = _load_model(directory, config, chosen, model)
     return Checkpoint(
-        # A directory in the hub's cache is named after a commit.
-        name=directory.name if existing(model) else model.rsplit("/", 1)[-1],
+        # Directories in the hub's cache are named after commits.
+        name=directory.name if existing_path(model) else model.rsplit("/", 1)[-1],
         model=network,
         tokenizer=tokenizer,
         encoder=encoder_of(network),
@@ -93,14 +94,14 @@ def load_checkpoint(model: str, task: str | None = None, seq_len: int | None = N
 
 def _local_directory(model: str) -> Path:
     try:
-        path = existing(model)
+        path = existing_path(model)
         if path is not None and path.is_dir():
             return path.resolve()
     except OSError as error:
         raise ModelError(f"model '{model}' cannot be read: {first_line(error)}") from None
     if path is not None:
         raise ModelError(f"model '{model}' is a file; give the directory that holds config.json and {WEIGHTS}")
-    if looks_local(model):
+    if looks_like_path(model):
         raise ModelError(f"model '{model}' does not exist; give a directory with a checkpoint, or a name on the hub")
     return _from_hub(model)
 
@@ -109,12 +110,12 @@ def _from_hub(model: str) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
 
     advice = f"if '{model}' was meant as a path, there is no such directory"
-    # Without a connection the cache may still have it.
+    # Without a connection the model may still be in the cache.
     cached_only = not hub_reachable()
     try:
         with _quiet():
             config = Path(hf_hub_download(model, "config.json", local_files_only=cached_only))
-            # Before gigabytes of a model that cannot be used are fetched.
+            # Checked before gigabytes of a model that cannot be compressed are downloaded.
             _read_config(config.parent, model)
             beside = (*TOKENIZER_FILES, *IMAGE_PROCESSOR_FILES, *_POOLING)
             patterns = ["config.json", WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors", *beside]
@@ -128,7 +129,7 @@ def _from_hub(model: str) -> Path:
 
 
 def _read_config(directory: Path, model: str) -> Any:
-    """The configuration, of a supported family."""
+    """Reads the configuration and checks that its family is supported."""
     from transformers import AutoConfig
 
     file = directory / "config.json"
@@ -139,7 +140,7 @@ def _read_config(directory: Path, model: str) -> Any:
         family = raw.get("model_type")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ModelError(f"'{file}' cannot be read as a configuration: {first_line(error)}") from None
-    # Before transformers, which knows far more families and would run code for those it does not know.
+    # Checked before transformers, which knows far more families and may run a checkpoint's own code for others.
     family_of(str(family))
     try:
         with _quiet():
@@ -147,16 +148,16 @@ def _read_config(directory: Path, model: str) -> Any:
         shape_of(config)
     except ModelError:
         raise
-    # What a wrong value raises differs between releases of transformers, and not all of it has a common base.
+    # The errors for a wrong value differ between releases of transformers and have no common base class.
     except Exception as error:
-        raise ModelError(f"'{file}' is no valid {family} configuration: {_one_line(error)}") from None
+        raise ModelError(f"'{file}' is not a valid {family} configuration: {_one_line(error)}") from None
     if getattr(config, "quantization_config", None):
         raise ModelError(f"model '{model}' is quantized already; give the checkpoint it was quantized from")
     return config
 
 
 def _check_length(config: Any, seq_len: int | None, model: str) -> None:
-    # What an image takes is settled: `loading.deployed` judges the option.
+    # The number of positions of an image is fixed: `inputs.load.settle_seq_len` checks the option.
     longest = longest_input(config) if image_input(config) is None else None
     if seq_len is not None and longest is not None and seq_len > longest:
         raise ModelError(
@@ -166,7 +167,7 @@ def _check_length(config: Any, seq_len: int | None, model: str) -> None:
 
 
 def _weight_files(directory: Path, model: str) -> list[Path]:
-    """The safetensors files, each of them whole."""
+    """Returns the safetensors files after checking that each is complete."""
     if (directory / WEIGHTS).is_file():
         files = [directory / WEIGHTS]
     elif (directory / WEIGHTS_INDEX).is_file():
@@ -176,7 +177,7 @@ def _weight_files(directory: Path, model: str) -> list[Path]:
             # A name with a folder in it could lead anywhere.
             files = [directory / Path(str(name)).name for name in names]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"'{index}' is no list of weight files: {error!r}") from None
+            raise ModelError(f"'{index}' is not a list of weight files: {error!r}; save the checkpoint again") from None
     else:
         pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.h5") for p in directory.glob(pattern))
         advice = (
@@ -251,42 +252,42 @@ def _load_model(directory: Path, config: Any, task: Task, model: str) -> PreTrai
 
 
 def _check_complete(network: Any, report: dict[str, Any], task: Task, model: str) -> None:
-    """Refuse weights that transformers had to make up."""
+    """Raises ModelError if weights were missing, so that transformers initialised them at random."""
     mismatched = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get("mismatched_keys", ()))
     if mismatched:
         raise ModelError(
-            f"model '{model}': the weights {_some(mismatched)} do not have the sizes that config.json says"
+            f"model '{model}': the weights {_first_few(mismatched)} do not have the sizes that config.json says"
         )
     missing = []
     for key in sorted(report.get("missing_keys", ())):
         if key.startswith(task.unread_weights):
-            # Made up by transformers at random: zeros are the same in every run.
+            # transformers initialised it at random: zeros are the same in every run.
             network.get_parameter(key).data.zero_()
         else:
             missing.append(key)
     head = [key for key in missing if not key.startswith(f"{network.base_model_prefix}.")]
     if head:
         raise ModelError(
-            f"model '{model}' has no trained head for {task.name}: {_some(head)} missing in its weights; "
+            f"model '{model}' has no trained head for {task.name}: {_first_few(head)} missing in its weights; "
             "fine-tune it on the task first"
         )
     if missing:
-        raise ModelError(f"model '{model}' is incomplete: {_some(missing)} missing in its weights")
+        raise ModelError(f"model '{model}' is incomplete: {_first_few(missing)} missing in its weights")
 
 
-def _some(keys: list[str]) -> str:
+def _first_few(keys: list[str]) -> str:
     more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
     return ", ".join(f"'{key}'" for key in keys[:3]) + more
 
 
 def _one_line(error: BaseException) -> str:
-    # Some messages are a headline with what matters on the lines after it.
+    # Some messages give the reason only after their first line.
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers and the hub without progress bars and log lines; the user's settings come back after."""
+    """Turns off progress bars and log lines of transformers and the hub; restores the user's settings at the end."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging
 

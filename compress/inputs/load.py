@@ -1,4 +1,4 @@
-"""Everything a run reads, checked and in memory: checkpoint, target, calibration and evaluation examples."""
+"""Loads everything a run reads: checkpoint, target, calibration and evaluation examples."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import TYPE_CHECKING
 from compress.core.errors import ConfigError, DataError
 from compress.core.plan import EncoderShape
 from compress.data.batches import Encoded
-from compress.data.images import folder_of_classes
+from compress.data.images import class_folder
 from compress.data.load import load_data, sample_rows
 from compress.inputs.checkpoint import Checkpoint, load_checkpoint
 from compress.options.help import DEFAULTS
 from compress.options.run_config import RunConfig
-from compress.profile.target import Target, load_target, offered
+from compress.profile.target import Target, load_target, offered_precisions
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from compress.core.progress import Progress
 
-# Rows of a lone file that are kept from calibration, to validate on.
+# Fraction of the rows of a single file that is held back for validation, and the number of rows at most.
 _HELD_BACK = 0.2
 _HELD_BACK_ROWS = 2000
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a run works on.
+    """The inputs of a run.
 
     Attributes:
         checkpoint: dense model, tokenizer, task.
         target: the device.
         calibration: examples to calibrate on; empty without data.
-        evaluation: examples to validate on; empty where none are needed.
+        evaluation: examples to validate on; empty if none are needed.
     """
 
     checkpoint: Checkpoint
@@ -44,11 +44,12 @@ class Loaded:
 
     @property
     def shape(self) -> EncoderShape:
+        """Sizes of the dense encoder."""
         return self.checkpoint.encoder.shape
 
     @property
     def length(self) -> float:
-        """Mean tokens of a calibration example, at which MACs are counted; 128 without data, patches of images."""
+        """Positions at which MACs are counted: mean tokens of a calibration example, 128 without data, or patches."""
         return self.calibration.mean_length or float(self.calibration.positions or 128)
 
     @property
@@ -63,9 +64,13 @@ class Loaded:
 
 
 def load_model(config: RunConfig) -> Loaded:
-    """Checkpoint and target; no data, but for one made-up example that tells the model's inputs."""
+    """Loads checkpoint and target; calibration and evaluation data stay empty.
+
+    Raises:
+        CompressError: of the class that fits the fault.
+    """
     target = load_target(config.target).for_calls(config.batch_size, config.seq_len)
-    offered(target, config.precision)
+    offered_precisions(target, config.precision)
     checkpoint = load_checkpoint(config.model, config.task, config.seq_len)
     if config.embedding is not None:
         checkpoint = replace(checkpoint, task=checkpoint.task.giving(config.embedding))
@@ -73,15 +78,15 @@ def load_model(config: RunConfig) -> Loaded:
 
 
 def load(config: RunConfig, progress: Progress, *, evaluation: bool = True) -> Loaded:
-    """Read and check all inputs of a run.
+    """Loads and checks all inputs of a run.
 
     Args:
         config: resolved options.
-        progress: told what was guessed.
+        progress: receives guesses and warnings.
         evaluation: whether evaluation data is needed.
 
     Raises:
-        CompressError: of the kind that fits what is wrong.
+        CompressError: of the class that fits the fault.
     """
     bare = load_model(config)
     checkpoint = bare.checkpoint
@@ -92,16 +97,20 @@ def load(config: RunConfig, progress: Progress, *, evaluation: bool = True) -> L
     progress.info(f"{len(calibration)} calibration examples of {calibration.mean_length:.1f} tokens on average")
     if (alone := _only_label(calibration)) is not None:
         progress.info(
-            f"warning: all calibration examples have the label {alone}; texts of the other classes are missing from "
-            "what the model is fitted to: mix the data, or give more of it"
+            f"warning: all calibration examples have the label {alone}; the model would be fitted without texts of the "
+            "other classes: mix the data, or give more of it"
         )
     checkpoint = replace(checkpoint, task=checkpoint.task.of_calibration(calibration))
     examples = bare.evaluation if held is None else _encode(config, checkpoint, held, None, None)
     return Loaded(checkpoint, bare.target, calibration, examples)
 
 
-def deployed(config: RunConfig, loaded: Loaded) -> RunConfig:
-    """The options as the model takes them: of images the number of positions is settled, and no option.
+def settle_seq_len(config: RunConfig, loaded: Loaded) -> RunConfig:
+    """Returns the options with the model's sequence length: the size of an image fixes its number of positions.
+
+    Args:
+        config: resolved options.
+        loaded: the loaded inputs.
 
     Raises:
         ConfigError: ``--seq-len`` was given for a model of images.
@@ -118,16 +127,16 @@ def deployed(config: RunConfig, loaded: Loaded) -> RunConfig:
 
 
 def load_training(config: RunConfig, loaded: Loaded, most: int | None, seq_len: int | None) -> Encoded:
-    """The examples that may be trained on: all that calibration was drawn from.
+    """Loads the examples to train on: all examples that calibration was drawn from.
 
     Args:
         config: resolved options.
         loaded: checkpoint and task.
-        most: examples at most, drawn at random; None for all.
-        seq_len: tokens per example; None for the deployment's.
+        most: number of examples at most, drawn at random; None for all.
+        seq_len: tokens per example; None takes the length of ``config``.
 
     Raises:
-        DataError: as ``load``.
+        DataError: as for ``load``.
     """
     rows, _, _ = train_and_validation(config.calibration_data, config.eval_data, config.seed)
     cut = config if seq_len is None else config.model_copy(update={"seq_len": seq_len})
@@ -137,26 +146,26 @@ def load_training(config: RunConfig, loaded: Loaded, most: int | None, seq_len: 
 def train_and_validation(
     data: str, eval_data: str | None, seed: int, evaluation: bool = True
 ) -> tuple[Dataset, Dataset | None, str]:
-    """Rows to learn from and rows to validate on; of a lone file, a part is held back.
+    """Loads rows to learn from and rows to validate on; a single file is split.
 
     Args:
         data: file, directory or hub name.
-        eval_data: the same of other data to validate on; None takes the validation part of ``data``.
-        seed: of the rows held back.
+        eval_data: file, directory or hub name of the rows to validate on; None takes the validation part of ``data``.
+        seed: seed of the split.
         evaluation: whether rows to validate on are needed.
 
     Returns:
-        Both, and a sentence on what was held back, or nothing.
+        Rows to learn from; rows to validate on, None if not needed; a sentence about the split, empty without one.
 
     Raises:
-        DataError: as ``load_data``; or too few rows.
+        DataError: as for ``load_data``; or a single file has too few rows to split.
     """
     train = load_data(data, "train")
     if not evaluation:
         return train, None, ""
     if eval_data is not None:
         return train, load_data(eval_data, "validation"), ""
-    if not Path(data).expanduser().is_file() and folder_of_classes(data) is None:
+    if not Path(data).expanduser().is_file() and class_folder(data) is None:
         return train, load_data(data, "validation"), ""
     train, held = _hold_back(train, seed)
     return train, held, f"{len(held)} rows of {data} are held back to validate on (--eval-data names other data)"
@@ -173,7 +182,7 @@ def _encode(
     encoded = task.encode(
         sample_rows(rows, samples, config.seed), checkpoint.tokenizer, columns, config.seq_len, model_config
     )
-    # A row may give several examples: the two texts of a pair, the windows of a long one.
+    # A row may give several examples: the two texts of a pair, the windows of a long context.
     return encoded if samples is None else encoded.take(samples, config.seed)
 
 
@@ -190,7 +199,7 @@ def _hold_back(rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
 
 
 def _only_label(data: Encoded) -> int | None:
-    """The label of all examples, where they are categories and have but one."""
+    """Returns the label that all examples share; None if there are several labels, or none, or numbers on a scale."""
     labels = data.labels
     if labels is None or labels.ndim != 1 or labels.dtype.kind != "i" or len(labels) < 2:
         return None

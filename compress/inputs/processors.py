@@ -1,4 +1,4 @@
-"""What turns rows into inputs: the tokenizer or the image processor saved beside a checkpoint."""
+"""Loads the tokenizer or the image processor saved beside a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ TOKENIZER_FILES = (
     *("special_tokens_map.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
 )
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-# Any of these is a vocabulary; without one transformers makes up an empty tokenizer instead of failing.
+# Any of these holds a vocabulary; without one transformers returns an empty tokenizer and no error.
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 
 
 def load_tokenizer(directory: Path, config: Any, model: str) -> Any:
-    """The tokenizer of a checkpoint.
+    """Loads the tokenizer of a checkpoint.
+
+    Args:
+        directory: the checkpoint.
+        config: its configuration.
+        model: the name that the user gave it, for messages.
 
     Raises:
-        ModelError: there is none, it is damaged, or it does not belong to the model.
+        ModelError: the tokenizer is missing or damaged, or does not belong to the model.
     """
     from transformers import AutoTokenizer
 
@@ -39,23 +44,28 @@ def load_tokenizer(directory: Path, config: Any, model: str) -> Any:
     if len(tokenizer) > config.vocab_size:
         raise ModelError(
             f"the tokenizer of model '{model}' has {len(tokenizer)} tokens, the model {config.vocab_size}: "
-            "they do not belong together"
+            "they do not belong together; save the tokenizer of this model beside it"
         )
     return tokenizer
 
 
 def load_image_processor(directory: Path, config: Any, model: str) -> Any:
-    """The image processor of a checkpoint.
+    """Loads the image processor of a checkpoint.
+
+    Args:
+        directory: the checkpoint.
+        config: its configuration.
+        model: the name that the user gave it, for messages.
 
     Raises:
         DataError: Pillow is not installed.
-        ModelError: there is none, or it is damaged.
+        ModelError: the image processor is missing or damaged.
     """
     from transformers import AutoImageProcessor
 
-    from compress.data.images import library
+    from compress.data.images import pillow
 
-    library()
+    pillow()
     if not any((directory / name).is_file() for name in IMAGE_PROCESSOR_FILES):
         raise ModelError(
             f"model '{model}' has no image processor ({' or '.join(IMAGE_PROCESSOR_FILES)}); save it beside the weights"
@@ -64,6 +74,6 @@ def load_image_processor(directory: Path, config: Any, model: str) -> Any:
         return AutoImageProcessor.from_pretrained(
             str(directory), config=config, local_files_only=True, trust_remote_code=False, use_fast=False
         )
-    # What a damaged file raises differs between releases of transformers.
+    # The errors for a damaged file differ between releases of transformers.
     except Exception as error:
         raise ModelError(f"the image processor of model '{model}' cannot be read: {first_line(error)}") from None

@@ -1,7 +1,7 @@
-"""Encoders by role; families as data.
+"""Encoders: where each family keeps its matrices, and the modules of a model by role.
 
     families     where the matrices of each family lie: one entry per model type
-    encoder      an encoder seen through its family's entry: sizes, layers, modules
+    encoder      sizes, layers and modules of a model, by the roles of its family's entry
 
 May import core.
 """

@@ -1,6 +1,6 @@
-"""A model seen through its family's entry: its sizes, its layers, and the modules in them by role.
+"""Finds a model's sizes, its layers, and the modules in them by role.
 
-The entries are in ``models/families.py``.
+The roles of each family are in ``models/families.py``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.hooks import RemovableHandle
 
-# Inputs that models have by these names.
+# Names of inputs of the models.
 MASK = "attention_mask"
 IMAGES = "pixel_values"
 
@@ -41,9 +41,9 @@ class EncoderLayer:
 
     Attributes:
         module: the layer.
-        family: where things are in it.
-        prefix: the layer's path from the whole model, as parameter names have it (``bert.encoder.layer.0``).
-        number: of the layer, from 0.
+        family: paths of the modules in it.
+        prefix: the layer's path from the whole model, as in parameter names (``bert.encoder.layer.0``).
+        number: number of the layer, from 0.
     """
 
     module: nn.Module
@@ -52,13 +52,13 @@ class EncoderLayer:
     number: int
 
     def get(self, role: str) -> nn.Linear:
-        """The module in a role, a path field of ``Architecture``: ``query``, ``attention_output``, ``ffn_sum``, ..."""
+        """Returns the module in a role. Roles are the path fields of ``Architecture``, such as ``attention_output``."""
         return cast("nn.Linear", _get(self.module, getattr(self.family, role)))
 
     def inputs(self, kind: SublayerKind) -> dict[str, int]:
-        """Roles of the linear layers that make a sublayer's units, and how many matrices each has one after the other.
+        """Returns the roles of the linear layers whose rows are a sublayer's units, each with its number of matrices.
 
-        Of roles that share a linear layer the first stands for all.
+        Roles that share a linear layer (one matrix after the other) are listed once, under the first of them.
         """
         paths: dict[str, list[str]] = {}
         for role in INPUTS[kind]:
@@ -68,7 +68,7 @@ class EncoderLayer:
         return {roles[0]: len(roles) for roles in paths.values()}
 
     def further_by_head(self) -> dict[str, nn.Linear]:
-        """The projections of ``Architecture.by_head`` that this layer has, by their path from the whole model."""
+        """Returns the projections of ``Architecture.by_head`` that this layer has, by path from the whole model."""
         found = {}
         for path in self.family.by_head:
             *parents, leaf = path.split(".")
@@ -78,20 +78,24 @@ class EncoderLayer:
         return found
 
     def name(self, role: str) -> str:
-        """Path of a role's module from the whole model."""
+        """Returns the path of a role's module from the whole model."""
         return f"{self.prefix}.{getattr(self.family, role)}"
 
     def exported_name(self, role: str) -> str:
-        """Name of a role's linear layer in exported graphs, where projections that share a matrix come apart."""
+        """Returns the name of a role's linear layer in exported graphs, which split a shared matrix by role."""
         if role in self.inputs("attention") and self.inputs("attention")[role] == 1:
             return self.name(role)
         return f"{self.name('attention')}.{role}" if role in INPUTS["attention"] else self.name(role)
 
     def on_sum(self, kind: SublayerKind, act: Callable[[Tensor], None]) -> RemovableHandle:
-        """Call ``act`` on a sublayer's output plus residual [batch, sequence, hidden] in every forward pass.
+        """Calls a function on a sublayer's output plus residual in every forward pass.
+
+        Args:
+            kind: the sublayer, ``attention`` or ``ffn``.
+            act: receives [batch, sequence, hidden].
 
         Returns:
-            What ends it.
+            A handle whose ``remove`` ends the calls.
         """
         path = getattr(self.family, f"{kind}_sum")
         if path is not None:
@@ -101,20 +105,25 @@ class EncoderLayer:
         )
 
     def set(self, role: str, module: nn.Module) -> None:
-        """Put another module in a role's place."""
+        """Replaces the module in a role.
+
+        Args:
+            role: a path field of ``Architecture``.
+            module: the new module.
+        """
         *parents, leaf = getattr(self.family, role).split(".")
         setattr(_get(self.module, ".".join(parents)) if parents else self.module, leaf, module)
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A model seen through its family's entry.
+    """A model with its sizes and prunable modules.
 
     Attributes:
         model: the whole model, task head included.
-        family: the entry that describes it.
+        family: the entry that describes its layers.
         shape: dense sizes.
-        layers: the prunable modules, in order.
+        layers: the layers, in order.
     """
 
     model: nn.Module
@@ -127,10 +136,11 @@ class Encoder:
 
 
 def shape_of(config: Any) -> EncoderShape:
-    """Dense sizes of a transformers configuration.
+    """Returns the dense sizes in a transformers configuration.
 
     Raises:
-        ModelError: unsupported family, or a BERT configured as decoder.
+        ModelError: the family is not supported, or the configuration asks for a decoder, for position embeddings
+            inside attention, or for convolutions.
     """
     family = family_of(config.model_type)
     if getattr(config, "is_decoder", False):
@@ -146,7 +156,7 @@ def shape_of(config: Any) -> EncoderShape:
             f"this {config.model_type} checkpoint has a convolution between its layers (conv_kernel_size "
             f"{config.conv_kernel_size}); only plain stacks of layers are supported"
         )
-    # attribute_map of the configuration classes gives every family these common names, but for the FFN of DistilBERT.
+    # Configuration classes map these common names in every family; only the FFN of DistilBERT has another name.
     filters = getattr(config, "intermediate_size", None) or config.hidden_dim
     return EncoderShape(
         model_type=family.model_type,
@@ -161,11 +171,13 @@ def shape_of(config: Any) -> EncoderShape:
 
 @dataclass(frozen=True)
 class ImageInput:
-    """What a model of images reads.
+    """Size of the images that a model reads.
 
     Attributes:
-        channels, height, width: of an image.
-        positions: of the encoder's input: patches, and what comes before them.
+        channels: channels of an image.
+        height: pixels.
+        width: pixels.
+        positions: positions of the encoder's input: patches and the special tokens before them.
     """
 
     channels: int
@@ -175,7 +187,7 @@ class ImageInput:
 
 
 def image_input(config: Any) -> ImageInput | None:
-    """What a model of images reads, from its configuration; None for models of texts."""
+    """Returns the size of a model's images from its configuration; None for models of texts."""
     before = family_of(config.model_type).before_patches
     if before is None:
         return None
@@ -188,7 +200,7 @@ def image_input(config: Any) -> ImageInput | None:
 
 
 def longest_input(config: Any) -> int | None:
-    """Tokens that a model reads at most, special ones included; None where its configuration does not say."""
+    """Returns the most tokens that a model can read, special ones included; None if its configuration has no limit."""
     image = image_input(config)
     if image is not None:
         return image.positions
@@ -200,13 +212,13 @@ def longest_input(config: Any) -> int | None:
 
 
 def encoder_of(model: nn.Module) -> Encoder:
-    """Resolve a transformers model: its family, dense shape and prunable modules.
+    """Finds the family, dense sizes and prunable modules of a transformers model.
 
     Args:
-        model: any transformers model with ``config`` and ``base_model``; pruned ones too (the shape is the dense one).
+        model: a transformers model with ``config`` and ``base_model``, pruned or not; sizes are those of the dense one.
 
     Raises:
-        ModelError: unsupported family.
+        ModelError: the family is not supported.
     """
     shape = shape_of(model.config)
     family = family_of(shape.model_type)
@@ -220,7 +232,7 @@ def encoder_of(model: nn.Module) -> Encoder:
 
 
 def widths_of(model: nn.Module) -> Widths:
-    """Heads and filters each layer of a model has now; 0 for a removed sublayer."""
+    """Returns the heads and filters that each layer of a model has now; 0 for a removed sublayer."""
     encoder = encoder_of(model)
 
     def columns(layer: EncoderLayer, role: str) -> int:

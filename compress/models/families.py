@@ -1,8 +1,8 @@
-"""Where attention and FFN matrices live in each model family: data, not code.
+"""Paths of the attention and FFN matrices in each model family: data, not code.
 
-A new family is one entry in ``FAMILIES`` (and one line in the tests' list of families); a family of one's own is added
-from Python with ``register`` (``examples/own_family.py``). Everything else, gates, removal, reconstruction, export,
-reaches the model only through ``Encoder`` and ``EncoderLayer`` of ``models/encoder.py``.
+A new family is one entry in ``FAMILIES`` (and one line in the tests' list of families). Users add their own family from
+Python with ``register`` (``examples/own_family.py``). All other code (masks, removal, reconstruction, export) reaches
+the model only through ``Encoder`` and ``EncoderLayer`` of ``models/encoder.py``.
 """
 
 from __future__ import annotations
@@ -28,33 +28,36 @@ class Architecture:
     Attributes:
         model_type: ``config.model_type`` of the family.
         layers: path of the list of encoder layers, from the base model (without the task head).
-        attention: path of the self-attention module in a layer: it calls query, key and value and returns
-            ``(context, weights)``; it is what gets replaced when no head is left.
-        query, key, value: paths of the three input projections in a layer; rows are grouped by head. One path three
-            times is one matrix with the rows of all three, one after the other.
+        attention: path of the self-attention module in a layer, which calls query, key and value and returns
+            ``(context, weights)``. It is replaced when no head is left.
+        query: path of W_q in a layer; its rows are grouped by head. If query, key and value have the same path, that
+            matrix holds the rows of all three, one after the other.
+        key: path of W_k.
+        value: path of W_v.
         attention_output: path of the linear layer that reads the heads' outputs (W_o).
         ffn_input: path of the first FFN linear layer (W_1); a filter is one row.
         ffn_output: path of the second FFN linear layer (W_2); a filter is one column.
-        attention_sum: path of the module in a layer whose input is attention's output plus the residual; None where
-            that sum is the layer's output.
-        ffn_sum: the same for the FFN.
-        ffn_gate: path of the linear layer whose outputs multiply the activated ones, filter by filter; the path of
-            ``ffn_input`` again is one matrix with the rows of both, one after the other. None where there is none.
-        head_count_attributes: attributes of ``attention`` that hold the number of heads; a family has some of them,
-            depending on the release of transformers.
+        attention_sum: path of the module in a layer whose input is attention's output plus the residual; None if that
+            sum is the layer's output.
+        ffn_sum: path of the module whose input is the FFN's output plus the residual; None if that sum is the layer's
+            output.
+        ffn_gate: path of the linear layer whose outputs multiply the activations, filter by filter (gated FFN). If it
+            is the path of ``ffn_input``, that matrix holds the rows of both, one after the other. None without a gate.
+        head_count_attributes: attributes of ``attention`` that hold the number of heads; which of them exist depends
+            on the family and the release of transformers.
         all_head_size_attributes: attributes of ``attention`` that hold heads x head size.
-        by_head: paths of further projections in a layer whose rows are grouped by head; those that a model lacks are
-            passed over.
-        position_bias: name of the argument of ``attention`` that brings what is added to the scores of each head,
-            [batch, dense heads, sequence, sequence]; None where there is none.
-        attention_kind: what is computed between the projections, so that the export can put a fused operator there
-            (``export/attention.py``): ``scaled``, scaled dot products, ``position_bias`` added; ``disentangled``, with
-            terms between contents and positions; ``rotary``, queries and keys turned by their positions, in some layers
-            within a window. None: anything else, exported as it is written.
+        by_head: paths of further projections in a layer whose rows are grouped by head; paths that a model does not
+            have are skipped.
+        position_bias: name of the argument of ``attention`` that is added to the scores of each head, [batch, dense
+            heads, sequence, sequence]; None without one.
+        attention_kind: the computation between the projections, so that the export can use a fused operator
+            (``export/attention.py``). ``scaled``: scaled dot products, plus ``position_bias``. ``disentangled``: with
+            terms between contents and positions. ``rotary``: queries and keys rotated by position, in some layers
+            within a window. None: anything else, exported as PyTorch computes it.
         alike_calls: whether the model calls all its layers with the same arguments.
-        first_position: tokens' positions count from ``pad_token_id`` + this; None: from 0.
-        before_patches: models of images: positions that come before those of the patches; None for models of texts.
-        earlier: where the modules are in earlier releases of transformers, where that is elsewhere.
+        first_position: positions of tokens start at ``pad_token_id`` + this number; None starts at 0.
+        before_patches: for models of images the number of positions before the patches; None for models of texts.
+        earlier: paths in earlier releases of transformers, if they differ; None if they do not.
     """
 
     model_type: str
@@ -177,14 +180,14 @@ FAMILIES: dict[str, Architecture] = {
             alike_calls=False,
         ),
         _VIT,
-        # A token for distillation beside [CLS].
+        # DeiT has a distillation token beside [CLS].
         replace(_VIT, model_type="deit", before_patches=2),
     )
 }
 
 
-# Model types that people try, and why they cannot be compressed here.
-_SHARED = "its layers share their weights, so what is removed from one is removed from all"
+# Model types that users may try, with the reason why they cannot be compressed.
+_SHARED = "its layers share their weights, so a unit removed from one layer is removed from all"
 _DECODER = "it is a decoder, which reads one token after another with a cache; only encoders are supported"
 _BOTH = "it has an encoder and a decoder; only encoders are supported"
 REFUSED: dict[str, str] = {
@@ -199,15 +202,15 @@ REFUSED: dict[str, str] = {
 
 
 def register(family: Architecture, *, replace_existing: bool = False) -> None:
-    """Make a family of one's own known, for this process.
+    """Registers a family for this process.
 
     Args:
-        family: where its modules are. Its configuration and model classes must be registered with transformers
+        family: paths of its modules. Its configuration and model classes must be registered with transformers
             (``AutoConfig.register``, ``AutoModelForSequenceClassification.register``, ...).
-        replace_existing: let it take the place of an entry of the same model type.
+        replace_existing: whether it may replace an entry of the same model type.
 
     Raises:
-        ModelError: there is an entry of that model type, or the entry contradicts itself.
+        ModelError: there is already an entry of that model type, or the entry contradicts itself.
     """
     if family.model_type in FAMILIES and not replace_existing:
         raise ModelError(
@@ -218,16 +221,16 @@ def register(family: Architecture, *, replace_existing: bool = False) -> None:
     outside = [path for path in (family.query, family.key, family.value) if not path.startswith(inside)]
     if outside:
         raise ModelError(
-            f"family '{family.model_type}': '{outside[0]}' is not inside of its attention module '{family.attention}'"
+            f"family '{family.model_type}': '{outside[0]}' is not inside its attention module '{family.attention}'"
         )
     FAMILIES[family.model_type] = family
 
 
 def family_of(model_type: str) -> Architecture:
-    """The entry of a model type.
+    """Returns the entry of a model type.
 
     Raises:
-        ModelError: the family is not supported; the message names those that are.
+        ModelError: the family is not supported; the message names the supported ones.
     """
     if model_type in REFUSED and model_type not in FAMILIES:
         raise ModelError(f"model type '{model_type}' cannot be compressed: {REFUSED[model_type]}")

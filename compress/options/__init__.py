@@ -1,8 +1,10 @@
-"""What a user can ask for.
+"""The options of a run and the limits of a gate.
 
-    run_config   RunConfig, compress.toml, which value wins
-    help         what each option means, and defaults
+    table        every option of a run, stated once
+    run_config   RunConfig, and which value wins
+    toml_file    compress.toml
     gate_limits  limits of `compress gate`
+    help         help texts and defaults, by name
     effort       what --effort means, in counts
 
 May import core and profile. No torch.

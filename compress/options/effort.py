@@ -1,4 +1,4 @@
-"""What ``--effort`` buys, in one place: how much is measured, searched and trained.
+"""The levels of ``--effort``: how much is measured, searched and trained.
 
 Everything but measuring is counted, not timed, so that equal inputs give equal plans and weights on any machine.
 """
@@ -13,10 +13,10 @@ class Effort:
     """One level of effort.
 
     Attributes:
-        profile_seconds: of measuring, for a latency profile.
-        candidates: structures that the search tries out in sketches (``search/spdy.py``), beside its first.
+        profile_seconds: seconds of measuring for a latency profile.
+        candidates: structures that the search tries out (``search/spdy.py``), beside its first.
         epochs: passes over the calibration examples in joint reconstruction (``reconstruction/joint.py``).
-        most_flops: bound on what those passes may cost; None for none. Large models on long texts get fewer steps.
+        most_flops: bound on the cost of those passes; None for none. Large models on long texts get fewer steps.
     """
 
     profile_seconds: float

@@ -1,7 +1,7 @@
-"""What a gate can limit, and how a limit is written: ``20``, ``"20 MB"``, ``"60 % of dense"``, ``"1 % of baseline"``.
+"""Limits of a gate and how they are written: ``20``, ``"20 MB"``, ``"60 % of dense"``, ``"1 % of baseline"``.
 
-A limit in a wrong unit is refused instead of being read as something else. Law (``tests/test_gating_limits.py``): what
-``parse`` takes, ``str`` gives back in a form that ``parse`` takes for the same.
+A limit in a wrong unit is refused instead of being read as something else. Law (``tests/options/test_gate_limits.py``):
+``parse(kind, str(limit))`` gives the limit back.
 """
 
 from __future__ import annotations
@@ -13,89 +13,162 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from compress.core.errors import ConfigError, did_you_mean
-from compress.options.help import GATE_HELP, flag
+from compress.options.table import Option, flag
 
 Reference = Literal["dense", "baseline"]
 Direction = Literal["at most", "at least"]
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What can be limited.
+class LimitKind:
+    """One quantity that a gate can limit.
 
     Attributes:
         name: as in ``compress.toml``; with hyphens on the command line.
-        title: as in a table.
+        help: its meaning.
+        title: its name in a table.
         direction: whether the limit is the most or the least that is allowed.
-        unit: what a bare number is in, and the unit that may be written behind it; empty where it has none.
-        low, high: bare numbers outside of these are of another unit.
-        hint: what to write instead.
-        of: references that a percentage may be of, the default first where ``bare``.
-        bare: whether a percentage without a reference is of the first one; otherwise it has to be said.
-        per_file: whether it may be limited for a file by name.
+        unit: unit of a bare number, which may be written behind it; empty where it has none.
+        low: bare numbers below it are in another unit.
+        high: bare numbers above it are in another unit.
+        hint: how to write the limit instead.
+        example: value that ``compress init`` shows.
+        of: references that a percentage may be of; the default comes first where ``bare``.
+        bare: whether a percentage without a reference is of the first one; otherwise the reference must be named.
+        per_file: whether a file can have a limit of its own.
         weighs: whether a smaller model would meet it, so that it helps to know what weighs.
     """
 
     name: str
+    help: str
     title: str
     direction: Direction
     unit: str
     low: float
     high: float
     hint: str
+    example: Any
     of: tuple[Reference, ...] = ("dense", "baseline")
     bare: bool = True
     per_file: bool = False
     weighs: bool = True
 
 
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, LimitKind] = {
     kind.name: kind
     for kind in (
-        Kind("max_size_mb", "size", "at most", "MB", 0.0, 1e6, "megabytes (10^6 bytes): 20 kB is 0.02"),
-        Kind(
+        LimitKind(
+            "max_size_mb",
+            "Size of the whole artifact, MB (10^6 bytes); '102 % of baseline'. '60 %' is of the dense model's "
+            "file, and then of the exported file alone.",
+            "size",
+            "at most",
+            "MB",
+            0.0,
+            1e6,
+            "megabytes (10^6 bytes): 20 kB is 0.02",
+            example=50,
+        ),
+        LimitKind(
             "max_file_size_mb",
+            "Size of every single file, MB; for one file: model.onnx=20.",
             "size of each file",
             "at most",
             "MB",
             0.0,
             1e6,
             "megabytes (10^6 bytes): 20 kB is 0.02",
+            example={"model.onnx": 25},
             of=("baseline",),
             per_file=True,
         ),
-        Kind("max_latency_ms", "latency", "at most", "ms", 0.0, 1e6, "milliseconds: 800 us is 0.8, 2 s is 2000"),
-        Kind("min_speedup", "speed-up", "at least", "x", 0.0, 1e4, "a factor: 2 is twice as fast", ("baseline",)),
-        Kind(
+        LimitKind(
+            "max_latency_ms",
+            "Median latency, ms; '60 %' is of the dense model's, '105 % of baseline'.",
+            "latency",
+            "at most",
+            "ms",
+            0.0,
+            1e6,
+            "milliseconds: 800 us is 0.8, 2 s is 2000",
+            example=5.0,
+        ),
+        LimitKind(
+            "min_speedup",
+            "Speed-up over the dense model; '95 % of baseline'.",
+            "speed-up",
+            "at least",
+            "x",
+            0.0,
+            1e4,
+            "a factor: 2 is twice as fast",
+            example=2.0,
+            of=("baseline",),
+        ),
+        LimitKind(
             "min_accuracy",
+            "The metric, as validation.json has it (a fraction); '99 % of dense' or '99 % of baseline'.",
             "metric",
             "at least",
             "",
             -1.0,
             1.0,
             "a fraction: 90.5 points are 0.905",
+            example=0.9,
             bare=False,
             weighs=False,
         ),
-        Kind(
-            "max_drop", "drop of the metric", "at most", "", -1.0, 1.0, "a fraction: 1.5 points are 0.015", weighs=False
+        LimitKind(
+            "max_drop",
+            "Loss of the metric against the dense model; '1 %' is of its value, '0.01 against baseline'.",
+            "drop of the metric",
+            "at most",
+            "",
+            -1.0,
+            1.0,
+            "a fraction: 1.5 points are 0.015",
+            example=["1 %", "0.005 against baseline"],
+            weighs=False,
         ),
-        Kind("max_macs", "MACs", "at most", "", 0.0, 1.0, "a fraction of the dense model's: a half is 0.5"),
-        Kind(
+        LimitKind(
+            "max_macs",
+            "Multiply-accumulates kept, a fraction of the dense model's; '101 % of baseline'.",
+            "MACs",
+            "at most",
+            "",
+            0.0,
+            1.0,
+            "a fraction of the dense model's: a half is 0.5",
+            example=0.5,
+        ),
+        LimitKind(
             "max_parity",
+            "Largest difference of the exported file's outputs from PyTorch's.",
             "difference from PyTorch",
             "at most",
             "",
             0.0,
             1e6,
             "a largest absolute difference",
-            (),
+            example=0.001,
+            of=(),
             weighs=False,
         ),
     )
 }
 MAX_AGE_DAYS = 30.0
-_SETTINGS = ("max_age_days", "device")
+SETTINGS: dict[str, Option] = {
+    setting.name: setting
+    for setting in (
+        Option("max_age_days", "Latencies recorded longer ago settle nothing.", type=float, metavar="X", example=30),
+        Option(
+            "device",
+            "Text that the name of the device in validation.json has to have in it.",
+            metavar="X",
+            example="EPYC",
+        ),
+    )
+}
 # A share of the dense model or baseline beyond this has forgotten a decimal point.
 _MOST_PERCENT = 1000.0
 
@@ -110,7 +183,7 @@ class Limit:
     """One limit.
 
     Attributes:
-        kind: what is limited.
+        kind: the quantity that is limited.
         value: in the kind's unit, or per cent.
         percent: whether it is a percentage of the reference's value.
         of: the reference; None where an absolute value needs none.
@@ -118,7 +191,7 @@ class Limit:
         origin: where it was written.
     """
 
-    kind: Kind
+    kind: LimitKind
     value: float
     percent: bool = False
     of: Reference | None = None
@@ -134,12 +207,12 @@ class Limit:
 
 @dataclass(frozen=True)
 class Gate:
-    """Everything a gate is told.
+    """The limits of a gate and its settings.
 
     Attributes:
         limits: in the order of ``KINDS``.
         max_age_days: a recorded latency older than this settles nothing.
-        device: text that the name of the device must have in it; None takes any.
+        device: text that the device's name must contain; None takes any.
     """
 
     limits: tuple[Limit, ...] = ()
@@ -148,12 +221,12 @@ class Gate:
 
 
 def read_gate(table: Any, origin: str) -> Gate:
-    """A ``[gate]`` table, or the options of the command line.
+    """Read a ``[gate]`` table, or the options of the command line.
 
     Args:
         table: values by name; None counts as not given. A limit is a number, a text, or a list of them;
             ``max_file_size_mb`` may be a table of them by file name.
-        origin: where it comes from, for messages.
+        origin: where the table comes from, for messages.
 
     Raises:
         ConfigError: an unknown name, a wrong unit, a value that makes no sense.
@@ -161,9 +234,9 @@ def read_gate(table: Any, origin: str) -> Gate:
     if not isinstance(table, Mapping):
         raise ConfigError(f"[gate] in {origin} must be a table of limits, got {table!r}")
     for name in table:
-        if name not in KINDS and name not in _SETTINGS:
+        if name not in KINDS and name not in SETTINGS:
             hyphens = str(name).replace("-", "_")
-            hint = f" Write '{hyphens}'." if hyphens in KINDS else did_you_mean(str(name), [*KINDS, *_SETTINGS])
+            hint = f" Write '{hyphens}'." if hyphens in KINDS else did_you_mean(str(name), [*KINDS, *SETTINGS])
             raise ConfigError(f"[gate] in {origin}: unknown limit '{name}'.{hint}")
     limits = tuple(
         limit
@@ -180,12 +253,12 @@ def read_gate(table: Any, origin: str) -> Gate:
 
 
 def merged(given: Gate, file: Gate, named: Mapping[str, Any]) -> Gate:
-    """The gate of command line and file together: a kind of limit given on the command line replaces the file's.
+    """Return the gate of command line and file together: a limit on the command line replaces the file's of its kind.
 
     Args:
-        given: of the command line.
-        file: of ``compress.toml``.
-        named: options of the command line; one that is None was not given.
+        given: the command line's gate.
+        file: the gate of ``compress.toml``.
+        named: options of the command line; None where one was not given.
     """
     replaced = {limit.kind.name for limit in given.limits}
     limits = (*given.limits, *(limit for limit in file.limits if limit.kind.name not in replaced))
@@ -197,17 +270,17 @@ def merged(given: Gate, file: Gate, named: Mapping[str, Any]) -> Gate:
     )
 
 
-def parse(kind: Kind, written: Any, origin: str = "command line") -> tuple[Limit, ...]:
+def parse(kind: LimitKind, written: Any, origin: str = "command line") -> tuple[Limit, ...]:
     """Read one line of limits.
 
     Args:
-        kind: what is limited.
+        kind: the quantity that is limited.
         written: a number, a text, a list of them, or a table by file name where the kind has limits per file. On the
             command line a text may start with ``FILE=``.
         origin: where it was written, for messages.
 
     Raises:
-        ConfigError: a wrong unit, no number, a reference that the kind does not have.
+        ConfigError: the unit is wrong, there is no number, or the kind does not have the reference.
     """
     if isinstance(written, (list, tuple)):
         if not written:
@@ -223,14 +296,14 @@ def parse(kind: Kind, written: Any, origin: str = "command line") -> tuple[Limit
     return (_one(kind, written, origin, None),)
 
 
-def _one(kind: Kind, written: Any, origin: str, file: str | None) -> Limit:
+def _one(kind: LimitKind, written: Any, origin: str, file: str | None) -> Limit:
     called = _called(kind.name, origin) + (f" for '{file}'" if file is not None else "")
     if isinstance(written, bool) or not isinstance(written, (int, float, str)):
         raise ConfigError(f"{called} must be a number or a text like {_example(kind)}, got {written!r}")
     # By way of text, so that 1e999 and a number of a thousand digits end here too.
     found = _WRITTEN.fullmatch(str(written))
     if found is None:
-        raise ConfigError(f"{called} = {str(written)[:60]!r} is no limit; write {_example(kind)}")
+        raise ConfigError(f"{called} = {str(written)[:60]!r} is not a limit; write {_example(kind)}")
     value, unit = float(found["number"]), found["unit"]
     of: Reference | None = "baseline" if found["of"] == "baseline" else "dense" if found["of"] else None
     if unit == "%":
@@ -245,7 +318,7 @@ def _one(kind: Kind, written: Any, origin: str, file: str | None) -> Limit:
     return Limit(kind, value, False, of or ("dense" if kind.name == "max_drop" else None), file, origin)
 
 
-def _reference(kind: Kind, value: float, of: Reference | None, called: str) -> Reference:
+def _reference(kind: LimitKind, value: float, of: Reference | None, called: str) -> Reference:
     if not kind.of:
         raise ConfigError(f"{called} takes no percentage; it is {kind.hint}")
     if of is None and not kind.bare:
@@ -257,11 +330,11 @@ def _reference(kind: Kind, value: float, of: Reference | None, called: str) -> R
     if reference not in kind.of or (of is None and reference == "baseline"):
         raise ConfigError(f"{called}: a percentage of it has to be '{value:g} % of baseline'; or {kind.hint}")
     if not 0 < abs(value) <= _MOST_PERCENT or (value < 0 and kind.name != "max_drop"):
-        raise ConfigError(f"{called} = '{value:g} %' is no sensible percentage")
+        raise ConfigError(f"{called} = '{value:g} %' is not a sensible percentage")
     return reference
 
 
-def _example(kind: Kind) -> str:
+def _example(kind: LimitKind) -> str:
     examples = {"MB": "20 or '20 MB'", "ms": "5 or '5 ms'", "x": "2 or '2 x'"}
     percent = f", or '90 % of {kind.of[0]}'" if kind.of else ""
     return examples.get(kind.unit, {"max_parity": "0.001", "max_macs": "0.5"}.get(kind.name, "0.01")) + percent
@@ -269,6 +342,3 @@ def _example(kind: Kind) -> str:
 
 def _called(name: str, origin: str) -> str:
     return flag(name) if origin == "command line" else f"{name} in {origin}"
-
-
-assert set(GATE_HELP) == {*KINDS, *_SETTINGS}, "every limit is explained"

@@ -1,4 +1,4 @@
-"""What a run was asked to do: every option, checked, and where each value came from.
+"""The configuration of a run: every option, checked, and the origin of each value.
 
 Precedence: command line over ``compress.toml`` over target over default. Names are the same everywhere: ``--seq-len``
 on the command line is ``seq_len`` in the file and in Python.
@@ -16,19 +16,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from compress.core.errors import ConfigError, did_you_mean
-from compress.core.parsing import MOST_TOML_BYTES, Unreadable, parse_toml, read_text
 from compress.core.plan import Budget, BudgetKind
-from compress.options.gate_limits import Gate, read_gate
-from compress.options.help import BUDGETS, CONFIG_FILE, GATE_HELP, HELP, flag
+from compress.options.gate_limits import Gate
+from compress.options.table import BUDGETS, CONFIG_FILE, OPTIONS, flag
+from compress.options.toml_file import read_config_file
 
 Origin = str  # "command line" ("argument" from Python), the file's name ("compress.toml"), "target" or "default"
 
 COMMAND_LINE: Origin = "command line"
 DEFAULT: Origin = "default"
 TARGET: Origin = "target"
-
-# Values that name something on disk or on a hub; read relative to the file that has them.
-_PLACES = ("model", "data", "eval_data", "target", "profile", "fine_prune", "teacher", "checkpoints", "output")
 
 
 def _text_of_path(value: object) -> object:
@@ -39,7 +36,7 @@ Place = Annotated[str, BeforeValidator(_text_of_path), Field(min_length=1)]
 
 
 def _default_output(values: dict[str, Any]) -> Path:
-    """``artifacts/<model>-<target>-<budget>``, from the fields validated before ``output``."""
+    """Return ``artifacts/<model>-<target>-<budget>``, from the fields validated before ``output``."""
     model = os.path.abspath(os.path.expanduser(values.get("model", "model")))
     target = Path(values.get("target", "cpu"))
     chosen = [(kind, values[kind]) for kind in BUDGETS if values.get(kind) is not None]
@@ -49,19 +46,28 @@ def _default_output(values: dict[str, Any]) -> Path:
     return Path("artifacts") / re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
 
+def _stated(name: str) -> Any:
+    """Return the field of an option with the default and the bounds that the table states."""
+    option = OPTIONS[name]
+    finite = False if option.type is float else None
+    return Field(option.default, gt=option.above, ge=option.least, le=option.most, allow_inf_nan=finite)
+
+
 class RunConfig(BaseModel):
     """Every option of a run.
 
-    Attributes say what ``None`` means where a value may be absent; the meaning of each option is in
-    ``compress.options.help.HELP``.
+    The table of options (``compress.options.table``) has the meaning, the default and the bounds of each. Here stands
+    what ``None`` means.
 
     Attributes:
         model: local directory or hub name.
         data: file, directory or hub name of the calibration data; None where a stage needs none.
         eval_data: None means the validation part of ``data``.
         task: None means guessed from the checkpoint.
-        latency_ms, speedup, macs: the budget; at most one is given, none only where a stage needs none.
-        unstructured: fraction of single weights that stay, in the place of a budget; None for a budget.
+        latency_ms: budget in milliseconds; at most one budget is given, none only where a stage needs none.
+        speedup: budget as a factor over the dense model.
+        macs: budget as a fraction of the dense model's multiply-accumulates.
+        unstructured: fraction of single weights that stay, instead of a budget; None for a budget.
         profile: None means the target is measured.
         fine_prune: recipe; None trains nothing.
         teacher: None means the model itself.
@@ -76,19 +82,19 @@ class RunConfig(BaseModel):
     data: Place | None = None
     eval_data: Place | None = None
     task: str | None = None
-    latency_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    speedup: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    macs: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
-    unstructured: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
-    target: Place = "cpu"
-    batch_size: int = Field(default=1, ge=1)
-    seq_len: int = Field(default=128, ge=1)
-    precision: Literal["fp32", "fp16", "int8", "auto"] = "fp32"
-    size_mb: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    int8_drop: float = Field(default=0.01, ge=0, le=1, allow_inf_nan=False)
-    method: Literal["full", "kwon"] = "full"
-    samples: int = Field(default=2048, ge=1)
-    label_free: bool = False
+    latency_ms: float | None = _stated("latency_ms")
+    speedup: float | None = _stated("speedup")
+    macs: float | None = _stated("macs")
+    unstructured: float | None = _stated("unstructured")
+    target: Place = _stated("target")
+    batch_size: int = _stated("batch_size")
+    seq_len: int = _stated("seq_len")
+    precision: Literal["fp32", "fp16", "int8", "auto"] = _stated("precision")
+    size_mb: float | None = _stated("size_mb")
+    int8_drop: float = _stated("int8_drop")
+    method: Literal["full", "kwon"] = _stated("method")
+    samples: int = _stated("samples")
+    label_free: bool = _stated("label_free")
     text_column: str | None = None
     label_column: str | None = None
     embedding: Literal["normalized", "pooled", "tokens"] | None = None
@@ -96,10 +102,10 @@ class RunConfig(BaseModel):
     fine_prune: Annotated[str | None, BeforeValidator(_text_of_path)] = None
     teacher: Place | None = None
     checkpoints: Place | None = None
-    checkpoint_minutes: float = Field(default=5.0, gt=0, allow_inf_nan=False)
-    effort: Literal["fast", "standard", "thorough"] = "standard"
-    search_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    checkpoint_minutes: float = _stated("checkpoint_minutes")
+    effort: Literal["fast", "standard", "thorough"] = _stated("effort")
+    search_seconds: float | None = _stated("search_seconds")
+    seed: int = _stated("seed")
     output: Annotated[Path, Field(strict=False, default_factory=_default_output)]
 
     @property
@@ -151,11 +157,11 @@ class RunConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Resolved:
-    """A configuration and its history.
+    """A configuration and the origins of its values.
 
     Attributes:
         config: the values.
-        origins: per option of ``RunConfig``, where its value came from.
+        origins: origin of the value of each option.
         config_file: the file that was read; None where there was none.
         gate: the file's ``[gate]`` table.
     """
@@ -166,23 +172,9 @@ class Resolved:
     gate: Gate = field(default_factory=Gate)
 
     def rows(self) -> list[tuple[str, Any, Origin]]:
-        """Name, value (plain JSON types) and origin of every option, in the order of ``HELP``."""
+        """Return name, value (plain JSON types) and origin of every option, in the order of ``OPTIONS``."""
         values = self.config.model_dump(mode="json")
-        return [(name, values[name], self.origins[name]) for name in HELP]
-
-
-def find_config_file(given: str | Path | None = None) -> Path | None:
-    """The configuration file: the one given, else ``compress.toml`` in the current directory, else None.
-
-    Raises:
-        ConfigError: the one given does not exist.
-    """
-    if given is not None:
-        if not Path(given).is_file():
-            raise ConfigError(f"no configuration file at '{given}'; `compress init` writes one")
-        return Path(given)
-    default = Path(CONFIG_FILE)
-    return default if default.is_file() else None
+        return [(name, values[name], self.origins[name]) for name in OPTIONS]
 
 
 def resolve(
@@ -192,16 +184,16 @@ def resolve(
     require: Collection[str] = (),
     given_as: Origin = COMMAND_LINE,
 ) -> Resolved:
-    """Bring command line, file, target and defaults together.
+    """Return the configuration of command line, file, target and defaults together.
 
     Args:
         cli_values: options given on the command line or in Python; a None value counts as not given.
         config_file: a ``compress.toml``, or None.
-        require: what the caller cannot do without, of ``"data"`` and ``"budget"``. The model is always required.
-        given_as: what ``cli_values`` are called as an origin; anything but the command line's name is a Python caller.
+        require: options that the caller needs, of ``"data"`` and ``"budget"``. The model is always required.
+        given_as: origin of ``cli_values``; anything but the command line's name is a Python caller.
 
     Raises:
-        ConfigError: an unknown key, a wrong value, two budgets, or something required is absent.
+        ConfigError: a key is unknown, a value is wrong, there are two budgets, or a required option is missing.
         TargetError: the target is unknown.
     """
     given = {name: value for name, value in cli_values.items() if value is not None}
@@ -213,7 +205,7 @@ def resolve(
         from_file = {name: value for name, value in from_file.items() if name not in BUDGETS}
 
     file_origin = config_file.name if config_file is not None else CONFIG_FILE
-    origins = dict.fromkeys(HELP, DEFAULT)
+    origins = dict.fromkeys(OPTIONS, DEFAULT)
     origins.update(dict.fromkeys(from_file, file_origin))
     origins.update(dict.fromkeys(given, given_as))
     merged = {**from_file, **given}
@@ -229,14 +221,14 @@ def resolve(
 
 
 def make_config(values: Mapping[str, Any], origins: Mapping[str, Origin] | None = None) -> RunConfig:
-    """A configuration from values alone, without a file: what is absent has its default.
+    """Return a configuration of values alone, without a file; other options have their defaults.
 
     Args:
-        values: as in ``RunConfig``; more than one budget is an error.
-        origins: where they came from, for messages.
+        values: options by name; more than one budget is an error.
+        origins: origins of the values, for messages.
 
     Raises:
-        ConfigError: an unknown name or a wrong value.
+        ConfigError: a name is unknown, or a value is wrong.
     """
     _one_budget({name: value for name, value in values.items() if value is not None})
     try:
@@ -246,93 +238,6 @@ def make_config(values: Mapping[str, Any], origins: Mapping[str, Origin] | None 
     if config.size_mb is not None and config.method == "kwon":
         raise ConfigError("--size-mb is a constraint of --method full; the search of kwon knows one budget alone")
     return config
-
-
-def read_config_file(path: Path) -> tuple[dict[str, Any], Gate]:
-    """Read a ``compress.toml``: its options, with relative places made relative to the file, and its gate limits.
-
-    Raises:
-        ConfigError: the file cannot be read, is no TOML, or has a key that is no option.
-    """
-    try:
-        raw = parse_toml(read_text(path, MOST_TOML_BYTES))
-    except Unreadable as error:
-        raise ConfigError(f"cannot read '{path}': {error}") from None
-    gate = raw.pop("gate", {})
-    for name in raw:
-        if name not in HELP:
-            hyphens = name.replace("-", "_")
-            hint = f" Write '{hyphens}'." if hyphens in HELP else did_you_mean(name, [*HELP, "gate"])
-            raise ConfigError(f"unknown key '{name}' in '{path}'.{hint}")
-    return {name: _place(name, value, path.parent) for name, value in raw.items()}, read_gate(gate, f"'{path}'")
-
-
-def commented_toml(values: Mapping[str, Any]) -> str:
-    """A ``compress.toml`` that explains itself: ``values`` are set, everything else is there as a comment.
-
-    Law: ``read_config_file`` of the result gives ``values``.
-    """
-    lines = [
-        "# Options of `compress run`. An option on the command line wins over the one here.",
-        "# Relative paths are relative to this file. Shown as a comment: what holds without the line.",
-        "",
-    ]
-    for name, info in RunConfig.model_fields.items():
-        if name in BUDGETS and name == BUDGETS[0]:
-            lines += [
-                "# The budget: exactly one of latency_ms, speedup, macs, or unstructured; here or on the command line.",
-                "",
-            ]
-        lines.append(f"# {HELP[name]}")
-        if name in values:
-            lines.append(f"{name} = {_toml_value(values[name])}")
-        else:
-            default = None if info.default_factory is not None else info.default
-            examples = {
-                "model": "path/to/model",
-                "data": "path/to/train.csv",
-                "latency_ms": 5.0,
-                "speedup": 2.0,
-                "macs": 0.5,
-                "unstructured": 0.1,
-                "embedding": "normalized",
-                "search_seconds": 60.0,
-                "size_mb": 50.0,
-                "fine_prune": "quick",
-            }
-            fallback = examples.get(name, "...")
-            shown = fallback if default is None or info.is_required() else default
-            lines.append(f"# {name} = {_toml_value(shown)}")
-        lines.append("")
-    lines += [
-        "# Limits that a release has to keep: `compress gate` (docs/gate.md). Remove the # of the table too.",
-        "# [gate]",
-    ]
-    examples_of_limits = {
-        "max_size_mb": 50,
-        "max_file_size_mb": {"model.onnx": 25},
-        "max_latency_ms": 5.0,
-        "min_speedup": 2.0,
-        "min_accuracy": 0.9,
-        "max_drop": ["1 %", "0.005 against baseline"],
-        "max_macs": 0.5,
-        "max_parity": 0.001,
-        "max_age_days": 30,
-        "device": "EPYC",
-    }
-    for name, text in GATE_HELP.items():
-        lines += [f"# {text}", f"# {name} = {_toml_value(examples_of_limits[name])}"]
-    return "\n".join(lines) + "\n"
-
-
-def seen_from(directory: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Options given in the current directory as a file in ``directory`` has to have them: existing paths adapted."""
-
-    def adapted(name: str, value: Any) -> Any:
-        local = name in _PLACES and not os.path.isabs(value) and (name == "output" or os.path.exists(value))
-        return os.path.relpath(value, directory) if local and directory.resolve() != Path.cwd() else value
-
-    return {name: adapted(name, value) for name, value in values.items()}
 
 
 _MISSING = {
@@ -364,50 +269,15 @@ def _target_precision(target: object) -> str:
     return load_target(os.fspath(target)).precision
 
 
-def _place(name: str, value: Any, base: Path) -> Any:
-    """A value of the file, its path (if it is one) made relative to the file's directory instead of the current one."""
-    if name not in _PLACES or not isinstance(value, str) or not value:
-        return value
-    path = Path(value).expanduser()
-    if path.is_absolute():
-        return str(path)
-    here = base.resolve() == Path.cwd()
-    if name in ("profile", "checkpoints", "output"):
-        local = True
-    elif name in ("target", "fine_prune"):
-        local = path.suffix == ".toml" or value.startswith(".")
-    else:
-        # "org/name" may be a hub name or a directory: what exists on disk, or is written as a path, is a path.
-        local = (base / path).exists() or value.startswith((".", "~")) or path.suffix in _DATA_SUFFIXES
-    return value if here or not local else os.path.normpath(base / path)
-
-
-_DATA_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, list):
-        return f"[{', '.join(map(_toml_value, value))}]"
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_toml_value(name)} = {_toml_value(one)}" for name, one in value.items()) + " }"
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    # TOML allows no control character in a string but as an escape.
-    return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda match: f"\\u{ord(match.group()):04x}", escaped) + '"'
-
-
 def _explain(error: ValidationError, origins: Mapping[str, Origin]) -> str:
-    """A validation error as a sentence: which option, what was wrong, the value, where it came from."""
+    """Return a validation error as a sentence: the option, what is wrong, the value, its origin."""
     parts = []
     for problem in error.errors(include_url=False):
         if problem["type"] == "default_factory_not_called":
             continue  # a consequence of another problem in the list
         name = str(problem["loc"][0]) if problem["loc"] else "value"
         if problem["type"] == "extra_forbidden":
-            parts.append(f"unknown option '{name}'.{did_you_mean(name, list(HELP))}")
+            parts.append(f"unknown option '{name}'.{did_you_mean(name, list(OPTIONS))}")
             continue
         shown = flag(name) if origins.get(name) == COMMAND_LINE else name
         where = f" ({origins[name]})" if origins.get(name) not in (None, COMMAND_LINE) else ""

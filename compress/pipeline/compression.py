@@ -16,19 +16,21 @@ from compress.cache.store import Store
 from compress.core.plan import Plan
 from compress.core.progress import Progress, Silent
 from compress.fineprune.prepare import prepare
-from compress.inputs.load import deployed, load
+from compress.inputs.load import load, settle_seq_len
 from compress.options.run_config import RunConfig
 from compress.search.trade_off import trade_off
-from compress.stages.absent_device import open_device
-from compress.stages.calibrate import weighed
+from compress.stages.calibrate import calibrate
 from compress.stages.candidates import account, best, place
-from compress.stages.context import Stages
+from compress.stages.context import Run
 from compress.stages.fine_prune import fine_prune
 from compress.stages.finish import finish_promising
+from compress.stages.open_device import open_device
 from compress.stages.profile import profiles_of, reachable
 from compress.stages.search import propose_all
+from compress.stages.stage import Stages
 
 if TYPE_CHECKING:
+    from compress.artifact.validation import Validation
     from compress.cache.memo import Foreseen
 
 
@@ -81,42 +83,48 @@ def run(
         # Read and check everything the user gave before the first second of computing.
         with stages.stage("load"):
             loaded = load(config, stages)
-            config = deployed(config, loaded)
+            config = settle_seq_len(config, loaded)
             training = prepare(config, loaded, stages)
         # The dense model, exported as the compressed one will be: baseline and pattern of every structure to time.
+        run = Run(config, loaded, stages)
         with stages.stage("export dense"):
-            device = open_device(config, loaded, scratch, stages)
+            run = run.on(open_device(run, scratch))
         try:
             # How long heads and filters take on the target, in every precision in question.
             with stages.stage("profile"):
-                profiles = reachable(config, loaded, profiles_of(config, loaded, device, stages), device, stages)
+                profiles = reachable(run, profiles_of(run))
             # Which heads and filters the loss cares for.
             with stages.stage("calibrate"):
-                importance = weighed(config, loaded, stages)
+                importance = calibrate(run)
             # Which of them to keep within the budget, checked on the device before anything expensive rests on it.
             with stages.stage("search"):
-                proposals = propose_all(config, loaded, importance, profiles, device, stages)
+                proposals = propose_all(run, importance, profiles)
             # Carry out what is promising, and keep the most accurate.
-            finished, set_aside = finish_promising(config, loaded, proposals, device, stages)
+            finished, set_aside = finish_promising(run, proposals)
             chosen = best(finished)
             rows, why_chosen = account(proposals, finished, chosen, set_aside)
             stages.info(why_chosen)
             # Train it, if that was asked for, and measure it again.
             if training is not None:
-                chosen = fine_prune(config, loaded, training, chosen, device, output, stages)
-            validation = {**chosen.measured, "candidates": rows, "chosen_because": why_chosen}
+                chosen = fine_prune(run, training, chosen, output)
+            validation = chosen.measured.model_copy(update={"candidates": rows, "chosen_because": why_chosen})
             curve = trade_off(
                 chosen.proposal.weighed.rankings, chosen.proposal.measured_with, loaded.length, config.seed
             )
             place(chosen.exported, output)
-            write_artifact(output, config, loaded, replace(chosen, validation=validation), curve, stages, origins)
+            write_artifact(output, run, replace(chosen, validation=validation), curve, origins)
         finally:
-            device.close()
+            run.device.close()
     return result_of(config.output, chosen.proposal.plan, validation, stages)
 
 
 def foresee(config: RunConfig, *, progress: Progress | None = None) -> list[Foreseen]:
-    """What ``run(config, resume=True)`` would find stored and what it would make, without making anything."""
+    """What ``run(config, resume=True)`` would find stored and what it would make, without making anything.
+
+    Args:
+        config: resolved options.
+        progress: told about warnings; None says nothing.
+    """
     from compress.pipeline import dry_run
 
     return dry_run.foresee(config, progress=progress)
@@ -145,9 +153,15 @@ def _run_unstructured(
     return result_of(config.output, plan, validation, stages)
 
 
-def result_of(output: Path, plan: Plan, validation: dict[str, Any], stages: Stages) -> RunResult:
-    from compress.artifact.validation import EXIT_CODES, apart
+def result_of(output: Path, plan: Plan, validation: Validation, stages: Stages) -> RunResult:
+    """The result of a run.
 
-    validation, _ = apart(validation)
-    verdict = validation["verdict"]
-    return RunResult(output, plan, validation, verdict, EXIT_CODES[verdict], dict(stages.seconds))
+    Args:
+        output: the artifact.
+        plan: what was kept.
+        validation: what was measured.
+        stages: seconds per stage.
+    """
+    # Plain JSON types from here on: the Python API promises a dict.
+    document = validation.to_json()
+    return RunResult(output, plan, document, validation.verdict, validation.exit_code, dict(stages.seconds))

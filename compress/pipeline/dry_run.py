@@ -14,19 +14,17 @@ from pathlib import Path
 from compress.cache.memo import Foreseen, Memory, NotStored
 from compress.cache.store import Store
 from compress.core.progress import Progress, Silent
-from compress.inputs.load import deployed, load
+from compress.inputs.load import load, settle_seq_len
 from compress.options.run_config import RunConfig
-from compress.stages import cache_keys
-from compress.stages.absent_device import open_device
-from compress.stages.calibrate import weighed
-from compress.stages.context import Stages
-from compress.stages.device import Device
+from compress.stages.calibrate import calibrate
+from compress.stages.context import Run
+from compress.stages.dense_model import DenseModel
 from compress.stages.finish import finish_promising
+from compress.stages.open_device import open_device
+from compress.stages.present_device import PresentDevice
 from compress.stages.profile import profiles_of, reachable
 from compress.stages.search import propose_all
-
-# The stages of every run, in order; those that only some runs have appear where they are met.
-_ALWAYS = ("dense", "form", "profile", "calibrate", "reconstruct", "export", "validate")
+from compress.stages.stage import Stages, in_order
 
 
 def foresee(config: RunConfig, *, progress: Progress | None = None) -> list[Foreseen]:
@@ -49,25 +47,24 @@ def foresee(config: RunConfig, *, progress: Progress | None = None) -> list[Fore
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
         memory = Memory(store, Path(scratch), reading=True, making=False)
         loaded = load(config, told)
-        config = deployed(config, loaded)
+        config = settle_seq_len(config, loaded)
         # What is used again is in the table; only what is wrong with it is worth a line.
-        quiet = Stages(Silent(), memory)
-        device: Device | None = None
+        run = Run(config, loaded, Stages(Silent(), memory))
         profiles = importance = None
         with suppress(NotStored):
-            device = open_device(config, loaded, Path(scratch), quiet)
+            run = run.on(open_device(run, Path(scratch)))
         # How large the dense file is, only that tells.
-        known = device is not None or config.size_mb is None
-        device = device or Device(config, loaded.target, Path(scratch) / "dense.onnx", {}, quiet)
+        known = run.opened is not None or config.size_mb is None
+        if run.opened is None:
+            run = run.on(PresentDevice(run, DenseModel(loaded, Path(scratch) / "dense.onnx", {})))
         with suppress(NotStored):
-            profiles = profiles_of(config, loaded, device, quiet)
-            profiles = reachable(config, loaded, profiles, device, quiet) if known else None
+            profiles = profiles_of(run)
+            profiles = reachable(run, profiles) if known else None
         with suppress(NotStored):
-            importance = weighed(config, loaded, quiet)
+            importance = calibrate(run)
         if profiles is not None and importance is not None:
             with suppress(NotStored):
-                proposals = propose_all(config, loaded, importance, profiles, device, quiet)
-                finish_promising(config, loaded, proposals, device, quiet)
+                finish_promising(run, propose_all(run, importance, profiles))
         return _rows(memory, store, loaded.checkpoint.name, given=config.profile is not None)
 
 
@@ -80,13 +77,14 @@ def _rows(memory: Memory, store: Store, model: str, given: bool) -> list[Foresee
             rows.append(Foreseen(step.name, step.label, False, None, last.seconds if last else None))
         else:
             rows.append(Foreseen(step.name, step.label, True, entry.age_seconds(), entry.seconds))
-    for name in _ALWAYS:
+    for name in [one.name for one in in_order() if not one.optional]:
         if name not in met and not (given and name == "profile"):
             last = store.last(name, model)
             rows.append(Foreseen(name, "", False, None, last.seconds if last else None))
-    return in_order(rows)
+    return sorted_by_stage(rows)
 
 
-def in_order(rows: Sequence[Foreseen]) -> list[Foreseen]:
+def sorted_by_stage(rows: Sequence[Foreseen]) -> list[Foreseen]:
     """The rows in the order of the stages."""
-    return sorted(rows, key=lambda row: cache_keys.ORDER.index(row.stage))
+    order = [one.name for one in in_order()]
+    return sorted(rows, key=lambda row: order.index(row.stage))

@@ -6,7 +6,7 @@ import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compress.artifact.manifest import read_manifest
 from compress.artifact.sparse import artifact_is_sparse
@@ -14,17 +14,13 @@ from compress.artifact.verify import refuse_damage
 from compress.core.errors import ArtifactError
 from compress.core.plan import Plan
 from compress.core.progress import Progress, Silent
-from compress.inputs.load import deployed, load
+from compress.inputs.load import load, settle_seq_len
 from compress.options.run_config import make_config
-from compress.stages.context import Stages
-from compress.stages.device import Device
-
-if TYPE_CHECKING:
-    pass
-
-
 from compress.pipeline.compression import RunResult, result_of
-from compress.pipeline.single_stages import chosen_for
+from compress.pipeline.single_stages import refuse_other_shape
+from compress.stages.context import Run
+from compress.stages.present_device import PresentDevice
+from compress.stages.stage import Stages
 
 
 def validate_artifact(
@@ -39,7 +35,7 @@ def validate_artifact(
     """
     from compress.artifact.model import load as load_artifact
     from compress.export.lowering import Engine
-    from compress.export.onnx import report_of
+    from compress.export.onnx import read_report
     from compress.export.openvino import IR
     from compress.stages.export import parity_of
     from compress.stages.results import Exported
@@ -62,19 +58,19 @@ def validate_artifact(
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
         with stages.stage("load"):
             loaded = load(config, stages)
-            config = deployed(config, loaded)
-            chosen_for(loaded, plan)
+            run = Run(settle_seq_len(config, loaded), loaded, stages)
+            refuse_other_shape(loaded, plan)
             model = load_artifact(artifact)
         with stages.stage("export dense"):
-            device = Device.open(config, loaded, Path(scratch))
+            device = PresentDevice.open(run, Path(scratch))
         try:
             with stages.stage("validate"):
                 file = artifact / (IR if loaded.target.runtime == "openvino" else "model.onnx")
                 tolerance = 1e-3 if engine.precision == "fp32" else math.inf
                 parity = parity_of(file, model, loaded, tolerance)
-                exported = Exported(file, engine, report_of(artifact / "model.onnx"), parity, file)
-                _, validation = device.validate(plan, exported, loaded)
+                exported = Exported(file, engine, read_report(artifact / "model.onnx"), parity, file)
+                found = device.validate(plan, exported)
         finally:
             device.close()
-        renew_validation(artifact, manifest, validation, config, plan, loaded.target)
-    return result_of(artifact, plan, validation, stages)
+        renew_validation(artifact, manifest, found, run.config, plan, loaded.target)
+    return result_of(artifact, plan, found.validation, stages)

@@ -8,23 +8,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.artifact.directory import staged
+from compress.core.errors import PlanError
 from compress.core.plan import Plan
 from compress.core.progress import Progress, Silent
+from compress.export.lowering import variants
 from compress.export.runtime import refuse_absent
-from compress.inputs.load import Loaded, deployed, load, load_model
+from compress.inputs.load import Loaded, load, load_model, settle_seq_len
 from compress.options.run_config import RunConfig
 from compress.profile.roofline import estimate_profile
-from compress.profile.target import Precision, offered
-from compress.search.costs import limit_of
-from compress.stages.absent_device import here, open_device
+from compress.profile.target import Precision, offered_precisions
+from compress.search.costs import budget_limit
+from compress.stages.absent_device import here
 from compress.stages.budget_use import SHARE
-from compress.stages.calibrate import weighed
-from compress.stages.context import Stages
+from compress.stages.calibrate import calibrate
+from compress.stages.context import Run
+from compress.stages.export import export_as
+from compress.stages.open_device import open_device
 from compress.stages.profile import given_profile
 from compress.stages.prune import prune
 from compress.stages.results import Finished, Proposal
-from compress.stages.search import dense_plan, room_of, search
+from compress.stages.search import dense_plan, search, size_limit_by_weights
+from compress.stages.stage import Stages
 from compress.stages.try_out import refined
+from compress.stages.write import write_artifact
 
 if TYPE_CHECKING:
     from compress.profile.profiles import Profiles
@@ -36,21 +42,27 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> tuple[P
 
     A latency budget needs a profile: the one given, or one measured now. A MACs budget uses a given profile for its
     prediction and measures none, so that equal inputs give equal plans.
+
+    Args:
+        config: resolved options, with data and a budget.
+        progress: told about stages as they begin; None says nothing.
+
+    Returns:
+        The plan, and the profile that it was searched with; None without one.
     """
     stages, budget = Stages(progress or Silent()), config.budget
     with stages.stage("load"):
         loaded = load(config, stages, evaluation=False)
-        config = deployed(config, loaded)
+    run = Run(settle_seq_len(config, loaded), loaded, stages)
     profile: Profile | None = None
     if config.profile is not None or budget.kind != "macs":
-        profile = _profile_without_run(config, loaded, stages)
-        limit_of(budget, loaded.shape, profile, loaded.length)
+        profile = _profile_alone(run)
+        budget_limit(budget, loaded.shape, profile, loaded.length)
     with stages.stage("calibrate"):
-        importance = weighed(config, loaded, stages)
+        importance = calibrate(run)
     with stages.stage("search"):
-        room = room_of(config, loaded, _planned_precision(config, loaded))
-        importance = refined(config, loaded, importance, profile, stages, room)
-        plan = search(config, loaded, importance, profile, SHARE, room)
+        size_limit = size_limit_by_weights(run, _planned_precision(run))
+        plan = search(run, refined(run, importance, profile, size_limit), profile, SHARE, size_limit)
     return plan, profile
 
 
@@ -68,12 +80,12 @@ def profile_model(config: RunConfig, *, estimate: bool = False, progress: Progre
     stages = Stages(progress or Silent())
     with stages.stage("load"):
         loaded = load_model(config)
-        config = deployed(config, loaded)
+        config = settle_seq_len(config, loaded)
     if estimate:
-        precision = offered(loaded.target, config.precision)[-1]
+        precision = offered_precisions(loaded.target, config.precision)[-1]
         return estimate_profile(loaded.shape, loaded.target, precision, config.batch_size, config.seq_len)
     refuse_absent(loaded.target)
-    return _profile_without_run(config, loaded, stages)
+    return _profile_alone(Run(config, loaded, stages))
 
 
 def profile_shapes(
@@ -84,7 +96,8 @@ def profile_shapes(
     Args:
         config: options; its own batch size and length are not used.
         shapes: batch sizes and lengths.
-        estimate, progress: see ``profile_model``.
+        estimate: see ``profile_model``.
+        progress: see ``profile_model``.
     """
     from compress.profile.profiles import Profiles
 
@@ -97,63 +110,62 @@ def profile_shapes(
 def export_plan(config: RunConfig, plan: Plan | None, *, progress: Progress | None = None) -> Path:
     """Export the dense model, or a plan applied to it, reconstructed where data is given; measures nothing.
 
+    Args:
+        config: resolved options.
+        plan: what stays; None keeps everything.
+        progress: told about stages as they begin; None says nothing.
+
     Returns:
         The directory written.
 
     Raises:
         PlanError: the plan was made for another model.
     """
-    from compress.stages.write import write_artifact
-
     stages = Stages(progress or Silent())
     with staged(config.output) as output:
         with stages.stage("load"):
             loaded = load(config, stages, evaluation=False) if config.data else load_model(config)
-            config = deployed(config, loaded)
-            chosen = plan or dense_plan(config, loaded)
-            chosen_for(loaded, chosen)
+            run = Run(settle_seq_len(config, loaded), loaded, stages)
+            chosen = plan or dense_plan(run)
+            refuse_other_shape(loaded, chosen)
         with stages.stage("reconstruct"):
-            model, repairs = prune(config, loaded, chosen, stages)
-        with stages.stage("export"):
-            from compress.export.lowering import variants
-            from compress.stages.export import export_checked, export_half
-
-            precision = offered(loaded.target, config.precision)[0]
-            engine = variants(loaded.target, precision)[0]
-            if engine.precision == "fp16":
-                with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
-                    unquantized = Path(scratch) / "float.onnx"
-                    exported = export_half(model, output / "model.onnx", here(loaded), engine, unquantized, stages)
-            else:
-                exported = export_checked(model, output / "model.onnx", here(loaded), engine)
+            model, repairs = prune(run, chosen)
+        with stages.stage("export"), tempfile.TemporaryDirectory(prefix="compress-") as scratch:
+            engine = variants(loaded.target, offered_precisions(loaded.target, config.precision)[0])[0]
+            exported = export_as(
+                engine, model, output / "model.onnx", here(loaded), Path(scratch) / "float.onnx", stages
+            )
         done = Finished(Proposal(engine, None, chosen), model, repairs, exported, None)
-        write_artifact(output, config, loaded, done, [], stages)
+        write_artifact(output, run, done, [])
     return config.output
 
 
-def _planned_precision(config: RunConfig, loaded: Loaded) -> Precision:
-    """Of several precisions the fastest: what a plan without a run is for is to see what can be reached."""
-    return offered(loaded.target, config.precision)[-1]
+def _planned_precision(run: Run) -> Precision:
+    """Of several precisions the fastest: a plan without a run is there to see what can be reached."""
+    return offered_precisions(run.loaded.target, run.config.precision)[-1]
 
 
-def _profile_without_run(config: RunConfig, loaded: Loaded, stages: Stages) -> Profile:
-    given = given_profile(config, loaded)
+def _profile_alone(run: Run) -> Profile:
+    """The profile that was given, or one measured now."""
+    given = given_profile(run)
     if given is not None:
         return given
-    precision = _planned_precision(config, loaded)
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
-        with stages.stage("export dense"):
-            device = open_device(config, loaded, Path(scratch), stages)
+        with run.stages.stage("export dense"):
+            device = open_device(run, Path(scratch))
         try:
-            with stages.stage("profile"):
-                return device.take_profile(config, loaded, device.settle(precision, loaded), stages)
+            with run.stages.stage("profile"):
+                return device.take_profile(device.fastest(_planned_precision(run)))
         finally:
             device.close()
 
 
-def chosen_for(loaded: Loaded, plan: Plan) -> None:
-    """Raise PlanError unless the plan was made for this model's shape."""
-    from compress.core.errors import PlanError
+def refuse_other_shape(loaded: Loaded, plan: Plan) -> None:
+    """Raise PlanError unless the plan was made for this model's shape.
 
+    Args:
+        loaded: the model.
+        plan: made for some model.
+    """
     if plan.shape != loaded.shape:
         raise PlanError(f"the plan was made for {plan.shape}, this model is {loaded.shape}; make a plan for it")

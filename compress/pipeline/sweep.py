@@ -15,18 +15,19 @@ from compress.core.errors import BudgetUnreachable, ConfigError
 from compress.core.importance import Importance
 from compress.core.plan import Budget, BudgetKind
 from compress.core.progress import Progress, Silent
-from compress.inputs.load import Loaded, deployed, load
+from compress.inputs.load import load, settle_seq_len
 from compress.options.run_config import RunConfig
 from compress.pipeline.sweep_result import Point, Swept, with_front
 from compress.report.write import NAME as REPORT
 from compress.report.write import front_page_of, write_page
-from compress.stages.calibrate import weighed
-from compress.stages.context import Stages
-from compress.stages.device import Device
+from compress.stages.calibrate import calibrate
+from compress.stages.context import Run
 from compress.stages.finish import finish, finish_promising
+from compress.stages.present_device import PresentDevice
 from compress.stages.profile import profiles_of, reachable
 from compress.stages.results import Finished, Proposal
 from compress.stages.search import dense_plan, propose_all
+from compress.stages.stage import Stages
 from compress.stages.write import inputs_of
 
 if TYPE_CHECKING:
@@ -37,8 +38,12 @@ if TYPE_CHECKING:
 def parse_budgets(kind: BudgetKind, text: str) -> list[Budget]:
     """``4,6,8`` as budgets of a kind.
 
+    Args:
+        kind: latency or speed-up.
+        text: numbers with commas between.
+
     Raises:
-        ConfigError: a part is no positive number, or there is none.
+        ConfigError: a part is not a positive number, or there is none.
     """
     try:
         values = [float(part) for part in text.split(",")]
@@ -77,26 +82,27 @@ def sweep(
         stages = Stages(progress or Silent(), Memory(store, scratch, reading=resume))
         with stages.stage("load"):
             loaded = load(config, stages)
-            config = deployed(config, loaded)
+            config = settle_seq_len(config, loaded)
+        run = Run(config, loaded, stages)
         with stages.stage("export dense"):
-            device = Device.open(config, loaded, scratch, stages)
+            run = run.on(PresentDevice.open(run, scratch))
         try:
             with stages.stage("profile"):
-                profiles = profiles_of(config.model_copy(update=nothing), loaded, device, stages)
+                profiles = profiles_of(run.asking(**nothing))
             with stages.stage("calibrate"):
-                importance = weighed(config, loaded, stages)
+                importance = calibrate(run)
             # Nothing pruned, in every precision.
-            unpruned = config.model_copy(update={**nothing, "macs": 1.0})
-            done = [_dense(unpruned, loaded, importance, *pair, device, stages) for pair in profiles]
+            unpruned = run.asking(**{**nothing, "macs": 1.0})
+            done = [_dense(unpruned, importance, *pair) for pair in profiles]
             points = [Point.of("dense", finished) for finished in done]
             for budget in budgets:
-                asked = config.model_copy(update={**nothing, budget.kind: budget.value})
-                points += _at(asked, loaded, importance, profiles, device, stages)
+                points += _at(run.asking(**{**nothing, budget.kind: budget.value}), importance, profiles)
         finally:
-            device.close()
-        metric, deployment = done[0].measured["metric"]["name"], done[0].measured["deployment"]
+            run.device.close()
+        first = done[0].measured
+        metric, deployment = first.metric.name, first.deployment.to_json()
         where = {name: value for name, value in deployment.items() if name not in ("precision", "engine")}
-        facts = {**inputs_of(config, loaded, origins), "device": where.get("device"), "seconds": stages.seconds}
+        facts = {**inputs_of(run, origins), "device": where.get("device"), "seconds": stages.seconds}
         swept = Swept(config.output, metric, where, tuple(with_front(points)), described(facts))
         (output / SWEEP).write_text(dump(swept.document()), encoding="utf-8")
         write_page(front_page_of(swept.document()), output / REPORT)
@@ -104,37 +110,21 @@ def sweep(
     return swept
 
 
-def _dense(
-    config: RunConfig,
-    loaded: Loaded,
-    importance: Importance,
-    engine: Engine,
-    profile: Profile,
-    device: Device,
-    stages: Stages,
-) -> Finished:
-    proposal = Proposal(engine, profile, dense_plan(config, loaded, profile), importance)
-    return finish(config, loaded, proposal, device, stages)
+def _dense(run: Run, importance: Importance, engine: Engine, profile: Profile) -> Finished:
+    return finish(run, Proposal(engine, profile, dense_plan(run, profile), importance))
 
 
-def _at(
-    config: RunConfig,
-    loaded: Loaded,
-    importance: Importance,
-    profiles: Sequence[tuple[Engine, Profile]],
-    device: Device,
-    stages: Stages,
-) -> list[Point]:
+def _at(run: Run, importance: Importance, profiles: Sequence[tuple[Engine, Profile]]) -> list[Point]:
     """The points of one budget: every promising precision."""
     try:
-        within = reachable(config, loaded, profiles, device, stages)
+        within = reachable(run, profiles)
     except BudgetUnreachable as error:
-        stages.info(str(error))
+        run.info(str(error))
         return []
-    with stages.stage("search"):
-        proposals = propose_all(config, loaded, importance, within, device, stages)
-    finished, _ = finish_promising(config, loaded, proposals, device, stages)
-    return [Point.of(str(config.budget), candidate) for candidate in finished]
+    with run.stages.stage("search"):
+        proposals = propose_all(run, importance, within)
+    finished, _ = finish_promising(run, proposals)
+    return [Point.of(str(run.config.budget), candidate) for candidate in finished]
 
 
 def _draw(swept: Swept, output: Path, stages: Stages) -> None:

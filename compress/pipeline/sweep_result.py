@@ -44,21 +44,29 @@ class Point:
 
     @classmethod
     def of(cls, budget: str, done: Finished) -> Point:
-        """The point of a finished candidate."""
+        """The point of a finished candidate.
+
+        Args:
+            budget: that was asked for, in words.
+            done: the candidate, timed.
+        """
         found = done.measured
+        latency, speedup, metric = found.latency_ms, found.speedup, found.metric
+        assert latency.compressed is not None and latency.ci95 is not None, "a sweep times every model"
+        assert speedup.value is not None and speedup.ci95 is not None, "a sweep times every model"
         return cls(
             budget=budget,
             precision=done.exported.engine.precision,
             engine=done.exported.engine.name,
             macs_fraction=done.proposal.plan.macs_fraction,
-            latency_ms=found["latency_ms"]["compressed"],
-            latency_ci95=tuple(found["latency_ms"]["ci95"]),
-            speedup=found["speedup"]["value"],
-            speedup_ci95=tuple(found["speedup"]["ci95"]),
-            metric=found["metric"]["compressed"],
-            metric_ci95=tuple(found["metric"]["ci95"]),
-            size_bytes=found["size_bytes"]["compressed"],
-            verdict=found["verdict"],
+            latency_ms=latency.compressed,
+            latency_ci95=latency.ci95,
+            speedup=speedup.value,
+            speedup_ci95=speedup.ci95,
+            metric=metric.compressed,
+            metric_ci95=metric.ci95,
+            size_bytes=found.size_bytes.compressed,
+            verdict=found.verdict,
             refused=done.refused,
         )
 

@@ -12,57 +12,55 @@ from typing import TYPE_CHECKING, Any
 from compress.artifact.directory import staged
 from compress.artifact.files import TRAINING
 from compress.artifact.model import save_model
+from compress.artifact.validation import Validation, WeightsMetric
 from compress.core.errors import ConfigError
 from compress.core.plan import Plan
 from compress.fineprune.log import phase_summary, write_log
 from compress.fineprune.prepare import Prepared, open_session, prepare, teacher_name
-from compress.inputs.load import Loaded, deployed, load
-from compress.options.help import DEFAULTS, flag
+from compress.inputs.load import Loaded, load, settle_seq_len
 from compress.options.run_config import RunConfig
-from compress.stages.context import Stages
-from compress.stages.results import FinePruned, Finished, Proposal, Repairs
+from compress.options.table import OPTIONS, flag
+from compress.stages.context import Run
+from compress.stages.results import Evaluated, FinePruned, Finished, Proposal, Repairs
 from compress.stages.search import dense_plan
+from compress.stages.stage import Stages
 
 if TYPE_CHECKING:
     from compress.sparsity.compact_file import Stored
     from compress.sparsity.train import Thinned
 
-# Options that say nothing where nothing is timed, searched for or rounded on the way to a device, and why.
-_SENSELESS = {
-    "target": "nothing is made for a device",
-    "precision": "the compact file is int8 as it is, and model.onnx stays fp32",
-    "size_mb": "the fraction settles the size",
-    "method": "there is no structure to search for",
-    "search_seconds": "there is no structure to search for",
-    "effort": "nothing is measured, searched for or reconstructed",
-    "profile": "nothing is timed",
-}
-_PLAIN: dict[str, Any] = {**DEFAULTS, "precision": "fp32"}
-
 
 def refuse_contradictions(config: RunConfig) -> None:
     """Raise ConfigError for options that mean nothing together with ``--unstructured``."""
-    for name, why in _SENSELESS.items():
-        value = getattr(config, name)
-        if value != _PLAIN.get(name):
+    for name, option in OPTIONS.items():
+        value, why = getattr(config, name), option.pointless_unstructured
+        if why is not None and value != option.default:
             raise ConfigError(
                 f"{flag(name)} {value} and --unstructured {config.unstructured:g}: {why}; leave one of them out"
             )
 
 
-def read_inputs(config: RunConfig, stages: Stages) -> tuple[RunConfig, Loaded, Prepared]:
-    """Everything that the job reads, checked."""
+def read_inputs(config: RunConfig, stages: Stages) -> tuple[Run, Prepared]:
+    """Everything that the job reads, checked.
+
+    Args:
+        config: with ``unstructured``.
+        stages: told what is read.
+
+    Returns:
+        The run, and what its training needs.
+    """
     refuse_contradictions(config)
     loaded = load(config, stages)
-    config = deployed(config, loaded)
+    config = settle_seq_len(config, loaded)
     prepared = prepare(config, loaded, stages)
     assert prepared is not None
-    return config, loaded, prepared
+    return Run(config, loaded, stages), prepared
 
 
 def run_unstructured(
     config: RunConfig, stages: Stages, origins: Mapping[str, str] | None = None
-) -> tuple[Plan, dict[str, Any]]:
+) -> tuple[Plan, Validation]:
     """Leave a fraction of the encoder's single weights, and write the artifact.
 
     Args:
@@ -83,9 +81,10 @@ def run_unstructured(
 
     with staged(config.output) as output:
         with stages.stage("load"):
-            config, loaded, prepared = read_inputs(config, stages)
+            run, prepared = read_inputs(config, stages)
+            loaded = run.loaded
         with stages.stage("fine-prune"):
-            thinned = _thin_out(config, loaded, prepared, stages)
+            thinned = _thin_out(run, prepared)
             if thinned.phase is not None:
                 write_log(output / TRAINING, list(thinned.phase.rows))
         # What the file gives back is what is measured, not what was put in.
@@ -96,92 +95,93 @@ def run_unstructured(
             exported = export_checked(thinned.model, output / "model.onnx", loaded)
             save_model(thinned.model, output)
         with stages.stage("validate"):
-            validation = _validate(config, loaded, thinned, compact, state, output, exported.parity)
-        stages.info(validation["reason"])
-        plan = dense_plan(config, loaded)
+            found = _validate(run, thinned, compact, state, output, exported.parity)
+        validation = found.validation
+        stages.info(validation.reason)
+        plan = dense_plan(run)
         done = Finished(
             Proposal(Engine(), None, plan),
             thinned.model,
             Repairs(fine_pruned=_account(prepared, loaded, thinned, validation)),
             exported,
             validation,
+            outcomes=found.outcomes,
         )
-        write_artifact(output, config, loaded, done, [], stages, origins)
+        write_artifact(output, run, done, [], origins)
     return plan, validation
 
 
-def _thin_out(config: RunConfig, loaded: Loaded, prepared: Prepared, stages: Stages) -> Thinned:
+def _thin_out(run: Run, prepared: Prepared) -> Thinned:
     from compress.sparsity.train import thin_out
 
-    recipe = prepared.recipe
+    config, loaded, recipe = run.config, run.loaded, prepared.recipe
     assert config.unstructured is not None and recipe.unstructured is not None
-    session = open_session(config, loaded, prepared, stages) if recipe.unstructured.trains else None
+    session = open_session(config, loaded, prepared, run.stages) if recipe.unstructured.trains else None
     return thin_out(loaded.checkpoint, recipe, config.unstructured, session, seed=config.seed)
 
 
 def _validate(
-    config: RunConfig,
-    loaded: Loaded,
+    run: Run,
     thinned: Thinned,
     compact: Any,
     state: Mapping[str, Stored],
     output: Path,
     parity: float,
-) -> dict[str, Any]:
-    """validation.json: what others read is of the compact file; the masked checkpoint is beside it."""
+) -> Evaluated:
+    """Measures the compact file, and the masked checkpoint beside it."""
     from compress.artifact.model import PYTORCH, WEIGHTS
     from compress.artifact.sparse import said
     from compress.sparsity.compact_file import NAME
     from compress.sparsity.summary import weights_section
-    from compress.stages.device import deployment_section
     from compress.stages.export import DENSE_ENGINE
-    from compress.stages.validate import document, metric_section, slices_section
+    from compress.stages.validate import Measurement, deployment_section, metric_section, slices_section
     from compress.tasks import outputs_of
 
+    config, loaded = run.config, run.loaded
     task, data = loaded.checkpoint.task, loaded.evaluation
     dense, masked, packed = (outputs_of(m, task, data) for m in (loaded.checkpoint.model, thinned.model, compact))
-    metric = metric_section(task, data, dense, packed)
+    metric, outcomes = metric_section(task, data, dense, packed)
     assert config.unstructured is not None
     weights = weights_section(
         loaded.checkpoint.encoder,
         thinned.model,
         state,
         asked=config.unstructured,
-        metric={
-            "name": metric["name"],
-            "dense": metric["dense"],
-            "masked": metric_section(task, data, dense, masked)["compressed"],
-            "compact": metric["compressed"],
-        },
+        metric=WeightsMetric(
+            name=metric.name,
+            dense=metric.dense,
+            masked=metric_section(task, data, dense, masked)[0].compressed,
+            compact=metric.compressed,
+        ),
         # The dense model's file has the same tensors.
         files=((output / PYTORCH / WEIGHTS).stat().st_size, (output / NAME).stat().st_size),
     )
-    plan = dense_plan(config, loaded)
-    verdict = "pass" if weights["remaining"] <= config.unstructured + 1e-9 else "fail"
-    found = document(
+    plan = dense_plan(run)
+    validation = Measurement(
         plan=plan,
         predicted_ms=None,
         comparison=None,
-        verdict=verdict,  # type: ignore[arg-type]
+        verdict="pass" if weights.remaining <= config.unstructured + 1e-9 else "fail",
         reason=said(weights),
         metric=metric,
-        sizes=(weights["file_bytes"]["dense"], weights["file_bytes"]["compact"]),
+        sizes=(weights.file_bytes.dense, weights.file_bytes.compact),
         size_mb=None,
         length=loaded.length,
         parity=parity,
         deployment=deployment_section(config, config.target, DENSE_ENGINE, loaded.target),
         slices=slices_section(task, data, loaded.output_names, dense, packed),
-    )
-    latency = {**found["latency_ms"], "source": "not measured: zeros among weights save bytes, not time"}
-    return {**found, "latency_ms": latency, "unstructured": weights}
+    ).document()
+    source = "not measured: zeros among weights save bytes, not time"
+    latency = validation.latency_ms.model_copy(update={"source": source})
+    return Evaluated(validation.model_copy(update={"latency_ms": latency, "unstructured": weights}), outcomes)
 
 
-def _account(prepared: Prepared, loaded: Loaded, thinned: Thinned, validation: Mapping[str, Any]) -> FinePruned:
+def _account(prepared: Prepared, loaded: Loaded, thinned: Thinned, validation: Validation) -> FinePruned:
     phases = () if thinned.phase is None else ({"name": "unstructured", **phase_summary(thinned.phase)},)
     return FinePruned(
         recipe=prepared.recipe.model_dump(mode="json", exclude_none=True),
         teacher=teacher_name(prepared, loaded) if phases else None,
         examples=len(prepared.train),
         phases=phases,
-        metric_before=validation["metric"]["dense"],
+        metric_before=validation.metric.dense,
     )

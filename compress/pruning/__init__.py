@@ -1,4 +1,4 @@
-"""Units taken out of a model, softly or for good.
+"""Pruning: heads and filters switched off by gates, or removed from the weights.
 
     masks        multipliers on heads and filters (the mask variables of Kwon et al. 2022)
     removal      physical removal of heads and filters

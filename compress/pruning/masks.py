@@ -1,8 +1,9 @@
-"""Gates on heads and filters: multipliers, 1 by default, put in as forward-pre-hooks.
+"""Gates on heads and filters: multipliers, 1 by default, applied by forward-pre-hooks.
 
-A head's gate multiplies the d_h columns that it feeds into W_o, a filter's gate the one column it feeds into W_2. The
-attention kernel is not touched, so any attention implementation works, and a gate at 0 equals physical removal. The
-gradient of the loss with respect to a gate stays alive at 0, which lets masked units be weighed too.
+They are the mask variables of Kwon et al. 2022, section 3. A head's gate multiplies the d_h columns that the head feeds
+into W_o. A filter's gate multiplies the one column that the filter feeds into W_2. The attention kernel is not touched,
+so any attention implementation works. A gate at 0 equals physical removal. The gradient of the loss with respect to a
+gate does not vanish at 0, so masked units have an importance too.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from compress.models.encoder import Encoder
 
 @dataclass(frozen=True)
 class Gates:
-    """Multipliers of every unit.
+    """Multipliers of all heads and filters.
 
     Attributes:
-        heads: per layer ``[heads]``, or ``[batch, heads]`` for a gate of its own per sample.
+        heads: per layer ``[heads]``, or ``[batch, heads]`` with one gate per sample.
         filters: per layer ``[filters]`` or ``[batch, filters]``.
     """
 
@@ -33,7 +34,7 @@ class Gates:
 
     @classmethod
     def ones(cls, encoder: Encoder) -> Gates:
-        """Gates that change nothing."""
+        """All gates at 1: they change nothing."""
         shape = encoder.shape
         return cls(
             heads=tuple(torch.ones(shape.heads) for _ in encoder),
@@ -42,7 +43,15 @@ class Gates:
 
     @classmethod
     def of(cls, structure: Structure, encoder: Encoder) -> Gates:
-        """1 for the units a structure keeps, 0 for the others."""
+        """Gates at 1 for the units that a structure keeps, at 0 for the others.
+
+        Args:
+            structure: heads and filters to keep.
+            encoder: gives the dense sizes.
+
+        Returns:
+            ``[heads]`` and ``[filters]`` per layer, float32.
+        """
         gates = cls.ones(encoder)
         for tensors, kept in ((gates.heads, structure.heads), (gates.filters, structure.filters)):
             for tensor, units in zip(tensors, kept, strict=True):
@@ -51,10 +60,10 @@ class Gates:
         return gates
 
     def per_sample(self, batch: int) -> Gates:
-        """A copy with a gate per sample, ``[batch, units]``, that collects gradients.
+        """A copy with one gate per sample, ``[batch, units]``, that collects gradients.
 
-        With the *summed* loss of a batch, one backward pass then gives true per-sample gradients; gradients of the
-        mean loss of a mini-batch, as in the code published with Kwon et al., average them before they are squared.
+        With the *summed* loss of a batch, one backward pass gives true per-sample gradients. The code published with
+        Kwon et al. takes the gradient of a mini-batch's mean loss, which averages gradients before they are squared.
         """
         return Gates(
             heads=tuple(g.expand(batch, -1).clone().requires_grad_() for g in self.heads),
@@ -74,8 +83,13 @@ def _gate(module: nn.Module, gate: Tensor, unit_size: int) -> Any:
 
 
 @contextmanager
-def gated(encoder: Encoder, gates: Gates) -> Iterator[None]:
-    """Run the dense encoder with gates; they are gone when the block ends."""
+def apply_gates(encoder: Encoder, gates: Gates) -> Iterator[None]:
+    """Multiply the encoder's heads and filters by gates while the block runs.
+
+    Args:
+        encoder: the dense encoder.
+        gates: one per unit, or one per sample and unit.
+    """
     handles = []
     try:
         for layer, heads, filters in zip(encoder, gates.heads, gates.filters, strict=True):

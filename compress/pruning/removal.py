@@ -1,12 +1,12 @@
-"""Physical removal: heads and filters leave the weight matrices, empty sublayers become their bias.
+"""Physical removal: cuts heads and filters out of the weight matrices; a sublayer without units becomes its bias.
 
-Law (``tests/test_removal.py``): a model whose units are gated at 0 and the model they are removed from give the same
-output, whatever the structure. A head is d_h rows of W_q, W_k and W_v and d_h columns of W_o; a filter is one row of
-W_1, another of the gate's matrix where there is one, and one column of W_2. Where W_o and W_2 have no biases they get
-some, zeros: what is left of an emptied sublayer, and what reconstruction fits.
+Law (``tests/pruning/test_removal.py``): a model with units gated at 0 and a model with the same units removed give
+the same output, for every structure. A head is d_h rows of W_q, W_k and W_v and d_h columns of W_o. A filter is one
+row of W_1, one row of the gate's matrix if there is one, and one column of W_2. If W_o or W_2 has no bias, it gets a
+bias of zeros: an emptied sublayer consists of it, and reconstruction fits it.
 
-A sublayer with nothing left is x + b on its way to the LayerNorm. No matrix of width zero is ever made: ONNX Runtime
-refuses to load one.
+An emptied sublayer adds its bias to the residual. No matrix of width zero is ever made: ONNX Runtime refuses to load
+one.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from compress.core.plan import Structure, Widths
 from compress.models.encoder import Encoder, EncoderLayer, encoder_of, widths_of
 from compress.models.families import Architecture
 
-# Buffer of an attention module with removed heads, where the model brings a bias for all heads.
+# Buffer of an attention module with removed heads, in models that compute one position bias for all heads.
 KEPT_HEADS = "kept_heads"
 
 
 class BiasOnly(nn.Module):
-    """What is left of an output projection whose inputs are all removed: its bias.
+    """An output projection without inputs: only its bias.
 
     Args:
-        bias: [hidden], taken over as it is.
+        bias: [hidden], of the projection that this replaces.
     """
 
     def __init__(self, bias: Tensor) -> None:
@@ -39,15 +39,15 @@ class BiasOnly(nn.Module):
         self.bias = nn.Parameter(bias.detach(), requires_grad=bias.requires_grad)
 
     def forward(self, _: Any = None) -> Tensor:
-        """The bias [hidden], whatever comes in; the residual addition broadcasts it."""
+        """The bias [hidden]; the input is ignored, and the residual addition broadcasts."""
         return self.bias
 
 
 class Skip(nn.Module):
-    """In the place of W_1 when no filter is left: hands little on, so that the activation costs next to nothing.
+    """Replaces W_1 when no filter is left: passes on a few columns, so that the activation costs almost nothing.
 
     Args:
-        columns: what is handed on: one for each matrix that W_1 held.
+        columns: columns to pass on: one for each matrix that W_1 held.
     """
 
     def __init__(self, columns: int = 1) -> None:
@@ -55,17 +55,17 @@ class Skip(nn.Module):
         self._columns = columns
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[batch, sequence, hidden] to [batch, sequence, columns]; what follows ignores the values."""
+        """[batch, sequence, hidden] to [batch, sequence, columns]; nothing reads the values."""
         return hidden[..., : self._columns]
 
 
 class NoAttention(nn.Module):
-    """In the place of a self-attention module without heads.
+    """Replaces a self-attention module without heads.
 
     Args:
-        projection: path of the output projection inside the attention module, None where it lies outside (BERT). The
-            projection's path must still resolve, and its bias must keep its key in the state dict.
-        bias_only: what is left of the output projection.
+        projection: path of the output projection inside the attention module; None if it lies outside (BERT). The path
+            must still resolve, and the bias must keep its key in the state dict.
+        bias_only: the output projection's bias.
     """
 
     def __init__(self, projection: str | None, bias_only: BiasOnly) -> None:
@@ -75,15 +75,20 @@ class NoAttention(nn.Module):
             self.add_module(projection, bias_only)
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-        """``(context, weights)`` as attention modules return them; weights are None."""
+        """``(context, weights)``, as attention modules return them; weights are None."""
         hidden = attention_input(args, kwargs)
         return (hidden if self._projection is None else self.get_submodule(self._projection)(hidden)), None
 
 
 def attention_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Hidden states [batch, sequence, hidden] among the arguments of a self-attention module.
+    """Hidden states among the arguments of a self-attention module.
 
-    They come first or by name; DistilBERT of transformers 4 calls them ``query``.
+    Args:
+        args: positional arguments of the call; hidden states come first if there are any.
+        kwargs: named arguments of the call; DistilBERT of transformers 4 calls hidden states ``query``.
+
+    Returns:
+        [batch, sequence, hidden].
     """
     if args:
         return cast("Tensor", args[0])
@@ -91,13 +96,13 @@ def attention_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 
 def projection_in_attention(family: Architecture) -> str | None:
-    """Path of the output projection inside the attention module (DistilBERT), None where it lies outside (BERT)."""
+    """Path of the output projection inside the attention module (DistilBERT); None if it lies outside (BERT)."""
     inside = f"{family.attention}."
     return family.attention_output.removeprefix(inside) if family.attention_output.startswith(inside) else None
 
 
 def _keep_rows(linear: nn.Linear, units: Tensor, matrices: int = 1) -> None:
-    """Keep these output units of a linear layer, in place; of each of its matrices where it holds several."""
+    """Keep these output units of a linear layer, in place; if it holds several matrices, of each of them."""
     size = linear.out_features // matrices
     rows = torch.cat([units + size * number for number in range(matrices)])
     linear.weight = nn.Parameter(linear.weight.detach()[rows].clone(), requires_grad=linear.weight.requires_grad)
@@ -140,9 +145,14 @@ def _remove_heads(layer: EncoderLayer, kept: tuple[int, ...], head_size: int) ->
 
 
 def select_position_bias(attention: nn.Module, kept: tuple[int, ...], argument: str) -> None:
-    """Let an attention module take its own heads out of a bias that the model makes for all heads.
+    """Let an attention module select its own heads from the position bias that the model computes for all heads.
 
-    Which heads they are becomes a buffer of the module, so that it is saved and loaded with the weights.
+    The indices become a buffer of the module, so that they are saved and loaded with the weights.
+
+    Args:
+        attention: the module, changed in place.
+        kept: heads that the module has kept, ascending.
+        argument: name of the module's argument that is the bias [batch or 1, heads, sequence, sequence].
     """
     attention.register_buffer(KEPT_HEADS, torch.tensor(kept))
     attention.register_forward_pre_hook(partial(_select_bias, argument), with_kwargs=True)
@@ -151,7 +161,7 @@ def select_position_bias(attention: nn.Module, kept: tuple[int, ...], argument: 
 def _select_bias(
     argument: str, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    position, bias = argument_among(attention, argument, args, kwargs)
+    position, bias = find_argument(attention, argument, args, kwargs)
     if bias is None:
         return args, kwargs
     chosen = bias.index_select(1, cast("Tensor", getattr(attention, KEPT_HEADS)))
@@ -160,10 +170,20 @@ def _select_bias(
     return (*args[:position], chosen, *args[position + 1 :]), kwargs
 
 
-def argument_among(
+def find_argument(
     attention: nn.Module, argument: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[int | None, Tensor | None]:
-    """One of the arguments of an attention module, and its place where it is not given by name."""
+    """Find one argument in a call of an attention module.
+
+    Args:
+        attention: the module; its signature tells positions.
+        argument: name of the argument.
+        args: positional arguments of the call.
+        kwargs: named arguments of the call.
+
+    Returns:
+        Its position, None if it is passed by name or not at all; and its value, None if it is not passed.
+    """
     if argument in kwargs:
         return None, kwargs[argument]
     position = list(inspect.signature(attention.forward).parameters).index(argument)
@@ -187,7 +207,7 @@ def _remove_filters(layer: EncoderLayer, kept: tuple[int, ...]) -> None:
 
 
 def _give_biases(encoder: Encoder) -> None:
-    """Biases of zeros for output projections that have none, in all layers: equal structures have equal state dicts."""
+    """Give biases of zeros to output projections without, in all layers: equal structures have equal state dicts."""
     for layer in encoder:
         for role in ("attention_output", "ffn_output"):
             linear = layer.get(role)
@@ -200,16 +220,17 @@ def _check_unpruned(encoder: Encoder) -> None:
     now, dense = widths_of(encoder.model), encoder.shape.dense
     if now != dense:
         raise PlanError(
-            f"units are counted in the dense model, and this one is pruned already: heads {list(now.heads)} of "
-            f"{dense.heads[0]}, filters {list(now.filters)} of {dense.filters[0]}; load the original checkpoint again"
+            "plans count the heads and filters of the dense model, but this model is already pruned: heads "
+            f"{list(now.heads)} of {dense.heads[0]}, filters {list(now.filters)} of {dense.filters[0]}; load the "
+            "original checkpoint again"
         )
 
 
 def remove(model: nn.Module, structure: Structure) -> None:
-    """Cut a dense model down to a structure, in place.
+    """Remove all heads and filters from a dense model that a structure does not keep, in place.
 
-    What is kept is copied, so the memory of the dense matrices is free afterwards. Weights are not touched otherwise:
-    fold reconstructed matrices or gates into W_o and W_2 before. Hooks on modules of an emptied sublayer go with them.
+    The kept weights are copied, so the memory of the dense matrices is free afterwards. Their values do not change.
+    Hooks on the modules of an emptied sublayer are lost with the modules.
 
     Args:
         model: an unpruned transformers model of a supported family.
@@ -217,7 +238,7 @@ def remove(model: nn.Module, structure: Structure) -> None:
 
     Raises:
         ModelError: unsupported family.
-        PlanError: the structure does not fit the model, or the model is pruned already.
+        PlanError: the structure does not fit the model, or the model is already pruned.
     """
     encoder = encoder_of(model)
     structure.check(encoder.shape)
@@ -234,11 +255,15 @@ def remove(model: nn.Module, structure: Structure) -> None:
 
 
 def narrow_to(model: nn.Module, widths: Widths) -> None:
-    """Give a dense model the shapes of a pruned one, in place, for weights that are loaded afterwards.
+    """Give a dense model the shapes of a pruned one, in place, before pruned weights are loaded into it.
+
+    Args:
+        model: an unpruned transformers model of a supported family.
+        widths: heads and filters of each layer.
 
     Raises:
         ModelError: unsupported family.
-        PlanError: the widths do not fit the model, or the model is pruned already.
+        PlanError: the widths do not fit the model, or the model is already pruned.
     """
     remove(
         model,

@@ -1,22 +1,25 @@
-"""Reconstruction of what is left after removal, sublayer by sublayer, from calibration data without labels.
+"""Layer-by-layer reconstruction of a pruned model, in closed form, from calibration data without labels.
 
-Ours (``full``): the whole output matrix and bias of every sublayer by ridge regression *towards the original weights*,
-with the dense model as teacher and inputs from the layers already reconstructed, so errors of earlier layers are
-corrected too (METHODS of ZipLM and of Kwon et al. meet here). The paper's (``kwon``, Kwon et al. 2022, section 4.3,
-"mask tuning"): one scale per unit, the same least squares restricted to W = W_kept diag(m).
+``full`` (ours) fits the whole output matrix and bias of every sublayer by ridge regression *towards the original
+weights*. The dense model is the teacher. Inputs come from the layers that are already reconstructed, so errors of
+earlier layers are corrected too. ZipLM (Kurtic et al., NeurIPS 2023) updates whole matrices too.
+``kwon`` is mask tuning (Kwon et al. 2022, section 4.3): one scale per unit, the same least squares restricted to
+W = W_kept diag(m).
 
-Mended against the code published with the paper: least squares are solved as such (there LSMR runs on the normal
-equations with damp = 1), every layer is tuned, attention of the first one too, on all its tokens, and a scale outside
-±10 leaves that one sublayer as it was instead of ending the tuning of all later ones.
+Differences from the code published with Kwon et al.:
 
-Everything is a closed form in float64 from Gram matrices streamed over batches, for training and held-out samples
-apart; an update is taken only if its held-out error falls.
+- Least squares are solved directly; there, LSMR runs on the normal equations with damp = 1.
+- Every layer is tuned on all its tokens, the attention of the first layer too.
+- A scale outside ±10 leaves only its own sublayer unchanged; there, it ends the tuning of all later ones.
+
+Everything is computed in float64 from Gram matrices that are summed over batches, separately for training and held-out
+examples. A fit is accepted only if its held-out error falls.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -28,29 +31,29 @@ from torch import Tensor, nn
 from compress.data.batches import Encoded
 from compress.models.encoder import Encoder, EncoderLayer
 from compress.models.families import SUBLAYER_KINDS, SublayerKind
-from compress.reconstruction.layerwise import LayerCall, Teacher, divergence, look, positions_read
+from compress.reconstruction.layerwise import LayerCall, Teacher, divergence, positions_read, run_sublayers
 from compress.reconstruction.least_squares import Gram, ridge_solution, scale_solution
 from compress.tasks import Task
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-# In the last layer, weight of the positions that the head does not read: fewer equations are better aimed, more are
-# better conditioned. Tried on held-out data.
+# Weights to try, in the last layer, for the positions that the head does not read. Without them the fit is aimed at
+# what matters; with them it is better conditioned. Held-out examples decide.
 BYSTANDERS = (0.0, 0.01, 0.1)
 HELD_OUT = 0.2
 LEAST_SAMPLES = 10
 
 
 @dataclass(frozen=True)
-class Reconstructed:
-    """What became of one sublayer.
+class SublayerFit:
+    """The fit of one sublayer.
 
     Attributes:
         layer: number of the layer.
         kind: attention or ffn.
-        width: columns of its output matrix; 0 for a removed sublayer, whose bias alone is fitted.
-        equations: training tokens behind the fit.
+        width: columns of its output matrix; 0 for a removed sublayer, of which only the bias is fitted.
+        equations: number of training tokens.
         error_before, error_after: held-out squared error, as a fraction of the target's mean square.
-        ridge: chosen; None where the weights stayed as they were.
+        ridge: the chosen ridge; None if the weights did not change.
     """
 
     layer: int
@@ -63,7 +66,7 @@ class Reconstructed:
 
 
 def _weights_of(module: nn.Module) -> Tensor:
-    """[inputs + 1, outputs] float64, the bias in the last row; a removed sublayer has the bias row only."""
+    """Weights [inputs + 1, outputs], float64, the bias in the last row; of a removed sublayer only that row."""
     weight, bias = _weight(module), cast("Tensor | None", getattr(module, "bias", None))
     if weight is None:
         assert bias is not None
@@ -79,7 +82,7 @@ def _weight(module: nn.Module) -> Tensor | None:
 
 
 def _store(module: nn.Module, weights: Tensor) -> None:
-    """Write weights [inputs + 1, outputs] back; a missing bias is made."""
+    """Write weights [inputs + 1, outputs] back; creates the bias if it is missing."""
     if _weight(module) is not None:
         module.weight = nn.Parameter(weights[:-1].T.float().contiguous(), requires_grad=False)
     module.bias = nn.Parameter(weights[-1].float().contiguous(), requires_grad=False)
@@ -94,22 +97,20 @@ def reconstruct(
     *,
     method: str = "full",
     seed: int = 0,
-    progress: Callable[[float], None] | None = None,
-) -> list[Reconstructed]:
-    """Fit every output matrix of the pruned model to the dense one, in place, first layer first.
+) -> list[SublayerFit]:
+    """Fit every output matrix of a pruned model to the dense model, in place, first layer first.
 
     Args:
         dense: the teacher.
         student: the same model with units removed; its W_o, W_2 and their biases change.
-        task: runs the models; labels are not used.
-        data: calibration examples.
+        task: runs the models.
+        data: calibration examples; labels are not used.
         method: ``full``: whole matrix and bias; ``kwon``: one scale per unit.
         seed: of the split into training and held-out examples.
-        progress: called with the fraction done.
 
     Returns:
-        What became of every sublayer; empty when there are too few examples to hold any out (``LEAST_SAMPLES``). Where
-        the model as a whole has not come closer on held-out examples, all weights are as they were.
+        The fit of every sublayer; empty if there are fewer than ``LEAST_SAMPLES`` examples. If the outputs of the whole
+        model do not come closer to the dense model's on held-out examples, all weights are restored.
     """
     if len(data) < LEAST_SAMPLES:
         return []
@@ -121,10 +122,10 @@ def reconstruct(
     start = [_weights_of(module) for module in outputs]
     read = positions_read(dense, task, data) if method == "full" else None
     teacher = Teacher(dense, task, data)
-    results = fit(teacher, student, held_out, method=method, read=read, progress=progress)
+    results = fit_sublayers(teacher, student, held_out, method=method, read=read)
     after = divergence(dense.model, student.model, task, judges)
     if math.isfinite(before) and not after <= before:
-        # Every sublayer has come closer on its own and yet the whole has not: with very few examples that happens.
+        # With very few examples every sublayer can improve on its own while the whole model does not.
         for module, weights in zip(outputs, start, strict=True):
             _store(module, weights)
         return [replace(r, error_after=r.error_before, ridge=None) for r in results]
@@ -132,7 +133,7 @@ def reconstruct(
 
 
 @torch.no_grad()
-def fit(
+def fit_sublayers(
     teacher: Teacher,
     student: Encoder,
     held_out: NDArray[np.bool_],
@@ -141,18 +142,20 @@ def fit(
     read: Tensor | None = None,
     ridges: Sequence[float] = RIDGES,
     bystanders: Sequence[float] = BYSTANDERS,
-    progress: Callable[[float], None] | None = None,
-) -> list[Reconstructed]:
-    """Fit every output matrix of a pruned model to what a teacher's sublayers give, in place, first layer first.
+) -> list[SublayerFit]:
+    """Fit every output matrix of a pruned model to the outputs of a teacher's sublayers, in place, first layer first.
 
     Args:
         teacher: the dense model's sublayers on the calibration examples.
-        student: as in ``reconstruct``.
-        held_out: examples that choose the ridge and decide whether a fit is accepted, [examples].
-        method: as in ``reconstruct``.
-        read: positions of the last layer that the head reads; None for all.
-        ridges, bystanders: what is tried.
-        progress: called with the fraction done.
+        student: the pruned model; its W_o, W_2 and their biases change.
+        held_out: marks the examples that choose the ridge and decide whether a fit is accepted, bool [examples].
+        method: ``full``: whole matrix and bias; ``kwon``: one scale per unit.
+        read: positions of the last layer that the head reads, [n]; None for all.
+        ridges: ridges to try, relative to the mean diagonal of XᵀX.
+        bystanders: weights to try for the positions that the head does not read, in the last layer.
+
+    Returns:
+        The fit of every sublayer.
     """
     own = list(teacher.hidden)
     results = []
@@ -163,17 +166,15 @@ def fit(
         for kind, totals in targets.items():
             grams = _accumulate(layer, kind, teacher.calls, own, totals, held_out, read if last else None)
             unit_size = student.shape.head_size if kind == "attention" else 1
-            results.append(_refit(layer, kind, number, grams, method, unit_size, ridges, bystanders))
+            results.append(_refit(layer, kind, grams, method, unit_size, ridges, bystanders))
         if not last:
             own = [call(layer, hidden) for call, hidden in zip(teacher.calls, own, strict=True)]
-        if progress:
-            progress((number + 1) / layers)
     return results
 
 
 @dataclass
 class _Grams:
-    """Sums for training and held-out examples, over the positions that matter and over the bystanders."""
+    """Sums for training and held-out examples: over positions that the head reads, and over the rest."""
 
     train: Gram
     held: Gram
@@ -197,8 +198,8 @@ def _accumulate(
     if read is not None:
         grams.train_rest = Gram.zeros(width, outputs)
     for call, states, target in zip(calls, hidden, targets, strict=True):
-        seen = look(call, layer, states, (kind,))[kind]
-        # What should come out, so that with the student's own residual the sum is the teacher's.
+        seen = run_sublayers(call, layer, states, (kind,))[kind]
+        # The sublayer's target: added to the student's own residual it gives the teacher's sum.
         y = target - (seen.total - seen.output)
         x = seen.inputs[..., :width]
         held = torch.from_numpy(held_out[call.indices])[:, None] & call.mask
@@ -216,13 +217,12 @@ def _accumulate(
 def _refit(
     layer: EncoderLayer,
     kind: SublayerKind,
-    number: int,
     grams: _Grams,
     method: str,
     unit_size: int,
     ridges: Sequence[float],
     bystanders: Sequence[float],
-) -> Reconstructed:
+) -> SublayerFit:
     module: nn.Module = layer.get(f"{kind}_output")
     original = _weights_of(module)
     before = grams.held.error(original)
@@ -243,12 +243,11 @@ def _refit(
                 if error < best_error:
                     best_error, best, best_ridge, chosen = error, candidate, ridge, mixture
         if best_ridge is not None and grams.train.tokens > len(original):
-            # The ridge is settled; the held-out examples are too good to leave out of the fit, unless so few that they
-            # are needed to judge it.
+            # Once the ridge is chosen, the held-out examples join the fit, if there are enough equations to trust it.
             everything = grams.train.plus(grams.held)
             if grams.train_rest is not None:
                 everything = everything.plus(grams.train_rest, chosen)
             best = ridge_solution(everything, original, best_ridge)
     if best is not None:
         _store(module, best)
-    return Reconstructed(number, kind, len(original) - 1, grams.train.tokens, before, best_error, best_ridge)
+    return SublayerFit(layer.number, kind, len(original) - 1, grams.train.tokens, before, best_error, best_ridge)

@@ -1,18 +1,18 @@
-"""Joint reconstruction: a few passes over the calibration samples that bring the pruned model's outputs to the dense.
+"""Joint reconstruction: distills the dense model into the pruned one, with a few passes over the calibration examples.
 
-Sublayer by sublayer (``reconstruction/closed_form.py``), every output matrix is fitted to its dense output. What
-remains are errors that only show at the head, and weights that no sublayer's regression reaches (W_q, W_k, W_v, W_1,
-norms, the head). This stage lowers the divergence of the outputs, and the distance of the hidden states, from the dense
-model's over all weights together. It reads no labels.
+Layer-by-layer reconstruction (``closed_form.py``) fits every output matrix to its dense output. It leaves two kinds of
+errors: those that only show at the head, and those of weights that no sublayer's regression changes (W_q, W_k, W_v,
+W_1, norms, the head). Here all weights but the embeddings are trained together. The loss is the divergence of the
+outputs plus the distance of the hidden states from the dense model's. No labels are read.
 
-It is training, but of the least kind: the calibration samples alone, the dense model as the only target, a number of
-steps settled beforehand, a rate that falls to nothing. What comes out is kept only if its held-out divergence from the
-dense model is below what came in.
+The training is short: only the calibration examples, a number of steps that is fixed beforehand, a learning rate that
+falls to 0. The result is kept only if it lowers the held-out divergence from the dense model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -32,19 +32,19 @@ HELD_OUT = 0.1
 LEAST_SAMPLES = 64
 BATCH_SIZE = 32
 LEARNING_RATE = 1e-4
-# Of the hidden states' mean squared error, relative to their variance, beside the divergence of the outputs.
+# Weight of the hidden states' mean squared error, relative to their variance; the divergence of the outputs has 1.
 HIDDEN_WEIGHT = 1.0
 _WARM_UP = 0.1
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """What joint reconstruction did.
+class JointFit:
+    """The result of joint reconstruction.
 
     Attributes:
         steps: of the optimizer, ``BATCH_SIZE`` examples each.
         before, after: mean held-out divergence from the dense model.
-        accepted: whether the result was kept; otherwise the model is as it was.
+        accepted: whether the result was kept; if not, the weights are restored.
     """
 
     steps: int
@@ -54,7 +54,7 @@ class Tuned:
 
 
 class HiddenStates:
-    """Catches the output of every encoder layer in each forward pass."""
+    """Records the output of every encoder layer in each forward pass."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.states: list[Tensor] = []
@@ -64,11 +64,12 @@ class HiddenStates:
         self.states.append(output[0] if isinstance(output, tuple) else output)
 
     def take(self) -> list[Tensor]:
-        """The states [batch, sequence, hidden] since the last call, first layer first."""
+        """Return the states [batch, sequence, hidden] since the last call, first layer first."""
         states, self.states = self.states, []
         return states
 
     def close(self) -> None:
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
 
@@ -77,9 +78,13 @@ def hidden_distance(taught: list[Tensor], own: list[Tensor], real: Tensor, read:
     """Squared error of hidden states at real tokens, relative to their variance.
 
     Args:
-        taught, own: states of the teacher and of the student, [batch, sequence, hidden] per layer.
+        taught: states of the teacher, [batch, sequence, hidden] per layer.
+        own: states of the student, of the same shapes.
         real: real tokens, bool [batch, sequence].
-        read: positions of the last hidden state that count; None for all.
+        read: positions of the last hidden state that count, [n]; None for all.
+
+    Returns:
+        Scalar, the sum over layers; the last layer counts as much as all others together.
     """
     total = own[0].new_zeros(())
     for number, (target, state) in enumerate(zip(taught, own, strict=True)):
@@ -90,13 +95,13 @@ def hidden_distance(taught: list[Tensor], own: list[Tensor], real: Tensor, read:
             wanted[:, read] = real[:, read]
         target = target[wanted]
         error = (state[wanted] - target).square().mean() / target.var(0, correction=0).mean().clamp_min(1e-6)
-        # The last layer counts as much as all before it together: it is what the head reads.
+        # The head reads the last layer, so it counts as much as all layers before it together.
         total = total + error / (1 if last else max(1, len(own) - 1))
     return total
 
 
 def _endless(data: Encoded, indices: NDArray[np.int64], generator: np.random.Generator) -> Iterator[Batch]:
-    """Pass after pass over the examples, in batches of about one length, in random order."""
+    """Batches of examples of about one length, in random order, pass after pass without end."""
     while True:
         # A little noise on the lengths mixes neighbours, so that batches differ from pass to pass.
         order = indices[np.argsort(data.lengths[indices] + generator.uniform(-2, 2, len(indices)), kind="stable")]
@@ -108,9 +113,20 @@ def _endless(data: Encoded, indices: NDArray[np.int64], generator: np.random.Gen
 def steps_within(
     shape: EncoderShape, widths: Widths, data: Encoded, epochs: int, most_flops: float | None = None
 ) -> int:
-    """Steps of the optimizer in so many passes over the training examples, as far as they stay within a bound.
+    """Number of optimizer steps in so many passes over the training examples, cut off at a bound on their cost.
 
-    A step costs one forward pass of the dense model, and one forward and a backward pass, twice as dear, of the pruned.
+    A step costs one forward pass of the dense model, and one forward and one backward pass of the pruned model. A
+    backward pass costs as much as two forward passes.
+
+    Args:
+        shape: the dense encoder.
+        widths: heads and filters of the pruned model.
+        data: calibration examples; a tenth of them is held out.
+        epochs: passes over the training examples.
+        most_flops: bound on floating-point operations; None for no bound.
+
+    Returns:
+        Steps of ``BATCH_SIZE`` examples.
     """
     train = len(data) - _held_out(len(data))
     steps = epochs * -(-train // BATCH_SIZE)
@@ -126,12 +142,12 @@ def _held_out(examples: int) -> int:
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Everything but embeddings: a few thousand texts do not show most tokens."""
+    """All parameters but embeddings: most tokens do not occur in a few thousand texts."""
     frozen = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     return [p for p in model.parameters() if id(p) not in frozen]
 
 
-def tune(
+def fit_jointly(
     dense: Encoder,
     student: Encoder,
     task: Task,
@@ -140,9 +156,8 @@ def tune(
     epochs: int,
     most_flops: float | None = None,
     seed: int = 0,
-    progress: Callable[[float], None] | None = None,
-) -> Tuned | None:
-    """Lower the divergence of the pruned model's outputs from the dense model's, in place.
+) -> JointFit | None:
+    """Train the pruned model towards the dense model's outputs and hidden states, in place.
 
     Args:
         dense: the teacher; unchanged.
@@ -150,12 +165,11 @@ def tune(
         task: gives outputs and their divergence.
         data: calibration examples; labels are not read.
         epochs: passes over the training part of the examples.
-        most_flops: bound on the cost; None for none. Fewer steps are made where it is lower.
+        most_flops: bound on floating-point operations, which can reduce the number of steps; None for no bound.
         seed: of the held-out split and the order of examples.
-        progress: called with the fraction done.
 
     Returns:
-        What was reached; None if nothing was tried: no epochs, or fewer than ``LEAST_SAMPLES`` examples.
+        Divergence before and after; None if there was no training (no steps, or fewer than ``LEAST_SAMPLES`` examples).
     """
     steps = steps_within(dense.shape, widths_of(student.model), data, epochs, most_flops)
     if steps < 1 or len(data) < LEAST_SAMPLES:
@@ -166,48 +180,35 @@ def tune(
     before = divergence(dense.model, student.model, task, held_data)
     parameters = trained_parameters(student.model)
     start = [p.detach().clone() for p in parameters]
-    _train(dense, student, task, data, train, parameters, steps, generator, progress)
+    with closing(_Loss(dense, student, task, positions_read(dense, task, data))) as loss_of:
+        _train(loss_of, islice(_endless(data, train, generator), steps), parameters, steps)
     after = divergence(dense.model, student.model, task, held_data)
     accepted = after < before
     if not accepted:
         with torch.no_grad():
             for parameter, value in zip(parameters, start, strict=True):
                 parameter.copy_(value)
-    return Tuned(steps, before, after, accepted)
+    return JointFit(steps, before, after, accepted)
 
 
 @torch.enable_grad()
-def _train(
-    dense: Encoder,
-    student: Encoder,
-    task: Task,
-    data: Encoded,
-    train: NDArray[np.int64],
-    parameters: list[nn.Parameter],
-    steps: int,
-    generator: np.random.Generator,
-    progress: Callable[[float], None] | None,
-) -> None:
-    loss_of = _Loss(dense, student, task, positions_read(dense, task, data))
+def _train(loss_of: _Loss, batches: Iterable[Batch], parameters: list[nn.Parameter], steps: int) -> None:
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0)
-    # Linear warm-up, then linearly to nothing: the last steps average the noise of the batches out.
+    # Linear warm-up, then linearly down to 0: the small last steps average out the noise of the batches.
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / max(1.0, _WARM_UP * steps), 1 - step / steps)
     )
     try:
         for parameter in parameters:
             parameter.requires_grad_(True)
-        for done, batch in enumerate(islice(_endless(data, train, generator), steps), start=1):
+        for batch in batches:
             loss = loss_of(batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
-            if progress:
-                progress(done / steps)
     finally:
-        loss_of.close()
         for parameter in parameters:
             parameter.requires_grad_(False)
             parameter.grad = None
@@ -228,11 +229,10 @@ class _Loss:
         with torch.no_grad():
             reference = self._task.forward(self._dense, batch.inputs)
         outputs = self._task.forward(self._student, batch.inputs)
-        loss = self._task.divergence(outputs, reference).mean()
         hidden = hidden_distance(self._taught.take(), self._own.take(), batch.mask, self._read)
-        loss = loss + HIDDEN_WEIGHT * hidden
-        return loss
+        return self._task.divergence(outputs, reference).mean() + HIDDEN_WEIGHT * hidden
 
     def close(self) -> None:
+        """Remove the hooks."""
         self._taught.close()
         self._own.close()

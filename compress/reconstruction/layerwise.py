@@ -1,8 +1,8 @@
-"""Dense and pruned model side by side, one layer at a time.
+"""Runs the dense and the pruned model side by side, one layer at a time.
 
-Reconstruction needs, for every sublayer, what it reads in the pruned model and what should come out, for all
-calibration tokens. Running both models layer by layer keeps the hidden states of one layer only, ``samples x length x
-hidden``, and lets the pruned model's inputs come from the layers already reconstructed.
+Reconstruction needs, for all calibration tokens, every sublayer's inputs in the pruned model and its target output from
+the dense model. Layer by layer, only the hidden states of one layer are in memory, ``samples x length x hidden``, and
+the pruned model's inputs come from layers that are already reconstructed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from compress.tasks import Task
 
 
 class _Stop(Exception):
-    """Ends a forward pass where nothing further is needed."""
+    """Ends a forward pass as soon as the rest is not needed."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class LayerCall:
     Attributes:
         mask: real tokens, bool [batch, sequence].
         indices: positions of the examples in the data.
-        arguments: for each layer, or once for all of them, what it is called with: by position and by name, hidden
-            states left out.
+        arguments: positional and named arguments of each layer's call, or one pair for all layers; without the hidden
+            states.
         by_name: whether hidden states are passed by name.
     """
 
@@ -56,7 +56,17 @@ class LayerCall:
 
 @torch.no_grad()
 def first_inputs(encoder: Encoder, task: Task, data: Encoded, batch_size: int) -> list[tuple[LayerCall, Tensor]]:
-    """Embed all examples: for every batch how layers are called, and the hidden states that enter the first one."""
+    """Embed all examples.
+
+    Args:
+        encoder: the model's encoder.
+        task: runs the model.
+        data: examples.
+        batch_size: examples in a forward pass.
+
+    Returns:
+        For every batch, how the model calls its layers, and the first layer's input [batch, sequence, hidden].
+    """
     caught: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     watched = encoder.layers[:1] if encoder.family.alike_calls else encoder.layers
 
@@ -91,13 +101,13 @@ def first_inputs(encoder: Encoder, task: Task, data: Encoded, batch_size: int) -
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One sublayer in one batch.
+class SublayerStates:
+    """Inputs and outputs of one sublayer in one batch.
 
     Attributes:
-        inputs: what W_o or W_2 reads, [batch, sequence, units]; meaningless for a removed sublayer.
-        output: what it gives, [batch, sequence, hidden], or [hidden] for a removed sublayer.
-        total: output plus residual.
+        inputs: inputs of W_o or W_2, [batch, sequence, units]; meaningless for a removed sublayer.
+        output: output of W_o or W_2, [batch, sequence, hidden]; [hidden] for a removed sublayer.
+        total: output plus residual, [batch, sequence, hidden].
     """
 
     inputs: Tensor
@@ -106,17 +116,19 @@ class Seen:
 
 
 @contextmanager
-def _watched(layer: EncoderLayer, kinds: tuple[SublayerKind, ...], *, stop: bool) -> Iterator[dict[SublayerKind, Seen]]:
-    """While the block runs, catch what sublayers read and give; ``stop`` ends the forward pass at the last of them."""
+def _watched(
+    layer: EncoderLayer, kinds: tuple[SublayerKind, ...], *, stop: bool
+) -> Iterator[dict[SublayerKind, SublayerStates]]:
+    """Record sublayers' inputs and outputs while the block runs; ``stop`` ends the forward pass after the last one."""
     seen: dict[SublayerKind, tuple[Tensor, Tensor]] = {}
-    found: dict[SublayerKind, Seen] = {}
+    found: dict[SublayerKind, SublayerStates] = {}
 
     def watch(kind: SublayerKind) -> Iterator[Any]:
         def projection(_: Any, arguments: tuple[Any, ...], output: Tensor) -> None:
             seen[kind] = (arguments[0], output)
 
         def total(value: Tensor) -> None:
-            found[kind] = Seen(*seen[kind], value)
+            found[kind] = SublayerStates(*seen[kind], value)
             if stop and len(found) == len(kinds):
                 raise _Stop
 
@@ -132,29 +144,39 @@ def _watched(layer: EncoderLayer, kinds: tuple[SublayerKind, ...], *, stop: bool
 
 
 @torch.no_grad()
-def look(
+def run_sublayers(
     call: LayerCall, layer: EncoderLayer, hidden: Tensor, kinds: tuple[SublayerKind, ...]
-) -> dict[SublayerKind, Seen]:
-    """Run one layer as far as needed and report what its sublayers of these kinds read and give."""
+) -> dict[SublayerKind, SublayerStates]:
+    """Run one layer as far as needed and return the inputs and outputs of its sublayers.
+
+    Args:
+        call: how the model calls the layer for this batch.
+        layer: the layer.
+        hidden: the layer's input [batch, sequence, hidden].
+        kinds: sublayers to record.
+
+    Returns:
+        Inputs and outputs by kind of sublayer.
+    """
     with _watched(layer, kinds, stop=True) as found, suppress(_Stop):
         call(layer, hidden)
     return found
 
 
 class Teacher:
-    """What the dense model's sublayers give for a set of examples, one layer at a time.
+    """Target outputs: the dense model's sublayers on a set of examples, one layer at a time.
 
     Args:
         dense: the model.
-        task: runs it.
+        task: runs the model.
         data: the examples.
         batch_size: examples in a forward pass.
-        keep: remember all layers, so that many students can be taught: ``examples x length x hidden x 2 layers``
-            numbers. Otherwise layers have to be asked for in order, once, and one layer's hidden states are held.
+        keep: keep the targets of all layers, ``examples x length x hidden x 2 layers`` numbers, so that many students
+            can use them. Otherwise the targets of each layer can be read once, in order.
 
     Attributes:
         calls: how layers are called, per batch.
-        hidden: what enters the first layer, per batch [batch, sequence, hidden].
+        hidden: input of the first layer, per batch [batch, sequence, hidden].
     """
 
     def __init__(self, dense: Encoder, task: Task, data: Encoded, *, batch_size: int = 32, keep: bool = False) -> None:
@@ -171,7 +193,7 @@ class Teacher:
         if self._kept is not None:
             return self._kept[number]
         if number != self._next:
-            raise ValueError(f"layer {self._next} comes next, not {number}; a teacher that keeps goes in any order")
+            raise ValueError(f"read layer {self._next} next, not {number}; with keep=True any order is possible")
         return self._advance()
 
     @torch.no_grad()
@@ -189,13 +211,19 @@ class Teacher:
 
 @torch.enable_grad()
 def positions_read(encoder: Encoder, task: Task, data: Encoded, batch_size: int = 8) -> Tensor | None:
-    """Positions of the last hidden state that the task's head reads, as far as they are the same for all examples.
+    """Positions of the last hidden state that the task's head reads.
 
-    Found from the model itself: positions whose hidden state has a gradient. Classification heads read [CLS] alone,
-    and only there does the last layer have to be right.
+    The model itself tells: these are the positions whose hidden state has a gradient. A classification head reads only
+    [CLS], so the last layer has to be right only there.
+
+    Args:
+        encoder: the model's encoder.
+        task: runs the model and its head.
+        data: examples; the first batch is used.
+        batch_size: examples in that batch.
 
     Returns:
-        positions [n], or None where the head reads all of them.
+        Positions [n]; None if the head reads more than half of them.
     """
     batch = next(iter(data.batches(batch_size)))
     caught: list[Tensor] = []
@@ -211,7 +239,7 @@ def positions_read(encoder: Encoder, task: Task, data: Encoded, batch_size: int 
         outputs = task.forward(encoder.model, batch.inputs)
     finally:
         handle.remove()
-    # In a random direction: the length of a normalised embedding, for one, has no gradient.
+    # In a random direction, since for example the length of a normalised embedding has no gradient.
     direction = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0))
     (gradient,) = torch.autograd.grad((outputs * direction).sum(), caught)
     read = gradient.abs().sum(-1).gt(0).any(0)
@@ -219,7 +247,18 @@ def positions_read(encoder: Encoder, task: Task, data: Encoded, batch_size: int 
 
 
 def divergence(dense: nn.Module, student: nn.Module, task: Task, data: Encoded, batch_size: int = 64) -> float:
-    """Mean divergence of a model's outputs from the dense model's; 0 without examples."""
+    """Mean divergence of a pruned model's outputs from the dense model's.
+
+    Args:
+        dense: the reference.
+        student: the pruned model.
+        task: gives outputs and their divergence.
+        data: examples.
+        batch_size: examples in a forward pass.
+
+    Returns:
+        The mean over examples; 0 without examples.
+    """
     total = 0.0
     for batch in data.batches(batch_size):
         reference = task.forward(dense, batch.inputs)

@@ -1,6 +1,6 @@
-"""Least squares from sums over tokens: ridge towards given weights, and the paper's one scale per unit.
+"""Least squares from Gram matrices: ridge regression towards given weights, and one scale per unit.
 
-Products of a batch are taken in the model's precision, sums over batches and all solving in float64.
+Products within a batch are computed in the model's precision; sums over batches, and the solutions, in float64.
 """
 
 from __future__ import annotations
@@ -33,24 +33,46 @@ class Gram:
 
     @classmethod
     def zeros(cls, inputs: int, outputs: int) -> Gram:
+        """Sums over no tokens.
+
+        Args:
+            inputs: columns of X.
+            outputs: columns of Y.
+
+        Returns:
+            Zeros in float64.
+        """
         return cls(
             torch.zeros(inputs + 1, inputs + 1, dtype=torch.float64),
             torch.zeros(inputs + 1, outputs, dtype=torch.float64),
         )
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Add tokens: x [tokens, inputs], y [tokens, outputs]."""
+        """Add the tokens of a batch.
+
+        Args:
+            x: [tokens, inputs].
+            y: [tokens, outputs].
+        """
         if not len(x):
             return
         ones = torch.ones(len(x), 1, dtype=x.dtype)
         augmented = torch.cat([x, ones], dim=1)
-        # Products of one batch in the model's precision, sums over batches in float64.
         self.xx += (augmented.T @ augmented).double()
         self.xy += (augmented.T @ y).double()
         self.yy += float(y.double().square().sum())
         self.tokens += len(x)
 
     def plus(self, other: Gram, weight: float = 1.0) -> Gram:
+        """Sums over the tokens of both.
+
+        Args:
+            other: sums of the same regression over other tokens.
+            weight: weight of the other's tokens.
+
+        Returns:
+            A new sum; neither argument changes.
+        """
         return Gram(
             self.xx + weight * other.xx,
             self.xy + weight * other.xy,
@@ -65,15 +87,24 @@ class Gram:
 
 
 def solve_spd(matrix: Tensor, right: Tensor) -> Tensor:
-    """Solve a symmetric positive definite system; where rounding has made it indefinite, jitter grows until it is not.
+    """Solve a symmetric positive definite system.
+
+    If rounding has made the matrix indefinite, a growing jitter is added to its diagonal until it is not.
+
+    Args:
+        matrix: [n, n].
+        right: right side [n, k].
+
+    Returns:
+        The solution [n, k].
 
     Raises:
         DataError: the matrix is not finite.
     """
     if not torch.isfinite(matrix).all():
         raise DataError(
-            "the activations on the calibration data are not finite, or too large to be squared: they overflow; check "
-            "the checkpoint in float32, and the data for texts unlike those it was trained on"
+            "the activations on the calibration data are not finite, or overflow when they are squared; check the "
+            "checkpoint in float32, and the data for texts unlike those it was trained on"
         )
     jitter = 0.0
     scale = float(matrix.diagonal().mean().clamp_min(1e-30))
@@ -85,12 +116,18 @@ def solve_spd(matrix: Tensor, right: Tensor) -> Tensor:
 
 
 def ridge_solution(gram: Gram, original: Tensor, ridge: float) -> Tensor:
-    """W = (X̃ᵀX̃ + λD)⁻¹ (X̃ᵀY + λD W₀): least squares drawn towards the original weights; the bias is free.
+    """Ridge regression towards the original weights: W = (X̃ᵀX̃ + λD)⁻¹ (X̃ᵀY + λD W₀); the bias has no penalty.
 
     Args:
         gram: sums over training tokens.
         original: W₀ [inputs + 1, outputs], the bias in its last row.
         ridge: λ, relative to D, the mean diagonal of XᵀX.
+
+    Returns:
+        W [inputs + 1, outputs].
+
+    Raises:
+        DataError: the sums are not finite.
     """
     inputs = len(gram.xx) - 1
     strength = torch.zeros(inputs + 1, dtype=torch.float64)
@@ -100,13 +137,22 @@ def ridge_solution(gram: Gram, original: Tensor, ridge: float) -> Tensor:
 
 
 def scale_solution(gram: Gram, original: Tensor, unit_size: int) -> Tensor | None:
-    """The paper's mask tuning: W = diag(m) W₀ with one scale per unit, the bias as it is.
+    """Mask tuning: W = diag(m) W₀ with one scale per unit; the bias does not change.
 
     The normal equations for m follow from the same Gram matrices: M = Σ over a unit's rows of (XᵀX) ⊙ (W₀W₀ᵀ).
-    A scale of 1 is preferred where the data do not say otherwise.
+    A small damping towards scales of 1 decides what the data leave open.
+    Source: Kwon et al. 2022, section 4.3.
+
+    Args:
+        gram: sums over training tokens.
+        original: W₀ [inputs + 1, outputs], the bias in its last row.
+        unit_size: rows of W₀ per unit: d_h for heads, 1 for filters.
 
     Returns:
-        [inputs + 1, outputs]; None if a scale leaves ±10.
+        W [inputs + 1, outputs]; None if a scale is outside ±10.
+
+    Raises:
+        DataError: the sums are not finite.
     """
     weights, bias = original[:-1], original[-1]
     units = len(weights) // unit_size

@@ -1,9 +1,9 @@
-"""How good a structure is, found out in about a second: prune, reconstruct on a few examples, compare on others.
+"""Scores a structure in about a second: prunes the model, reconstructs it on a few examples, compares on others.
 
-Losses of single sublayers (``calibration/obs.py``) add up only roughly: later layers make up for errors of earlier
-ones, and some of what they get wrong nobody reads. A sketch shows what is left of all that: the model is pruned and
-reconstructed as the final one will be, on fewer examples and with one ridge, and its divergence from the dense model is
-measured on calibration examples that the fit has not seen. The evaluation data is never touched.
+Losses of single sublayers (``calibration/obs.py``) add up only roughly: later layers compensate errors of earlier ones,
+and the head does not read everything. A trial includes both effects. The model is pruned and reconstructed as the final
+one will be, but on fewer examples and with a single ridge. The score is its divergence from the dense model on
+calibration examples that the fit has not seen. Evaluation data is never used.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from compress.core.plan import Structure
 from compress.data.batches import Encoded
 from compress.models.encoder import Encoder, encoder_of
 from compress.pruning.removal import remove
-from compress.reconstruction.closed_form import fit
+from compress.reconstruction.closed_form import fit_sublayers
 from compress.reconstruction.layerwise import Teacher, positions_read
 from compress.tasks import Task
 
-# Examples to fit on and, as many again, to compare on; and a bound on their tokens, which bounds memory.
+# Examples to fit on; as many again to compare on. The bound on their tokens bounds memory.
 EXAMPLES = 512
 TOKENS = 16_384
 HELD_OUT_EVERY = 5
@@ -31,12 +31,12 @@ RIDGE = 1e-2
 BYSTANDERS = 0.1
 
 
-class Sketch:
-    """Scores structures of one model.
+class Trial:
+    """Scores structures of one model by trying them out.
 
     Args:
         dense: the model to prune.
-        task: runs it.
+        task: runs the model.
         data: calibration examples; labels are not read.
         seed: of the choice of examples.
     """
@@ -49,7 +49,7 @@ class Sketch:
         fitted, compared = data.select(np.sort(order[:count])), data.select(np.sort(order[count : 2 * count]))
         self._read = positions_read(dense, task, data)
         self._teacher = Teacher(dense, task, fitted, batch_size=64, keep=True)
-        # As in the real thing, a fit that does not help is not taken.
+        # As in the final reconstruction, a fit is accepted only if it helps on held-out examples.
         self._held_out = np.arange(count) % HELD_OUT_EVERY == 0
         self._batches = list(compared.batches(64))
         with torch.no_grad():
@@ -57,11 +57,13 @@ class Sketch:
 
     @torch.no_grad()
     def score(self, structure: Structure) -> float:
-        """Mean divergence from the dense model on examples that the sketch was not fitted on."""
+        """Mean divergence from the dense model, on examples that were not used to fit; lower is better."""
         model = _bare_copy(self._dense.model)
         remove(model, structure)
         student = encoder_of(model)
-        fit(self._teacher, student, self._held_out, read=self._read, ridges=(RIDGE,), bystanders=(BYSTANDERS,))
+        fit_sublayers(
+            self._teacher, student, self._held_out, read=self._read, ridges=(RIDGE,), bystanders=(BYSTANDERS,)
+        )
         total = 0.0
         for batch, reference in zip(self._batches, self._references, strict=True):
             total += float(self._task.divergence(self._task.forward(model, batch.inputs), reference).sum())

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from compress.artifact.summary import Kind, Row
 from compress.report import formatting as fmt
+from compress.report.candidates import candidates
 from compress.report.latency import sublayers
 from compress.report.page import Block, Card, Cell, Note, Page, Picture, Rows, Section, State, section
 from compress.report.provenance import footer, provenance, stages
-from compress.report.sources import Facts, Sources
-from compress.report.svg import Kept, Line, Mark, chart, kept, pairs
+from compress.report.slices import slices_of
+from compress.report.sources import Sources
+from compress.report.svg import Kept, Line, Mark, chart, kept
 from compress.report.training import training
 
 _SAID: dict[str, tuple[State, str]] = {
@@ -27,14 +32,14 @@ def artifact_page(sources: Sources) -> Page:
         subtitle=subtitle(sources),
         state=state,
         verdict=verdict,
-        reason=fmt.plain(validation.text("reason") or ""),
+        reason=fmt.plain(validation.reason),
         cards=_cards(sources),
         warnings=tuple(warnings(sources)),
         sections=(
             _result(sources),
             _kept(sources),
             slices_of(validation),
-            _candidates(sources),
+            candidates(sources),
             training(sources),
             _trade_off(sources),
             sublayers(sources),
@@ -53,46 +58,44 @@ def model_name(sources: Sources) -> str:
 
 def verdict_of(sources: Sources) -> tuple[State | None, str]:
     """State and words of the verdict; None where nothing was measured."""
-    known = _SAID.get(sources.validation.text("verdict") or "")
+    known = _SAID.get(sources.validation.verdict or "")
     if known is None:
         return None, NOT_MEASURED
-    if known[0] == "inconclusive" and _how(sources) is not None:
+    if known[0] == "inconclusive" and _not_timed(sources) is not None:
         return "inconclusive", "Inconclusive: not measured on the device yet"
     return known
 
 
 def subtitle(sources: Sources) -> str:
     """Where the figures hold, in a line."""
-    deployment, configuration = sources.validation.under("deployment"), sources.manifest.under("configuration")
+    deployment, configuration = sources.validation.deployment, sources.manifest.under("configuration")
     parts = [f"budget {sources.plan.budget}"]
-    parts.append(f"target {deployment.text('target') or configuration.text('target') or fmt.UNKNOWN}")
-    batch = deployment.number("batch_size") or configuration.number("batch_size")
-    length = deployment.number("seq_len") or configuration.number("seq_len")
+    target = configuration.text("target") if deployment is None else deployment.target
+    parts.append(f"target {target or fmt.UNKNOWN}")
+    batch = configuration.number("batch_size") if deployment is None else deployment.batch_size
+    length = configuration.number("seq_len") if deployment is None else deployment.seq_len
     if batch and length:
         parts.append(f"{batch:g} × {length:g} tokens")
-    precision = deployment.text("precision")
-    if precision:
-        parts.append(precision)
-    date = sources.validation.text("date") or sources.manifest.text("date")
+    if deployment is not None and deployment.precision:
+        parts.append(deployment.precision)
+    date = sources.validation.date or sources.manifest.text("date")
     if date:
         parts.append(date[:10])
     return fmt.plain(" · ".join(parts))
 
 
-def _how(sources: Sources) -> str | None:
+_NOT_TIMED = {"estimated": "estimated from a data sheet", "predicted": "predicted, not timed"}
+
+
+def _not_timed(sources: Sources) -> str | None:
     """How latencies were found where nothing was timed; None where the file was timed, or nothing is known."""
-    validation = sources.validation
-    if not validation or validation.number("latency_ms", "compressed") is not None:
-        return None
-    if sources.plan.latency_source is None:
-        return None
-    return "estimated from a data sheet" if sources.plan.estimated else "predicted, not timed"
+    return _NOT_TIMED.get(sources.how or "")
 
 
 def warnings(sources: Sources) -> list[str]:
     """What has to be known before any figure is read."""
     found = [fmt.plain(text, 600) for text in sources.left_out]
-    how = _how(sources)
+    how = _not_timed(sources)
     if how:
         found.append(
             f"Latencies and speed-up on this page are {how}: the file was not run on the target. "
@@ -106,153 +109,104 @@ def warnings(sources: Sources) -> list[str]:
 
 
 def _cards(sources: Sources) -> tuple[Card, ...]:
-    validation, plan, how = sources.validation, sources.plan, _how(sources)
-    if not validation:
+    if sources.validation.empty:
         return ()
-    mark = {"estimated from a data sheet": ", estimated", "predicted, not timed": ", predicted"}.get(how or "", "")
-    speedup = validation.number("speedup", "value") or validation.number("speedup", "predicted")
-    asked = f"asked {plan.budget.value:g}×" if plan.budget.kind == "speedup" else "against the dense model"
-    ranges = validation.interval("speedup", "ci95")
-    latency = validation.number("latency_ms", "compressed")
-    dense = validation.number("latency_ms", "dense")
-    if latency is None:
-        latency, dense = validation.number("latency_ms", "predicted"), plan.dense_ms
-    metric, size = validation.under("metric"), validation.under("size_bytes")
-    drop = metric.number("drop", "value")
-    shrunk = _ratio(size.number("dense"), size.number("compressed"))
+    budget = sources.plan.budget
+    mark = f", {sources.how}" if sources.how in _NOT_TIMED else ""
+    asked = f"asked {budget.value:g}×" if budget.kind == "speedup" else "against the dense model"
+    speedup, latency = sources.row("speedup"), sources.row("latency")
+    metric, change, size = sources.row("metric"), sources.row("change"), sources.row("size")
+    shrunk = size.dense / size.compressed if size.dense and size.compressed else None
     return (
         Card(
             f"Speed-up{mark}",
-            fmt.times(speedup),
-            f"{asked}{f'; 95 % interval {fmt.between(ranges)}' if ranges else ''}",
+            fmt.times(speedup.compressed),
+            f"{asked}{f'; 95 % interval {fmt.between(speedup.interval)}' if speedup.interval else ''}",
         ),
-        Card(f"Latency{mark}", fmt.milliseconds(latency), f"dense {fmt.milliseconds(dense)}"),
+        Card(f"Latency{mark}", fmt.milliseconds(latency.compressed), f"dense {fmt.milliseconds(latency.dense)}"),
         Card(
-            fmt.plain(metric.text("name") or "metric", 40).capitalize(),
-            fmt.score(metric.number("compressed")),
-            f"dense {fmt.score(metric.number('dense'))}" + ("" if drop is None else f"; change {fmt.signed(-drop)}"),
+            fmt.plain(metric.name or "metric", 40).capitalize(),
+            fmt.score(metric.compressed),
+            f"dense {fmt.score(metric.dense)}"
+            + ("" if change.compressed is None else f"; change {fmt.signed(change.compressed)}"),
         ),
         Card(
             "Size",
-            fmt.megabytes(size.number("compressed")),
-            f"dense {fmt.megabytes(size.number('dense'))}" + (f"; {shrunk:.1f}× smaller" if shrunk else ""),
+            fmt.megabytes(size.compressed),
+            f"dense {fmt.megabytes(size.dense)}" + (f"; {shrunk:.1f}× smaller" if shrunk else ""),
         ),
     )
 
 
-def _ratio(top: float | None, bottom: float | None) -> float | None:
-    return top / bottom if top and bottom else None
-
-
 def _result(sources: Sources) -> Section:
-    validation, plan, how = sources.validation, sources.plan, _how(sources)
-    rows = Rows()
-    latency, speedup, metric = (validation.under(name) for name in ("latency_ms", "speedup", "metric"))
-    ms = fmt.milliseconds
-    if how:
-        rows.add(
-            f"latency, {how}",
-            ms(plan.dense_ms),
-            Cell(ms(latency.number("predicted")), strong=True),
-            ms(latency.number("budget")),
-            fmt.UNKNOWN,
-        )
-        rows.add(
-            f"speed-up, {how}",
-            "1×",
-            Cell(fmt.times(speedup.number("predicted")), strong=True),
-            _asked(sources),
-            fmt.UNKNOWN,
-        )
-    elif validation:
-        rows.add(
-            "latency, median of one call",
-            ms(latency.number("dense")),
-            Cell(ms(latency.number("compressed")), strong=True),
-            ms(latency.number("budget")),
-            fmt.between(latency.interval("ci95")),
-        )
-        value = Cell(fmt.times(speedup.number("value")), strong=True)
-        rows.add("speed-up", "1×", value, _asked(sources), fmt.between(speedup.interval("ci95")))
-    if metric:
-        rows.add(
-            fmt.plain(metric.text("name") or "metric", 60),
-            fmt.score(metric.number("dense")),
-            Cell(fmt.score(metric.number("compressed")), strong=True),
-            fmt.UNKNOWN,
-            fmt.between(metric.interval("ci95"), ".4f"),
-        )
-        drop = metric.number("drop", "value")
-        if drop is not None:
-            ends = metric.interval("drop", "ci95")
-            change = None if ends is None else (-ends[1], -ends[0])
-            name = f"change of {fmt.plain(metric.text('name') or 'the metric', 60)}, same examples"
-            rows.add(name, "0", fmt.signed(-drop), fmt.UNKNOWN, fmt.between(change, "+.4f"))
-        for name, values in metric.items("also"):
-            both = Facts(values)
-            ours = fmt.score(both.number("compressed"))
-            rows.add(
-                fmt.plain(name, 60),
-                fmt.score(both.number("dense")),
-                ours,
-                fmt.UNKNOWN,
-                fmt.UNKNOWN,
-            )
-    size, macs = validation.under("size_bytes"), validation.under("macs")
-    if size:
-        ours = fmt.megabytes(size.number("compressed"))
-        allowed = fmt.megabytes(size.number("budget"))
-        rows.add("size of the file", fmt.megabytes(size.number("dense")), ours, allowed, fmt.UNKNOWN)
-    asked = fmt.percent(plan.budget.value) if plan.budget.kind == "macs" else fmt.UNKNOWN
-    rows.add(
-        "multiply-accumulates of the encoder",
-        "100.0 %",
-        fmt.percent(plan.macs_fraction),
-        asked,
-        fmt.UNKNOWN,
+    table = Rows()
+    for row in sources.rows:
+        name, dense, ours, budget, interval = _cells(row)
+        strong = row.kind in ("latency", "speedup", "metric")
+        table.add(name, dense, Cell(ours, strong=strong), budget, interval)
+    columns = ("", "dense", "compressed", "budget", "95 % interval")
+    return section("result", "Result", table.table("Dense and compressed model", columns), _notes(sources))
+
+
+def _cells(row: Row) -> tuple[str, str, str, str, str]:
+    """A row of the result table: name, dense, compressed, budget, interval."""
+    metric = fmt.plain(row.name or "metric", 60)
+    how = _NOT_TIMED.get(row.how or "")
+    names = {
+        "latency": f"latency, {how or 'median of one call'}",
+        "speedup": f"speed-up, {how}" if how else "speed-up",
+        "metric": metric,
+        "change": f"change of {fmt.plain(row.name or 'the metric', 60)}, same examples",
+        "also": metric,
+        "size": "size of the file",
+        "macs": "multiply-accumulates of the encoder",
+        "macs of one example": "the same, of one example",
+    }
+    write, spread = _FORMATS[row.kind]
+    # The dense model is the unit of what is relative to it.
+    dense = {"speedup": "1×", "change": "0"}.get(row.kind) or write(row.dense)
+    return names[row.kind], dense, write(row.compressed), write(row.budget), fmt.between(row.interval, spread)
+
+
+# How values of a kind are written, and the ends of their interval.
+_FORMATS: dict[Kind, tuple[Callable[[float | None], str], str]] = {
+    "latency": (fmt.milliseconds, ".2f"),
+    "speedup": (fmt.times, ".2f"),
+    "metric": (fmt.score, ".4f"),
+    "change": (fmt.signed, "+.4f"),
+    "also": (fmt.score, ".4f"),
+    "size": (fmt.megabytes, ".1f"),
+    "macs": (fmt.percent, ".1f"),
+    "macs of one example": (fmt.count, ".0f"),
+}
+
+
+def _notes(sources: Sources) -> list[Block]:
+    validation, notes = sources.validation, []
+    latency, metric, parity, deployment = (
+        validation.latency_ms,
+        validation.metric,
+        validation.parity,
+        validation.deployment,
     )
-    if macs:
-        ours = fmt.count(macs.number("compressed"))
-        rows.add(
-            "the same, of one example",
-            fmt.count(macs.number("dense")),
-            ours,
-            fmt.UNKNOWN,
-            fmt.UNKNOWN,
-        )
-    return section(
-        "result",
-        "Result",
-        rows.table("Dense and compressed model", ("", "dense", "compressed", "budget", "95 % interval")),
-        _notes(sources, how),
-    )
-
-
-def _asked(sources: Sources) -> str:
-    budget = sources.plan.budget
-    return fmt.times(budget.value) if budget.kind == "speedup" else fmt.UNKNOWN
-
-
-def _notes(sources: Sources, how: str | None) -> list[Block]:
-    validation = sources.validation
-    notes = []
-    rounds, examples = validation.number("latency_ms", "rounds"), validation.number("metric", "examples")
-    if validation and not how:
+    if not validation.empty and sources.how not in _NOT_TIMED:
+        rounds = latency.rounds if latency is not None else 0
         notes.append(
             "The dense model was exported and optimised the same way, in float32, and timed in turns with the "
-            f"compressed one{f', {rounds:.0f} calls of each' if rounds else ''}; the interval of the speed-up is a "
+            f"compressed one{f', {rounds} calls of each' if rounds else ''}; the interval of the speed-up is a "
             "bootstrap of the ratio of medians."
         )
-    if examples:
-        notes.append(f"Evaluated on {fmt.count(examples)} examples; the change pairs both models' answers to each.")
-    parity = validation.number("parity", "max_abs_diff")
+    if metric is not None and metric.examples:
+        examples = fmt.count(metric.examples)
+        notes.append(f"Evaluated on {examples} examples; the change pairs both models' answers to each.")
     if parity is not None:
-        text = f"Parity: what the exported file answers differs from the same model in PyTorch by at most {parity:.2g}"
-        lossy = validation.text("deployment", "precision") not in (None, "fp32")
+        difference = f"{parity.max_abs_diff:.2g}"
+        text = f"Parity: what the exported file answers differs from the same model in PyTorch by at most {difference}"
+        lossy = deployment is not None and deployment.precision not in (None, "fp32")
         notes.append(text + ("; rounding to the file's number format is part of that." if lossy else "."))
-    left_out = validation.at("deployment", "engine", "left_out")
-    if isinstance(left_out, list) and left_out:
-        notes.append(f"Kept in float32: {fmt.plain(', '.join(map(str, left_out)))}.")
+    left_out = () if deployment is None or deployment.engine is None else deployment.engine.left_out
+    if left_out:
+        notes.append(f"Kept in float32: {fmt.plain(', '.join(left_out))}.")
     return [Note(text) for text in notes]
 
 
@@ -264,7 +218,6 @@ def _kept(sources: Sources) -> Section:
     rows = Rows()
     for number, (h, f) in enumerate(zip(structure.heads, structure.filters, strict=True)):
         rows.add(f"layer {number}", f"{len(h)} of {shape.heads}", f"{len(f)} of {shape.filters}")
-    gap = plan.optimality_gap
     gap = plan.optimality_gap
     said = f"{fmt.percent(plan.macs_fraction)} of the encoder's multiply-accumulates are kept, and " + (
         f"{fmt.percent(plan.importance_kept, 2)} of what the search maximises"
@@ -288,92 +241,6 @@ def _kept(sources: Sources) -> Section:
             Note(said + "."),
         ],
         rows.table("Heads and filters kept", ("", "heads", "filters"), folded=True),
-    )
-
-
-def slices_of(validation: Facts) -> Section:
-    """The metric on parts of the evaluation data."""
-    found = list(validation.each("slices", "rows"))
-    by = fmt.plain(validation.text("slices", "by") or "part", 40)
-    rows = Rows()
-    drawn: list[tuple[str, float, float, tuple[float, float] | None]] = []
-    for row in found:
-        name = row.text("name") or fmt.UNKNOWN
-        dense, ours, drop = row.number("dense"), row.number("compressed"), row.number("drop", "value")
-        ends = row.interval("drop", "ci95")
-        rows.add(
-            fmt.plain(name, 80),
-            fmt.count(row.number("count")),
-            fmt.score(dense),
-            Cell(fmt.score(ours), strong=True),
-            fmt.between(row.interval("ci95"), ".4f"),
-            fmt.signed(None if drop is None else -drop),
-            fmt.between(None if ends is None else (-ends[1], -ends[0]), "+.4f"),
-        )
-        if dense is not None and ours is not None and len(drawn) < 20:
-            drawn.append((fmt.short(name), dense, ours, row.interval("ci95")))
-    metric = fmt.plain(found[0].text("metric") or "metric", 40) if found else "metric"
-    blocks: list[Block] = []
-    if drawn:
-        said = "; ".join(f"{name}: dense {dense:.3f}, compressed {ours:.3f}" for name, dense, ours, _ in drawn)
-        blocks.append(
-            Picture(
-                pairs("slices", f"{metric.capitalize()} by {by}", said, drawn, metric),
-                f"{metric.capitalize()} by {by}; the largest first.",
-            )
-        )
-    columns = (by, "examples", "dense", "compressed", "95 % interval", "change", "its 95 % interval")
-    return section("slices", f"Accuracy by {by}", blocks, rows.table(f"{metric.capitalize()} by {by}", columns))
-
-
-def _candidates(sources: Sources) -> Section:
-    shape = sources.plan.shape
-    rows = Rows()
-    for row in sorted(sources.validation.each("candidates"), key=lambda row: row.text("outcome") != "chosen"):
-        outcome = row.text("outcome") or fmt.UNKNOWN
-        chosen = outcome == "chosen"
-        heads, filters = row.numbers("heads"), row.numbers("filters")
-        rows.add(
-            Cell(fmt.plain(row.text("engine") or row.text("precision") or fmt.UNKNOWN, 60), strong=chosen),
-            Cell(fmt.plain(outcome), strong=chosen),
-            f"{sum(heads):.0f} of {shape.heads * shape.layers}" if heads else fmt.UNKNOWN,
-            f"{sum(filters):.0f} of {shape.filters * shape.layers}" if filters else fmt.UNKNOWN,
-            fmt.percent(row.number("macs_fraction")),
-            fmt.milliseconds(row.number("latency_ms")),
-            fmt.milliseconds(row.number("predicted_ms")),
-            fmt.times(row.number("speedup")),
-            fmt.score(row.number("metric")),
-            fmt.megabytes(row.number("size_bytes")),
-        )
-    others: list[Block] = []
-    for number, row in enumerate(r for r in sources.validation.each("candidates") if r.text("outcome") != "chosen"):
-        name = fmt.short(row.text("precision") or "candidate")
-        for what, of in (("heads", shape.heads), ("filters", shape.filters)):
-            counts = [round(value) for value in row.numbers(what)][: len(sources.plan.structure.heads)]
-            layers = [Kept(tuple(range(min(max(0, value), of))), of) for value in counts]
-            if layers:
-                svg = kept(f"candidate-{number}-{what}", f"{what.capitalize()} that {name} would keep", layers)
-                others.append(Picture(svg, f"{what.capitalize()} that {name} would keep, how many of each layer."))
-    columns = (
-        "candidate",
-        "outcome",
-        "heads",
-        "filters",
-        "MACs",
-        "measured",
-        "predicted",
-        "speed-up",
-        "metric",
-        "size",
-    )
-    because = sources.validation.text("chosen_because")
-    why: list[Block] = [Note(f"Why: {fmt.plain(because, 1200)}.")] if because and rows.rows else []
-    return section(
-        "candidates",
-        "Candidates",
-        rows.table("One candidate per number format, the chosen one first", columns, left=2),
-        why,
-        others,
     )
 
 

@@ -11,6 +11,14 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) from at most ``low`` to at least ``high``.
 
     Law: the first is <= low, the last >= high, and they ascend.
+
+    Args:
+        low: least value.
+        high: greatest value.
+        about: how many steps, roughly.
+
+    Raises:
+        ValueError: an end is not finite.
     """
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"an axis needs finite ends, got {low} and {high}")
@@ -30,7 +38,12 @@ def round_step(rough: float) -> float:
 
 
 def label(value: float, step: float) -> str:
-    """A tick as text, with as many decimals as its step has."""
+    """A tick as text, with as many decimals as its step has.
+
+    Args:
+        value: the tick.
+        step: between ticks.
+    """
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     return f"{round(value, decimals + 1) + 0.0:.{decimals}f}"
 
@@ -50,7 +63,14 @@ class Axis:
 
     @classmethod
     def over(cls, values: Sequence[float], start: float, end: float, about: int = 5) -> Axis:
-        """An axis that has room for all values."""
+        """An axis that has room for all values.
+
+        Args:
+            values: at least one.
+            start: position of the first tick.
+            end: position of the last tick.
+            about: how many steps, roughly.
+        """
         return cls(tuple(ticks(min(values), max(values), about)), start, end)
 
     def at(self, value: float) -> float:

@@ -1,6 +1,6 @@
 """The colours of a report, for light and for dark, and which of them are laid on which.
 
-Laws (``tests/test_report_colors.py``): the contrast of text with what it lies on is at least 4.5, that of what a
+Laws (``tests/report/test_colors.py``): the contrast of text with what it lies on is at least 4.5, that of what a
 picture shows at least 3 (WCAG 2.2, 1.4.3 and 1.4.11).
 """
 
@@ -68,7 +68,12 @@ def luminance(color: str) -> float:
 
 
 def contrast(first: str, second: str) -> float:
-    """Contrast of two colours, 1 (equal) to 21 (black and white)."""
+    """Contrast of two colours, 1 (equal) to 21 (black and white), as in WCAG 2.2.
+
+    Args:
+        first: ``#rrggbb``.
+        second: ``#rrggbb``.
+    """
     dark, bright = sorted((luminance(first), luminance(second)))
     return (bright + 0.05) / (dark + 0.05)
 

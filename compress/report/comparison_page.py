@@ -5,19 +5,20 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Sequence
 
+from compress.artifact.validation import Deployment
 from compress.report import formatting as fmt
 from compress.report.artifact_page import model_name, verdict_of
 from compress.report.page import Block, Cell, Note, Page, Picture, Rows, Section, section
 from compress.report.sources import Sources
 from compress.report.svg import Kept, Mark, chart, kept
 
-# What has to be equal for latencies, or metrics, to be compared.
-_SAME_LATENCY = (
-    ("devices", ("deployment", "device", "processor")),
-    ("numbers of threads", ("deployment", "device", "threads")),
-    ("targets", ("deployment", "target")),
-    ("batch sizes", ("deployment", "batch_size")),
-    ("lengths", ("deployment", "seq_len")),
+# What has to be equal for latencies to be compared.
+_SAME_LATENCY: tuple[tuple[str, Callable[[Deployment], object]], ...] = (
+    ("devices", lambda deployment: deployment.device.get("processor")),
+    ("numbers of threads", lambda deployment: deployment.device.get("threads")),
+    ("targets", lambda deployment: deployment.target),
+    ("batch sizes", lambda deployment: deployment.batch_size),
+    ("lengths", lambda deployment: deployment.seq_len),
 )
 
 
@@ -46,17 +47,18 @@ def _letter(number: int) -> str:
 
 
 def _warnings(artifacts: Sequence[Sources]) -> list[str]:
-    measured = [a for a in artifacts if a.validation]
+    measured = [a for a in artifacts if not a.validation.empty]
     found = []
-    for what, path in _SAME_LATENCY:
-        values = {str(a.validation.at(*path)) for a in measured}
+    for what, of in _SAME_LATENCY:
+        deployments = [a.validation.deployment for a in measured]
+        values = {str(None if deployment is None else of(deployment)) for deployment in deployments}
         if len(values) > 1:
             said = ", ".join(fmt.plain(value, 60) for value in sorted(values))
             found.append(f"Latencies cannot be compared: the artifacts were measured on different {what} ({said}).")
             break
-    if any(a.validation.number("latency_ms", "compressed") is None for a in measured):
+    if any(a.how != "measured" for a in measured):
         found.append("Some latencies are estimated or predicted, not measured: they are marked.")
-    metrics = {str(a.validation.at("metric", "name")) for a in measured}
+    metrics = {a.row("metric").name for a in measured}
     data = {str(a.manifest.at("data", "evaluation", "sha256")) for a in measured}
     if len(metrics) > 1 or len(data) > 1:
         what = "metrics" if len(metrics) > 1 else "evaluation data"
@@ -65,25 +67,27 @@ def _warnings(artifacts: Sequence[Sources]) -> list[str]:
 
 
 def _latency(artifact: Sources) -> str:
-    found = artifact.validation.number("latency_ms", "compressed")
-    if found is not None:
-        return fmt.milliseconds(found)
-    predicted = artifact.validation.number("latency_ms", "predicted")
-    how = "estimated" if artifact.plan.estimated else "predicted"
-    return fmt.UNKNOWN if predicted is None else f"{fmt.milliseconds(predicted)}, {how}"
+    found, how = artifact.row("latency").compressed, artifact.how
+    return fmt.milliseconds(found) + ("" if found is None or how == "measured" else f", {how}")
+
+
+def _dense_latency(artifact: Sources) -> str:
+    return fmt.milliseconds(artifact.row("latency").dense if artifact.how == "measured" else None)
 
 
 def _speedup(artifact: Sources) -> str:
-    found = artifact.validation.number("speedup", "value")
-    if found is not None:
-        return fmt.times(found)
-    predicted = artifact.validation.number("speedup", "predicted")
-    return fmt.UNKNOWN if predicted is None else f"{fmt.times(predicted)}, predicted"
+    found = artifact.row("speedup").compressed
+    return fmt.times(found) + ("" if found is None or artifact.how == "measured" else ", predicted")
 
 
-def _change(artifact: Sources) -> str:
-    drop = artifact.validation.number("metric", "drop", "value")
-    return fmt.signed(None if drop is None else -drop)
+def _precision(artifact: Sources) -> str:
+    deployment = artifact.validation.deployment
+    return fmt.plain((deployment.precision if deployment is not None else "") or fmt.UNKNOWN, 20)
+
+
+def _parity(artifact: Sources) -> str:
+    parity = artifact.validation.parity
+    return fmt.UNKNOWN if parity is None else f"{parity.max_abs_diff:.2g}"
 
 
 def _figures(artifacts: Sequence[Sources], names: Sequence[str]) -> list[Block]:
@@ -92,54 +96,39 @@ def _figures(artifacts: Sequence[Sources], names: Sequence[str]) -> list[Block]:
     rows.add("verdict", *(Cell(state or "not measured", strong=True, state=state) for state in states))
     table: tuple[tuple[str, Callable[[Sources], str]], ...] = (
         ("budget", lambda a: str(a.plan.budget)),
-        (
-            "number format",
-            lambda a: fmt.plain(a.validation.text("deployment", "precision") or fmt.UNKNOWN, 20),
-        ),
+        ("number format", _precision),
         ("latency", _latency),
-        ("latency, 95 % interval", lambda a: fmt.between(a.validation.interval("latency_ms", "ci95"))),
-        ("latency, dense", lambda a: fmt.milliseconds(a.validation.number("latency_ms", "dense"))),
+        ("latency, 95 % interval", lambda a: fmt.between(a.row("latency").interval)),
+        ("latency, dense", _dense_latency),
         ("speed-up", _speedup),
-        ("speed-up, 95 % interval", lambda a: fmt.between(a.validation.interval("speedup", "ci95"))),
-        ("metric", lambda a: fmt.plain(a.validation.text("metric", "name") or fmt.UNKNOWN, 40)),
-        ("its value", lambda a: fmt.score(a.validation.number("metric", "compressed"))),
-        ("95 % interval", lambda a: fmt.between(a.validation.interval("metric", "ci95"), ".4f")),
-        ("change against dense", _change),
-        ("size", lambda a: fmt.megabytes(a.validation.number("size_bytes", "compressed"))),
+        ("speed-up, 95 % interval", lambda a: fmt.between(a.row("speedup").interval)),
+        ("metric", lambda a: fmt.plain(a.row("metric").name or fmt.UNKNOWN, 40)),
+        ("its value", lambda a: fmt.score(a.row("metric").compressed)),
+        ("95 % interval", lambda a: fmt.between(a.row("metric").interval, ".4f")),
+        ("change against dense", lambda a: fmt.signed(a.row("change").compressed)),
+        ("size", lambda a: fmt.megabytes(a.row("size").compressed)),
         ("MACs kept", lambda a: fmt.percent(a.plan.macs_fraction)),
         ("heads kept", lambda a: str(sum(a.plan.structure.widths.heads))),
         ("filters kept", lambda a: str(sum(a.plan.structure.widths.filters))),
-        ("parity, largest difference", lambda a: _number(a.validation.number("parity", "max_abs_diff"))),
+        ("parity, largest difference", _parity),
     )
     for name, read in table:
         rows.add(name, *(read(artifact) for artifact in artifacts))
     return rows.table("Side by side", ("", *names))
 
 
-def _number(value: float | None) -> str:
-    return fmt.UNKNOWN if value is None else f"{value:.2g}"
-
-
 def _picture(artifacts: Sequence[Sources], letters: Sequence[str]) -> list[Block]:
     marks, said = [], []
     for letter, artifact in zip(letters, artifacts, strict=True):
-        validation = artifact.validation
-        latency, metric = validation.number("latency_ms", "compressed"), validation.number("metric", "compressed")
-        if latency is None or metric is None:
+        latency, metric = artifact.row("latency"), artifact.row("metric")
+        if artifact.how != "measured" or latency.compressed is None or metric.compressed is None:
             continue
-        marks.append(
-            Mark(
-                latency,
-                metric,
-                label=letter,
-                x_range=validation.interval("latency_ms", "ci95"),
-                y_range=validation.interval("metric", "ci95"),
-            )
-        )
-        said.append(f"{letter}: {latency:.2f} ms, {metric:.4f}")
+        x, y = latency.compressed, metric.compressed
+        marks.append(Mark(x, y, label=letter, x_range=latency.interval, y_range=metric.interval))
+        said.append(f"{letter}: {x:.2f} ms, {y:.4f}")
     if not marks:
         return []
-    metric_name = fmt.short(artifacts[0].validation.text("metric", "name") or "metric")
+    metric_name = fmt.short(artifacts[0].row("metric").name or "metric")
     svg = chart(
         "side-by-side",
         f"{metric_name.capitalize()} against measured latency",

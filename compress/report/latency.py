@@ -144,8 +144,8 @@ def _shares(sources: Sources, profile: Profile) -> list[Block]:
     ):
         share = after / sum(ours) if sum(ours) else 0.0
         rows.add(name, fmt.milliseconds(before), fmt.milliseconds(after), fmt.percent(share))
-    measured = sources.validation.number("latency_ms", "compressed")
-    if measured is not None:
+    measured = sources.row("latency").compressed
+    if sources.how == "measured":
         rows.add("measured", fmt.UNKNOWN, fmt.milliseconds(measured), fmt.UNKNOWN)
     caption = f"Where the time of one call goes, by the table ({fmt.plain(profile.precision, 20)})"
     return rows.table(caption, ("part", "dense", "compressed", "share"))

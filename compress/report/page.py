@@ -56,7 +56,7 @@ class Picture:
     """An SVG picture; what it says is in words beside it.
 
     Attributes:
-        svg: the picture, with title and description inside; text that is no ``Markup`` is shown as text.
+        svg: the picture, with title and description inside; text that is not ``Markup`` is shown as text.
         caption: below it.
         wide: whether it takes a whole row.
     """
@@ -156,12 +156,28 @@ class Rows:
         self.rows.append(tuple(Cell(cell) if isinstance(cell, str) else cell for cell in cells))
 
     def table(self, caption: str, columns: Sequence[str], *, left: int = 1, folded: bool = False) -> list[Block]:
-        """The table; nothing where no row was added."""
+        """The table of the rows.
+
+        Args:
+            caption: of the table.
+            columns: headings.
+            left: so many of the first columns are text, the others numbers.
+            folded: whether it is shown on demand only.
+
+        Returns:
+            The table; nothing where no row was added.
+        """
         return [Table(caption, tuple(columns), tuple(self.rows), left, folded)] if self.rows else []
 
 
 def section(name: str, title: str, *blocks: Block | Sequence[Block]) -> Section:
-    """A section from blocks and lists of blocks."""
+    """A section of a page.
+
+    Args:
+        name: for links to it.
+        title: its heading.
+        blocks: blocks, and lists of blocks.
+    """
     flat: list[Block] = []
     for block in blocks:
         if isinstance(block, (Table, Picture, Note)):

@@ -46,7 +46,12 @@ def provenance(sources: Sources) -> tuple[Section, ...]:
 
 
 def provenance_of(manifest: Facts, *more: tuple[str, str]) -> tuple[Section, ...]:
-    """The same of a manifest alone; ``more`` are rows beside its own."""
+    """Inputs, device, versions and configuration, from a manifest alone.
+
+    Args:
+        manifest: of an artifact or a sweep.
+        more: further rows, (name, value).
+    """
     return (
         section(
             "provenance",
@@ -61,7 +66,12 @@ def provenance_of(manifest: Facts, *more: tuple[str, str]) -> tuple[Section, ...
 
 
 def footer(manifest: Facts, where: str = "manifest.json has the SHA-256 of every file") -> str:
-    """Made by what, and where there is more."""
+    """Which version made the page, and where more is known.
+
+    Args:
+        manifest: of an artifact or a sweep.
+        where: the second half of the line.
+    """
     version = manifest.text("versions", "compress")
     made = f"compress {fmt.plain(version, 40)}" if version else "compress"
     return f"Made by {made}; {where}."

@@ -1,7 +1,8 @@
 """What a report is made from: an artifact's files, or a sweep's, as plain values.
 
-``Facts`` looks into JSON that anybody may have written: what is absent, or is of another kind than it should be, is
-None there and "not known" on the page. A file that is no JSON at all is an error that names it.
+validation.json is read by its schema, section by section (``Sections``). Other documents have no schema here: ``Facts``
+looks into them. Anybody may have written either: what is absent or damaged is None, and "not known" on the page. A file
+that is not JSON at all is an error that names it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 from compress.artifact.files import SWEEP, TRADE_OFF, TRAINING, VALIDATION
 from compress.artifact.manifest import NAME as MANIFEST
 from compress.artifact.manifest import read_manifest
+from compress.artifact.summary import How, Kind, Row, how_timed, row_of, rows
+from compress.artifact.validation import Sections
 from compress.core.errors import ArtifactError, CompressError
 from compress.core.parsing import Unreadable, parse_json, read_text
 from compress.core.plan import Plan
@@ -39,13 +42,16 @@ class Facts:
         return found
 
     def number(self, *keys: str) -> float | None:
+        """The finite number under a path of keys; None for anything else."""
         return as_number(self.at(*keys))
 
     def text(self, *keys: str) -> str | None:
+        """The text under a path of keys; None where it is empty or anything else."""
         found = self.at(*keys)
         return found if isinstance(found, str) and found else None
 
     def interval(self, *keys: str) -> tuple[float, float] | None:
+        """The two numbers of the list under a path of keys; None for anything else."""
         found = self.at(*keys)
         if not isinstance(found, Sequence) or isinstance(found, str) or len(found) != 2:
             return None
@@ -53,7 +59,7 @@ class Facts:
         return None if low is None or high is None else (low, high)
 
     def numbers(self, *keys: str) -> tuple[float, ...]:
-        """A list of numbers; empty where it is none, or has anything else in it."""
+        """The numbers of the list under a path of keys; empty where anything else is in it."""
         found = self.at(*keys)
         if not isinstance(found, Sequence) or isinstance(found, str):
             return ()
@@ -61,6 +67,7 @@ class Facts:
         return () if None in values else tuple(value for value in values if value is not None)
 
     def under(self, *keys: str) -> Facts:
+        """Whatever lies under a path of keys, to be asked in turn."""
         return Facts(self.at(*keys))
 
     def each(self, *keys: str) -> Iterator[Facts]:
@@ -80,7 +87,7 @@ class Facts:
 
 
 def as_number(value: Any) -> float | None:
-    """A finite number; None for anything else (true and false are no numbers)."""
+    """A finite number; None for anything else (true and false are not numbers)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
@@ -116,7 +123,7 @@ class Sources:
     Attributes:
         plan: what was kept.
         profile: where latencies come from; None where the artifact has none.
-        validation: what was measured; empty where nothing was.
+        validation: what was measured; a section that is absent or damaged is None.
         manifest: provenance.
         trade_off: (milliseconds, importance kept, MACs kept) at other budgets, ascending.
         model_sha256: of the exported file; None where it is not known.
@@ -127,13 +134,27 @@ class Sources:
 
     plan: Plan
     profile: Profile | None
-    validation: Facts
+    validation: Sections
     manifest: Facts
     trade_off: tuple[tuple[float, float, float], ...] = ()
     model_sha256: str | None = None
     training: tuple[Logged, ...] = ()
     name: str = ""
     left_out: tuple[str, ...] = ()
+
+    @property
+    def how(self) -> How | None:
+        """How latencies are known; None where they are not."""
+        return how_timed(self.validation, self.plan)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The result table."""
+        return rows(self.validation, self.plan)
+
+    def row(self, kind: Kind) -> Row:
+        """The row of a quantity; one that knows nothing where there is none."""
+        return row_of(self.rows, kind)
 
 
 def read_sources(directory: Path, *, forgiving: bool = False) -> Sources:
@@ -144,7 +165,7 @@ def read_sources(directory: Path, *, forgiving: bool = False) -> Sources:
         forgiving: whether a damaged profile or trade-off is left out, and said, instead of an error.
 
     Raises:
-        ArtifactError: the directory is no artifact, or one of its files is damaged.
+        ArtifactError: the directory is not an artifact, or one of its files is damaged.
         PlanError, ProfileError: plan or profile is damaged.
     """
     left_out = []
@@ -186,13 +207,17 @@ def make_sources(
     name: str = "",
     left_out: tuple[str, ...] = (),
 ) -> Sources:
-    """The same from values at hand, before they are files.
+    """Sources of a report from values at hand, before they are files.
 
     Args:
-        validation: what validation.json holds; None where nothing was measured.
+        plan: what was kept.
+        profile: where latencies come from; None without one.
+        validation: what validation.json holds, as a model or as JSON; None where nothing was measured.
         manifest: what manifest.json holds; of the files only that of ``model.onnx`` is needed.
         trade_off: what tradeoff.json holds; None without.
-        training, name, left_out: as in ``Sources``.
+        training: lines of training.csv; empty without training.
+        name: of the directory.
+        left_out: in words, what could not be read.
     """
     known = Facts(manifest)
     points = []
@@ -202,7 +227,7 @@ def make_sources(
     return Sources(
         plan=plan,
         profile=profile,
-        validation=Facts(validation or {}),
+        validation=Sections.of(validation),
         manifest=known,
         trade_off=tuple(sorted((p[0], p[1], p[2]) for p in points if len(p) == 3)),
         model_sha256=known.text("files", "model.onnx", "sha256"),
@@ -216,7 +241,7 @@ def read_json(file: Path) -> Any:
     """A JSON file.
 
     Raises:
-        ArtifactError: it cannot be read, is too large, or is no JSON.
+        ArtifactError: it cannot be read, is too large, or is not JSON.
     """
     try:
         return parse_json(read_text(file))
@@ -225,10 +250,10 @@ def read_json(file: Path) -> Any:
 
 
 def read_training(file: Path) -> tuple[Logged, ...]:
-    """The log of a training; what is no number in it is None.
+    """The log of a training; anything in it that is not a number is None.
 
     Raises:
-        ArtifactError: it cannot be read, or is no such log.
+        ArtifactError: it cannot be read, or is not such a log.
     """
     try:
         rows = list(csv.DictReader(io.StringIO(read_text(file), newline="")))
@@ -239,7 +264,7 @@ def read_training(file: Path) -> tuple[Logged, ...]:
         step, numbers = _parsed(row.get("step")), {name: _parsed(row.get(name)) for name in _LOGGED}
         if not row.get("phase") or step is None:
             raise ArtifactError(
-                f"'{file}' is no log of a training: a line has no phase or step; make the artifact again"
+                f"'{file}' is not a log of a training: a line has no phase or step; make the artifact again"
             )
         found.append(Logged(str(row["phase"]), int(step), **numbers))
     return tuple(found)
@@ -248,7 +273,7 @@ def read_training(file: Path) -> tuple[Logged, ...]:
 _LOGGED = ("loss", "held_out", "budget", "cost")
 
 
-# Losses beyond this are no losses, and would leave no room for others in a picture.
+# Larger values are not losses, and would leave no room for others in a picture.
 _MOST = 1e30
 
 

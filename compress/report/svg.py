@@ -22,7 +22,13 @@ _MOST_SQUARES = 24
 
 
 def element(name: str, *children: str, **attributes: object) -> Markup:
-    """An XML element; texts are escaped, ``class_`` is class, ``stroke_width`` is stroke-width, None is left out."""
+    """An XML element.
+
+    Args:
+        name: of the element.
+        children: texts, which are escaped, and elements.
+        attributes: ``class_`` is class, ``stroke_width`` is stroke-width; None is left out.
+    """
     pairs = ((key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None)
     head = "".join(f' {key}="{escape(_value(value))}"' for key, value in pairs)
     inside = "".join(escape(child) for child in children)
@@ -39,7 +45,8 @@ def picture(key: str, title: str, description: str, height: float, parts: Iterab
 
     Args:
         key: makes the ids of this page's pictures differ.
-        title, description: for those who cannot see it.
+        title: for those who cannot see it.
+        description: the same, in a sentence.
         height: in units of which ``WIDTH`` is the width.
         parts: what it shows.
     """
@@ -55,6 +62,15 @@ def picture(key: str, title: str, description: str, height: float, parts: Iterab
 
 
 def text(x: float, y: float, content: str, class_: str = "", anchor: str | None = None) -> Markup:
+    """A text in a picture.
+
+    Args:
+        x: of the anchor.
+        y: of the base line.
+        content: the text; it is escaped.
+        class_: of the style sheet; empty for none.
+        anchor: SVG's text-anchor: None begins at ``x``, ``middle``, ``end``.
+    """
     return element("text", content, x=x, y=y, class_=class_ or None, text_anchor=anchor)
 
 
@@ -67,7 +83,13 @@ class Kept:
 
 
 def kept(key: str, title: str, layers: Sequence[Kept]) -> Markup:
-    """A row per layer: a square per unit (filled: kept, outline: removed), or a bar where there are too many."""
+    """A row per layer: a square per unit (filled: kept, outline: removed), or a bar where there are too many.
+
+    Args:
+        key: as in ``picture``.
+        title: as in ``picture``.
+        layers: what each keeps.
+    """
     widest = max((layer.of for layer in layers), default=0)
     squares = widest <= _MOST_SQUARES
     left, right = 50.0, 282.0
@@ -152,9 +174,13 @@ def chart(
     """Points and lines on two axes.
 
     Args:
-        key, title, description: as in ``picture``.
-        x_title, y_title: of the axes, with their units.
-        marks, lines: what to show; at least one point in all.
+        key: as in ``picture``.
+        title: as in ``picture``.
+        description: as in ``picture``.
+        x_title: of the axis, with its unit.
+        y_title: of the axis, with its unit.
+        marks: points to show.
+        lines: lines to show; at least one point in all.
         legend: (form of a mark, or ``line`` or ``dashes``; tone; name).
         from_zero: whether both axes begin at 0.
         height: of the picture.
@@ -253,7 +279,14 @@ def _legend(entries: Sequence[tuple[str, str, str]]) -> list[Markup]:
 
 
 def bars(key: str, title: str, description: str, rows: Sequence[tuple[str, float, str]]) -> Markup:
-    """A bar per row: its name, its length, and the text behind it."""
+    """A bar per row: its name, its length, and the text behind it.
+
+    Args:
+        key: as in ``picture``.
+        title: as in ``picture``.
+        description: as in ``picture``.
+        rows: name, length, text.
+    """
     most = max((value for _, value, _ in rows), default=0.0) or 1.0
     name_width = 6.4 * max((len(name) for name, _, _ in rows), default=0)
     left = min(150.0, name_width + 12)
@@ -275,7 +308,15 @@ def pairs(
     rows: Sequence[tuple[str, float, float, tuple[float, float] | None]],
     axis_title: str,
 ) -> Markup:
-    """A row per part: the dense model's value as a ring, the compressed one's as a dot with its interval."""
+    """A row per part: the dense model's value as a ring, the compressed one's as a dot with its interval.
+
+    Args:
+        key: as in ``picture``.
+        title: as in ``picture``.
+        description: as in ``picture``.
+        rows: name, dense value, compressed value, interval of the latter (None for none); at least one.
+        axis_title: what the values are.
+    """
     values = [v for _, dense, ours, bounds in rows for v in (dense, ours, *(bounds or ()))]
     left = min(130.0, 20 + 6.4 * max(len(name) for name, *_ in rows))
     axis = Axis.over(values, left, WIDTH - 16, about=4)

@@ -16,7 +16,7 @@ from compress.report.comparison_page import comparison_page
 from compress.report.html import render
 from compress.report.page import Page
 from compress.report.sources import Facts, Logged, Sources, is_sweep, make_sources, read_json, read_sources
-from compress.report.sparse_page import is_of_weights, weights_page
+from compress.report.sparse_page import weights_page
 from compress.report.sweep_page import front_page
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def page_of(directories: Sequence[Path]) -> Page:
 
 
 def _page(sources: Sources) -> Page:
-    return weights_page(sources) if is_of_weights(sources) else artifact_page(sources)
+    weights = sources.validation.unstructured
+    return artifact_page(sources) if weights is None else weights_page(sources, weights)
 
 
 def is_artifact(directory: Path) -> bool:
@@ -67,9 +68,17 @@ def report_text(
     trade_off: Any,
     training: Sequence[Logged] = (),
 ) -> str:
-    """The report of an artifact that is being written; arguments as for ``make_sources``.
+    """The report of an artifact that is being written.
 
     Law: it is what ``renew_report`` makes of the finished artifact.
+
+    Args:
+        plan: what was kept.
+        profile: where latencies come from; None without one.
+        validation: what was measured; None where nothing was.
+        manifest: what manifest.json will hold.
+        trade_off: what tradeoff.json holds; empty without.
+        training: lines of training.csv.
     """
     sources = make_sources(
         plan=plan,
@@ -85,7 +94,7 @@ def report_text(
 def renew_report(directory: Path) -> None:
     """Make an artifact's report again, and renew its hash in the manifest; what that says of other files stays.
 
-    A damaged profile is left out, and the report says so: it is no reason not to have one.
+    A damaged profile is left out, and the report says so.
 
     Raises:
         CompressError: plan, validation or manifest cannot be read, or the report not be written.
@@ -98,6 +107,10 @@ def renew_report(directory: Path) -> None:
 
 def write_page(page: Page, file: Path) -> None:
     """Write a page, whole or not at all.
+
+    Args:
+        page: its content.
+        file: to write.
 
     Raises:
         ArtifactError: the file cannot be written.

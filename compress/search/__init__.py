@@ -1,13 +1,13 @@
-"""From importance, costs and a budget to a plan.
+"""Search: chooses the structure that loses least importance within a budget.
 
-    planner      the search of each method, and the plan that it gives
-    costs        what widths cost in the budget's unit, and its limit
+    planner      runs the search of a method and makes the plan
+    costs        costs of widths in the budget's unit, and the limit
     knapsack     exact search by dynamic programming
     kwon         the two searches of Kwon et al. 2022
     rearrange    mask rearrangement of Kwon et al. 2022
-    spdy         coefficients of sublayers' losses, by trying structures
+    spdy         coefficients of sublayers' losses, found by trying structures
     size_limit   file size as a second constraint
-    trade_off    what other budgets would keep
+    trade_off    importance kept at other budgets
 
 May import profile, core. numpy only, no torch.
 """

@@ -1,4 +1,4 @@
-"""What widths cost in the unit of a budget, and the budget's limit."""
+"""Costs of widths in the unit of a budget, and the budget's limit."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from compress.core.errors import BudgetUnreachable
 from compress.core.importance import Rankings
 from compress.core.plan import Budget, EncoderShape
 from compress.search.knapsack import Sublayer
-from compress.search.size_limit import Room
+from compress.search.size_limit import SizeLimit
 
 if TYPE_CHECKING:
     from compress.profile.take import LatencyTable, Profile
 
 
-# Under a MACs budget any width is allowed; multiples of this lose nothing measurable and suit vector units.
+# Under a MACs budget any width is possible; multiples of this suit vector units and cost no measurable accuracy.
 FILTER_STEP = 8
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What widths cost, in the unit of a budget.
+    """Costs of widths, in the unit of a budget.
 
     Attributes:
-        heads: widths of attention on offer, ascending from 0.
-        head_cost: of each.
-        filters: widths of the FFN on offer, ascending from 0.
-        filter_cost: of each.
-        fixed: of everything that is no sublayer.
+        heads: possible widths of attention, ascending from 0.
+        head_cost: cost of one attention sublayer at each of these widths.
+        filters: possible widths of the FFN, ascending from 0.
+        filter_cost: cost of one FFN sublayer at each of these widths.
+        fixed: cost of everything that is not a sublayer.
         limit: the budget.
-        room: how large the file may be; None for any size.
+        size_limit: how large the file may be; None for any size.
     """
 
     heads: tuple[int, ...]
@@ -42,11 +42,20 @@ class Costs:
     filter_cost: NDArray[np.float64]
     fixed: float
     limit: float
-    room: Room | None = None
+    size_limit: SizeLimit | None = None
 
     @classmethod
     def macs(cls, shape: EncoderShape, fraction: float, length: float) -> Costs:
-        """Multiply-accumulates at a mean length; the limit is a fraction of the dense encoder's."""
+        """Costs in multiply-accumulates.
+
+        Args:
+            shape: the dense encoder.
+            fraction: of the dense encoder's MACs; the limit.
+            length: mean tokens of an example.
+
+        Returns:
+            Costs of all numbers of heads, and of filters in steps of ``FILTER_STEP``.
+        """
         heads = tuple(range(shape.heads + 1))
         filters = (*range(0, shape.filters, FILTER_STEP), shape.filters)
         return cls(
@@ -60,7 +69,15 @@ class Costs:
 
     @classmethod
     def latency(cls, table: LatencyTable, limit_ms: float) -> Costs:
-        """Milliseconds of the measured table, at the widths that were measured."""
+        """Costs in milliseconds, at the widths of a latency table.
+
+        Args:
+            table: measured or estimated.
+            limit_ms: the limit.
+
+        Returns:
+            The table's costs.
+        """
         return cls(
             heads=table.heads,
             head_cost=np.array(table.attention_ms),
@@ -78,17 +95,32 @@ class Costs:
         profile: Profile | None,
         length: float,
         share: float,
-        room: Room | None = None,
+        size_limit: SizeLimit | None = None,
     ) -> Costs:
-        """In the unit of a budget; ``share`` and errors as in ``limit_of``."""
+        """Costs in the unit of a budget.
+
+        Args:
+            budget: MACs, milliseconds or speed-up; the latter two need a profile.
+            shape: the dense encoder.
+            profile: latency; None is enough for a MACs budget.
+            length: mean tokens of an example.
+            share: part of a latency budget to plan for; the rest absorbs errors of prediction and measurement.
+            size_limit: how large the file may be; None for any size.
+
+        Returns:
+            Costs and the limit.
+
+        Raises:
+            BudgetUnreachable: embeddings and head alone take longer.
+        """
         if budget.kind == "macs":
-            return replace(cls.macs(shape, budget.value, length), room=room)
-        limit = limit_of(budget, shape, profile, length, share)
+            return replace(cls.macs(shape, budget.value, length), size_limit=size_limit)
+        limit = budget_limit(budget, shape, profile, length, share)
         assert profile is not None
-        return replace(cls.latency(profile.table, limit), room=room)
+        return replace(cls.latency(profile.table, limit), size_limit=size_limit)
 
     def sublayers(self, rankings: Rankings) -> list[Sublayer]:
-        """The search's view: attention and FFN of each layer in turn."""
+        """The sublayers for a search, with costs and losses: attention and FFN of each layer in turn."""
         factors = rankings.coefficients
         if factors is None:
             factors = np.ones((len(rankings.heads), 2))
@@ -99,11 +131,20 @@ class Costs:
         return sublayers
 
 
-def limit_of(budget: Budget, shape: EncoderShape, profile: Profile | None, length: float, share: float = 1.0) -> float:
-    """The number a search has to stay under: MACs, or milliseconds of the profile.
+def budget_limit(
+    budget: Budget, shape: EncoderShape, profile: Profile | None, length: float, share: float = 1.0
+) -> float:
+    """The budget as a number: MACs, or milliseconds of the profile.
 
     Args:
-        share: part of a latency budget to plan for; the rest absorbs the error of prediction and measurement.
+        budget: MACs, milliseconds or speed-up; the latter two need a profile.
+        shape: the dense encoder.
+        profile: latency; None is enough for a MACs budget.
+        length: mean tokens of an example.
+        share: part of a latency budget to plan for; the rest absorbs errors of prediction and measurement.
+
+    Returns:
+        The limit of the search.
 
     Raises:
         BudgetUnreachable: embeddings and head alone take longer.
@@ -115,12 +156,22 @@ def limit_of(budget: Budget, shape: EncoderShape, profile: Profile | None, lengt
     limit = budget.latency_ms(profile.dense_ms)
     assert limit is not None
     if limit * share < table.fixed_ms:
-        raise BudgetUnreachable(unreachable(budget, limit, table.fixed_ms, profile.target))
+        raise BudgetUnreachable(unreachable_message(budget, limit, table.fixed_ms, profile.target))
     return limit * share
 
 
-def unreachable(budget: Budget, limit_ms: float, least_ms: float, target: str) -> str:
-    """The message when a latency budget cannot be met."""
+def unreachable_message(budget: Budget, limit_ms: float, least_ms: float, target: str) -> str:
+    """The message for a latency budget that cannot be reached.
+
+    Args:
+        budget: as the user gave it.
+        limit_ms: the same in milliseconds.
+        least_ms: milliseconds of the embeddings and the head.
+        target: name of the target.
+
+    Returns:
+        The budget, why it cannot be reached, and what to change.
+    """
     wanted = f"latency {limit_ms:.3g} ms" if budget.kind == "latency_ms" else f"{budget} ({limit_ms:.3g} ms)"
     return (
         f"{wanted} cannot be reached: embeddings and head alone take {least_ms:.3g} ms on '{target}', and that is the "

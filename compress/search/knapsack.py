@@ -1,11 +1,11 @@
-"""Which widths: exact search by dynamic programming, and the paper's two searches.
+"""Exact search for widths: a multiple-choice knapsack, solved by dynamic programming.
 
-A *sublayer* is attention or FFN of one layer; a search chooses how many units each of the 2L sublayers keeps, so that
-the loss is least and the cost within the budget. Which units those are is settled before: they are ranked.
-Costs are milliseconds of a measured table or MACs; the searches do not care which.
+A *sublayer* is the attention or the FFN of one layer. The search chooses how many units each of the 2L sublayers keeps,
+so that the loss is least and the cost within the budget. The units are ranked beforehand, so their number decides which
+ones stay. Costs are milliseconds of a latency table or MACs; the search does not need to know.
 
-Source of the exact search: a multiple-choice knapsack by dynamic programming over a quantised budget; ZipLM (Kurtic et
-al., NeurIPS 2023) and SPDY use the same over measured layer timings.
+Source: dynamic programming over a quantised budget, as in ZipLM (Kurtic et al., NeurIPS 2023) and SPDY (Frantar and
+Alistarh, ICML 2022), which use it with measured layer timings.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from compress.core.errors import BudgetUnreachable
 
 Floats = NDArray[np.float64]
 
-# Operations that the dynamic program may take (a second or so), and bounds on the quanta of the budget that gives.
+# Operations of the dynamic program, about a second. They give the number of the budget's quanta, within these bounds.
 WORK = 3e8
 BUCKETS = (4_000, 100_000)
-# Sums of the same costs in another order differ by rounding: that much is no excess.
+# Sums of the same costs in another order differ by rounding: tolerate so much above the budget.
 _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class Sublayer:
-    """What one sublayer can be.
+    """The choices for one sublayer.
 
     Attributes:
-        widths: the numbers of units on offer, ascending, first 0.
+        widths: possible numbers of units, ascending from 0.
         cost: of each width, in the budget's unit.
-        loss: of each width; what is lost by keeping only the best so many units. 0 at full width, unless something
-            else (the price of bytes) was added.
+        loss: of each width: importance lost by keeping only that many of the best units. 0 at full width, unless a
+            price of bytes was added.
     """
 
     widths: tuple[int, ...]
@@ -51,7 +51,7 @@ class Allocation:
         levels: index into ``widths``, per sublayer.
         cost: total, fixed part included.
         loss: total.
-        gap: upper bound on how much lower the loss of an exact solution could be; None if there is no bound.
+        gap: upper bound on the distance of the loss from the optimum; None if there is no bound.
     """
 
     levels: tuple[int, ...]
@@ -67,19 +67,22 @@ class Allocation:
 def allocate(
     sublayers: Sequence[Sublayer], budget: float, *, fixed: float = 0.0, buckets: int | None = None
 ) -> Allocation:
-    """The allocation of least loss within the budget, by dynamic programming.
+    """Find the allocation of least loss within the budget, by dynamic programming.
 
-    The budget is quantised. With costs rounded *down* to a quantum the program relaxes the problem: its loss is a
-    lower bound, and the first of its solutions, from the full budget downwards, whose true cost is within the budget
-    is feasible. With costs rounded *up* every solution is feasible. The better of the two is taken, what rounding left
-    over is spent, and the distance to the bound is the gap to the true optimum: 0 where the relaxed solution itself
-    fits.
+    The budget is quantised. With costs rounded *down* to a quantum, the program solves a relaxed problem. Its loss is a
+    lower bound. Its solutions are tried from the full budget downwards until one's true cost is within the budget. With
+    costs rounded *up*, every solution is feasible. The better of the two is taken, and then improved with the part of
+    the budget that rounding left unused. The gap is the distance to the lower bound; it is 0 if the relaxed solution
+    itself fits.
 
     Args:
-        sublayers: what each can be.
+        sublayers: the choices for each sublayer.
         budget: for the whole model.
         fixed: cost of everything that is not a sublayer.
-        buckets: quanta of the budget; time and memory grow linearly with it. None: as many as take a second or less.
+        buckets: quanta of the budget; time and memory grow linearly with them. None for as many as take about a second.
+
+    Returns:
+        A choice for every sublayer, with its cost, loss and gap.
 
     Raises:
         BudgetUnreachable: the fixed part and the cheapest sublayers together exceed the budget.
@@ -103,7 +106,7 @@ def allocate(
         if levels is not None
     ]
     if not found:
-        # Rounding up has left no room for even the cheapest widths, which do fit.
+        # The cheapest widths fit, but with costs rounded up they do not.
         cheapest = [int(np.argmin(s.cost)) for s in sublayers]
         found = [_allocation(sublayers, _spend_rest(sublayers, cheapest, available), fixed, gap=None)]
     best = min(found, key=lambda allocation: allocation.loss)
@@ -127,7 +130,7 @@ class _DynamicProgram:
         self.loss = np.zeros(buckets + 1)
         self._choices: list[tuple[NDArray[np.int64], NDArray[np.int32]]] = []
         for sublayer in sublayers:
-            # The slack keeps a cost that is a whole number of quanta, but for floating point, at that number.
+            # The slack undoes floating-point errors of costs that are a whole number of quanta.
             quanta = sublayer.cost / quantum if quantum > 0 else np.where(sublayer.cost > 0, np.inf, 0.0)
             steps = np.minimum(np.ceil(quanta - 1e-9) if up else np.floor(quanta + 1e-9), buckets + 1).astype(np.int64)
             new = np.full(buckets + 1, np.inf)
@@ -156,9 +159,9 @@ class _DynamicProgram:
 
 
 def _first_within(sublayers: Sequence[Sublayer], relaxed: _DynamicProgram, available: float) -> list[int] | None:
-    """The best solution of the relaxed program whose true cost is available.
+    """The best solution of the relaxed program whose true cost is within the budget.
 
-    Rounding hides less than a quantum per sublayer, so no more than that many buckets have to be tried.
+    Rounding hides less than one quantum per sublayer, so there is no need to try more buckets than sublayers.
     """
     top = len(relaxed.loss) - 1
     for bucket in range(top, max(-1, top - len(sublayers) - 1), -1):

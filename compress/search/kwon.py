@@ -1,4 +1,4 @@
-"""The two mask searches of Kwon et al. 2022: under MACs, and under a piecewise linear latency."""
+"""The mask searches of Kwon et al. 2022: under a MACs budget, and under a piecewise-linear latency budget."""
 
 from __future__ import annotations
 
@@ -14,23 +14,31 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PiecewiseCost:
-    """The paper's latency of a sublayer: ``base`` up to ``knee`` units, ``slope`` for each further unit; 0 at 0."""
+    """The paper's latency of a sublayer: flat up to a knee, then linear; 0 without units.
+
+    Attributes:
+        knee: units up to which the cost is the same.
+        base: cost up to the knee.
+        slope: cost of each further unit.
+    """
 
     knee: int
     base: float
     slope: float
 
     def __call__(self, width: int) -> float:
+        """Cost at a width."""
         return 0.0 if width == 0 else self.base + self.slope * max(0, width - self.knee)
 
 
 def _greedy_pair(
     heads: Floats, filters: Floats, head_price: float, filter_price: float, budget: float
 ) -> tuple[int, int]:
-    """The paper's Algorithm 1: how many of the globally best heads and filters, so that most importance fits.
+    """Algorithm 1 of the paper: the numbers of globally best heads and filters that keep most importance.
 
     ``heads`` and ``filters`` are sorted, most important first. For each number of heads, as many filters as fit.
-    Mended: numbers of heads that alone exceed the budget are no candidates; a price of 0 takes every unit.
+    Differences from the published code: numbers of heads that alone exceed the budget are skipped, and units with a
+    price of 0 are all kept.
     """
     kept_heads = np.concatenate([[0.0], np.cumsum(heads)])
     kept_filters = np.concatenate([[0.0], np.cumsum(filters)])
@@ -49,7 +57,7 @@ def _greedy_pair(
 
 
 def _counts(importance: Floats, threshold_rank: int) -> NDArray[np.int64]:
-    """How many of the globally first ``threshold_rank`` units each layer has; importance [layers, units]."""
+    """How many of the globally best ``threshold_rank`` units each layer has; importance [layers, units]."""
     order = np.argsort(-importance, axis=None, kind="stable")[:threshold_rank]
     return np.bincount(order // importance.shape[1], minlength=importance.shape[0])
 
@@ -57,14 +65,15 @@ def _counts(importance: Floats, threshold_rank: int) -> NDArray[np.int64]:
 def search_macs_kwon(
     heads: Floats, filters: Floats, head_macs: float, filter_macs: float, budget: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The paper's mask search under a MACs constraint (Kwon et al. 2022, Algorithm 1).
+    """Mask search under a MACs constraint (Kwon et al. 2022, Algorithm 1).
 
-    Mended against the published code: the budget also holds where heads alone would exceed it.
+    Difference from the published code: the budget also holds if the heads alone would exceed it.
 
     Args:
         heads: diagonal Fisher, [layers, heads].
         filters: diagonal Fisher, [layers, filters].
-        head_macs, filter_macs: cost of one unit.
+        head_macs: MACs of one head.
+        filter_macs: MACs of one filter.
         budget: MACs of all sublayers together.
 
     Returns:
@@ -79,24 +88,29 @@ def search_macs_kwon(
 def search_latency_kwon(
     heads: Floats, filters: Floats, attention: PiecewiseCost, ffn: PiecewiseCost, budget: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The paper's mask search under a latency constraint (Kwon et al. 2022, section 4.1 and appendix).
+    """Mask search under a latency constraint (Kwon et al. 2022, section 4.1 and appendix).
 
-    A sublayer that stays has its knee's worth of best units at the base price; the units beyond compete globally at
-    slope prices. Sublayers of the least base importance are dropped, in every combination of numbers.
+    A sublayer that stays keeps its best units up to the knee, at the base price. The units beyond the knees compete
+    globally at the slope's price. The search tries all numbers of attention and FFN sublayers, and drops those whose
+    base units have the least importance.
 
-    Mended against the published code: each combination starts from the full budget (there the inner loop lowers it
-    cumulatively, so dropping is barely explored and low budgets end in an error); the importance of the base units
-    counts; a slope of 0 is a free unit, not a division by zero; the budget may be any number of milliseconds, and the
-    caller has taken the fixed part (embeddings, head) off it.
+    Differences from the published code:
+
+    - Each combination starts from the full budget. There, the inner loop lowers it cumulatively, so that few
+      combinations are explored and low budgets end in an error.
+    - The importance of the base units counts.
+    - With a slope of 0, units beyond the knee are free; there, it is a division by zero.
+    - The budget may be any number of milliseconds.
 
     Args:
         heads: diagonal Fisher, [layers, heads].
         filters: diagonal Fisher, [layers, filters].
-        attention, ffn: fitted latency of a sublayer.
-        budget: for all sublayers together, in the unit of the fits.
+        attention: fitted latency of an attention sublayer.
+        ffn: fitted latency of an FFN sublayer.
+        budget: for all sublayers together, in the unit of the fits, without the fixed part (embeddings, head).
 
     Returns:
-        Heads and filters kept per layer; all zero where not even one sublayer fits.
+        Heads and filters kept per layer; all zero if not even one sublayer fits.
     """
     layers = len(heads)
     sorted_heads, sorted_filters = -np.sort(-heads, axis=1), -np.sort(-filters, axis=1)

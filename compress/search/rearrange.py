@@ -1,7 +1,7 @@
-"""Mask rearrangement: exchange kept and pruned units inside a layer, at fixed counts.
+"""Mask rearrangement: exchanges kept and pruned units within a layer, at fixed numbers.
 
-Source: Kwon et al. 2022, section 4.2. The search ranks units by the diagonal of the Fisher information; inside a layer
-the block is known, so the pruned set P should minimise Σ_{i,j∈P} I_ij, which counts what units do together.
+Source: Kwon et al. 2022, section 4.2. The search ranks units by the diagonal of the Fisher information. Within a layer
+the whole block is known, so the pruned set P can minimise Σ_{i,j∈P} I_ij, which includes interactions of units.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 
 def exchange(block: NDArray[np.floating], pruned: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Greedy exchange, one round over the kept units in ascending order of their own information.
+    """Improve a set of pruned units greedily, in one round over the kept units, least information first.
 
-    For every kept unit: suppose it were pruned too, evict the member of the pruned set whose leaving lowers the
-    objective most, and take the exchange if the objective falls. Each step is one vector operation on row sums.
+    For every kept unit: add it to the pruned set, find the member whose removal from the set lowers the objective most,
+    and accept the exchange if the objective falls. Each step is one vector operation on row sums.
 
     Args:
         block: Fisher information within the layer, [units, units], symmetric.
@@ -42,8 +42,16 @@ def exchange(block: NDArray[np.floating], pruned: NDArray[np.int64]) -> NDArray[
     return np.flatnonzero(inside)
 
 
-def rearranged(block: NDArray[np.floating], kept: tuple[int, ...]) -> tuple[int, ...]:
-    """``exchange`` seen from the kept units: the same number of them, ascending."""
+def rearrange(block: NDArray[np.floating], kept: tuple[int, ...]) -> tuple[int, ...]:
+    """Improve a set of kept units by ``exchange``.
+
+    Args:
+        block: Fisher information within the layer, [units, units], symmetric.
+        kept: indices of the kept units.
+
+    Returns:
+        The new kept set, ascending, of the same size.
+    """
     units = np.arange(len(block))
     pruned = exchange(block, np.setdiff1d(units, np.asarray(kept, dtype=np.int64)))
     return tuple(int(i) for i in np.setdiff1d(units, pruned))

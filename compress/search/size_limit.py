@@ -1,9 +1,8 @@
-"""The bytes of the exported file as a second constraint of the search (``--size-mb``), beside latency or MACs.
+"""Size of the exported file as a second constraint of the search (``--size-mb``), beside latency or MACs.
 
-A byte gets a price that is added to the losses; the exact search (``search/knapsack.py``) is run at several prices, and
-the lowest at which the file is small enough gives the structure. Source: Lagrangian relaxation of a knapsack with a
-second constraint (Everett, Operations Research 1963); the value of the relaxation bounds how far the result is from
-optimal.
+A price per byte is added to the losses. The exact search (``search/knapsack.py``) runs at several prices, and the
+lowest price at which the file is small enough gives the structure. The value of the relaxation bounds the distance from
+the optimum. Source: Lagrangian relaxation of a knapsack with a second constraint (Everett, Operations Research 1963).
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ from compress.search.knapsack import Allocation, Sublayer, allocate
 
 Floats = NDArray[np.float64]
 
-# The price is bracketed by factors of 4 and then halved in, on a logarithmic scale, so many times.
+# The price is bracketed by factors of 4 and then found by bisection on a logarithmic scale: steps of each, at most.
 _BRACKETS, _HALVINGS = 40, 12
-# Quanta of the budget while a price is looked for: fewer than for the plan itself, for the sake of time.
+# Quanta of the budget while a price is sought: fewer than for the plan itself, to save time.
 _BUCKETS = 4_000
 
 
 @dataclass(frozen=True)
-class Room:
-    """How large a file may be, and what its parts take.
+class SizeLimit:
+    """The largest size of a file, and the sizes of its parts.
 
     Attributes:
-        limit: bytes of the file, at most.
-        fixed: bytes of everything that is no head and no filter: embeddings, norms, task head, graph.
-        per_head, per_filter: bytes that one of them takes.
+        limit: largest size of the file in bytes.
+        fixed: bytes of everything but heads and filters: embeddings, norms, task head, graph.
+        per_head, per_filter: bytes of one head or filter.
     """
 
     limit: float
@@ -42,16 +41,21 @@ class Room:
     per_filter: float
 
     @classmethod
-    def of(cls, limit_mb: float, shape: EncoderShape, dense_bytes: float, bytes_per_weight: float) -> Room:
-        """From the size of the dense file; biases are left with the fixed part, so that little is overestimated.
+    def of(cls, limit_mb: float, shape: EncoderShape, dense_bytes: float, bytes_per_weight: float) -> SizeLimit:
+        """Derive the sizes of the parts from the size of the dense file.
+
+        Biases count as part of the fixed bytes, so a pruned file is overestimated a little.
 
         Args:
-            limit_mb: 10^6 bytes.
-            shape: dense sizes.
-            dense_bytes: of the dense model's file in the same number format.
+            limit_mb: largest size in 10^6 bytes.
+            shape: dense sizes of the encoder.
+            dense_bytes: size of the dense model's file in the same number format.
             bytes_per_weight: of that format.
+
+        Returns:
+            The limit, in bytes.
         """
-        # MACs of one token are weights, but for attention's scores: 2·s²·d_h of a head.
+        # A token's MACs are the number of weights, plus 2·s²·d_h per head for the attention scores.
         per_head = (shape.macs_per_head(1) - 2 * shape.head_size) * bytes_per_weight
         per_filter = shape.macs_per_filter(1) * bytes_per_weight
         removable = shape.layers * (shape.heads * per_head + shape.filters * per_filter)
@@ -62,11 +66,15 @@ class Room:
         return self.fixed + sum(widths.heads) * self.per_head + sum(widths.filters) * self.per_filter
 
     def fits(self, widths: Widths) -> bool:
-        """Whether such a file is small enough."""
+        """Whether a file with these widths is small enough."""
         return self.used(widths) <= self.limit
 
     def check(self) -> None:
-        """Raise BudgetUnreachable where even without heads and filters the file is too large."""
+        """Check that the file can be small enough without heads and filters.
+
+        Raises:
+            BudgetUnreachable: it cannot.
+        """
         if self.fixed > self.limit:
             raise BudgetUnreachable(
                 f"size {self.limit / 1e6:.4g} MB cannot be reached: embeddings, norms and head alone take "
@@ -78,39 +86,42 @@ class Room:
 def allocate_within(
     sublayers: Sequence[Sublayer],
     sizes: Sequence[Floats],
-    room: float,
+    most_bytes: float,
     budget: float,
     *,
     fixed: float = 0.0,
     buckets: int | None = None,
 ) -> Allocation:
-    """The allocation of least loss within the budget whose sizes add up to no more than ``room``.
+    """Find the allocation of least loss within the budget and within a number of bytes.
 
     Args:
-        sublayers: what each can be, cost in the budget's unit.
-        sizes: bytes of each width, per sublayer; ascending, 0 at width 0.
-        room: bytes for all sublayers together, not negative.
-        budget, fixed, buckets: as in ``search.allocate``.
+        sublayers: the choices for each sublayer, with costs in the budget's unit.
+        sizes: bytes at each width, per sublayer; ascending from 0 at width 0.
+        most_bytes: limit for all sublayers together, not negative.
+        budget: for the whole model.
+        fixed: cost of everything that is not a sublayer.
+        buckets: quanta of the budget; None for as many as take about a second.
 
     Returns:
-        As ``allocate``; the gap is to the bound of the relaxation, above 0 even where the solution is optimal.
+        A choice for every sublayer. The gap is the distance to the relaxation's bound, which is above 0 even for an
+        optimal solution.
 
     Raises:
-        BudgetUnreachable: as in ``allocate``.
+        BudgetUnreachable: the fixed part and the cheapest sublayers together exceed the budget.
     """
     plain = allocate(sublayers, budget, fixed=fixed, buckets=buckets)
-    if _size(sizes, plain) <= room:
+    if _size(sizes, plain) <= most_bytes:
         return plain
     bound = plain.loss - (plain.gap or 0.0)
     best: Allocation | None = None
 
     def at(price: float) -> bool:
-        """Whether the structure at a price is small enough; remembers the best that is, and the best bound."""
+        """Whether the structure at a price is small enough; keeps the best such structure, and the best bound."""
         nonlocal best, bound
         priced = [replace(s, loss=s.loss + price * size) for s, size in zip(sublayers, sizes, strict=True)]
         found = allocate(priced, budget, fixed=fixed, buckets=min(buckets or _BUCKETS, _BUCKETS))
-        bound = max(bound, found.loss - (found.gap or 0.0) - price * room)
-        if _size(sizes, found) > room:
+        bound = max(bound, found.loss - (found.gap or 0.0) - price * most_bytes)
+        if _size(sizes, found) > most_bytes:
             return False
         loss = _loss(sublayers, found.levels)
         if best is None or loss < best.loss:
@@ -125,7 +136,7 @@ def allocate_within(
             break
         too_low, price = price, 4 * price
     if best is None:
-        # No price is high enough where losses are infinite; nothing at all always fits.
+        # If losses are infinite, no price is high enough. Removing everything always fits.
         levels = (0,) * len(sublayers)
         best = Allocation(levels, fixed + _cost(sublayers, levels), _loss(sublayers, levels), None)
     too_low = too_low or price * 4.0**-_HALVINGS
@@ -135,7 +146,7 @@ def allocate_within(
             price = middle
         else:
             too_low = middle
-    levels = _use_rest(sublayers, sizes, best.levels, room, budget - fixed)
+    levels = _use_rest(sublayers, sizes, best.levels, most_bytes, budget - fixed)
     loss = _loss(sublayers, levels)
     return Allocation(levels, fixed + _cost(sublayers, levels), loss, max(0.0, loss - bound))
 
@@ -153,9 +164,9 @@ def _loss(sublayers: Sequence[Sublayer], levels: Sequence[int]) -> float:
 
 
 def _use_rest(
-    sublayers: Sequence[Sublayer], sizes: Sequence[Floats], start: Sequence[int], room: float, available: float
+    sublayers: Sequence[Sublayer], sizes: Sequence[Floats], start: Sequence[int], most_bytes: float, available: float
 ) -> tuple[int, ...]:
-    """Change single widths, the largest gain first, as long as both the cost and the size stay within their limits."""
+    """Widen single sublayers, the largest gain first, while both cost and size stay within their limits."""
     levels = list(start)
     cost = _cost(sublayers, levels)
     size = sum(float(of[level]) for of, level in zip(sizes, levels, strict=True))
@@ -163,7 +174,7 @@ def _use_rest(
         best_gain = 0.0
         move: tuple[int, int] | None = None
         for number, (sublayer, of, level) in enumerate(zip(sublayers, sizes, levels, strict=True)):
-            fits = (cost - sublayer.cost[level] + sublayer.cost <= available) & (size - of[level] + of <= room)
+            fits = (cost - sublayer.cost[level] + sublayer.cost <= available) & (size - of[level] + of <= most_bytes)
             for candidate in np.flatnonzero(fits):
                 gain = float(sublayer.loss[level] - sublayer.loss[candidate])
                 if gain > best_gain:

@@ -1,12 +1,12 @@
-"""Which widths, improved on whole structures: structured SPDY.
+"""Structured SPDY: improves the search's losses by trying whole structures.
 
-The exact search (``search/knapsack.py``) is exact for losses of sublayers that add up, which they do only roughly. Here
-the loss of every sublayer gets a coefficient; coefficients are changed at random, the exact search is run with each
-choice, and whichever structure turns out best as a whole (``reconstruction/trial.py``) is taken.
+The search (``search/knapsack.py``) is exact if the losses of sublayers add up, which they do only roughly. Here every
+sublayer's loss gets a coefficient. The coefficients are changed at random, the exact search runs with each choice, and
+the structure with the best score as a whole (``reconstruction/trial.py``) wins.
 
 Source: SPDY (Frantar and Alistarh, ICML 2022), structured in ZipLM (Kurtic et al., NeurIPS 2023, section 3.2). There,
-hundreds of candidates are stitched from weights that were updated alone; here a few are reconstructed in order, since
-what later layers make up for decides how much an early one may lose.
+hundreds of candidates are assembled from weights that were updated separately. Here a few candidates are reconstructed
+layer by layer, because later layers can compensate the losses of early ones.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ from compress.search.planner import search_full
 
 Floats = NDArray[np.float64]
 
-# Quanta of the budget in the search of a candidate: fewer than for the plan itself, for the sake of time.
+# Quanta of the budget in the search of a candidate: fewer than for the plan itself, to save time.
 BUCKETS = 4_000
 # Spread of the logarithm of coefficients: from the first to the last layer; of FFN against attention; of one sublayer.
 DEPTH, KIND, ONE = 1.5, 0.7, 0.7
-# Of the sublayers, how many a local change touches.
+# Share of the sublayers that a local change touches.
 TOUCHED = 0.3
-# Random changes may lead to structures seen already; so many in a row and the search is at its end.
+# The search ends when so many random changes in a row lead to structures that were tried before.
 _PATIENCE = 100
 
 
 @dataclass(frozen=True)
-class Improved:
-    """What trying out structures has found.
+class CoefficientSearch:
+    """The result of a search for coefficients.
 
     Attributes:
-        rankings: with the best coefficients.
+        rankings: the rankings with the best coefficients.
         widths: of the best structure.
-        tried: structures scored, the first one included.
-        first, score: score of the structure without coefficients, and the best.
-        seconds: spent.
+        tried: number of structures scored, the first one included.
+        first: score of the structure without coefficients.
+        score: the best score.
+        seconds: time spent.
     """
 
     rankings: Rankings
@@ -55,7 +56,7 @@ class Improved:
     seconds: float
 
 
-def improve(
+def search_coefficients(
     rankings: Rankings,
     costs: Costs,
     score: Callable[[Structure], float],
@@ -63,27 +64,30 @@ def improve(
     candidates: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
-) -> Improved:
-    """Look for coefficients of the sublayers' losses whose structure scores best.
+) -> CoefficientSearch:
+    """Search for coefficients of the sublayers' losses whose structure scores best.
 
-    Half of the candidates change all sublayers by depth and kind, half change a few sublayers; both start from the best
-    so far.
+    Half of the candidates change all sublayers by depth and kind, half change a few sublayers. Both start from the best
+    coefficients so far.
 
     Args:
         rankings: order of every sublayer's units, and their loss.
-        costs: what widths cost, and the budget.
-        score: of a structure; lower is better.
-        candidates: structures to score, beside the first; None for no such limit.
-        seconds: after which no further structure is begun; None for no limit. What is found then depends on the speed
-            of the machine.
+        costs: costs of widths, and the budget.
+        score: the score of a structure; lower is better.
+        candidates: number of structures to score beside the first; None for no limit.
+        seconds: time after which no further structure is started; None for no limit. With a time limit the result
+            depends on the speed of the machine.
         seed: of the random changes.
 
+    Returns:
+        The best coefficients and their structure.
+
     Raises:
-        ValueError: neither limit is given.
+        ValueError: both limits are None.
         BudgetUnreachable: no structure is within the budget.
     """
     if candidates is None and seconds is None:
-        raise ValueError("the search has no end: give candidates or seconds")
+        raise ValueError("the search would not end: give candidates or seconds, both are None")
     start = time.perf_counter()
     generator = np.random.default_rng(seed)
     layers = len(rankings.heads)
@@ -109,7 +113,7 @@ def improve(
         if value < lowest:
             lowest, best, widths = value, changed, found
     elapsed = time.perf_counter() - start
-    return Improved(replace(rankings, coefficients=np.exp(best)), widths, len(seen), first, lowest, elapsed)
+    return CoefficientSearch(replace(rankings, coefficients=np.exp(best)), widths, len(seen), first, lowest, elapsed)
 
 
 def _global(layers: int, generator: np.random.Generator) -> Floats:

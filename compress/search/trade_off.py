@@ -1,4 +1,4 @@
-"""What other budgets would keep."""
+"""Trade-off curve: importance kept at other latency budgets."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from compress.core.errors import BudgetUnreachable
 from compress.core.importance import Rankings
 from compress.core.plan import Budget
-from compress.search.planner import make_plan as search_plan
+from compress.search.planner import SearchProblem, make_plan
 
 if TYPE_CHECKING:
     from compress.profile.take import Profile
 
 
 def trade_off(rankings: Rankings, profile: Profile, length: float, seed: int = 0) -> list[dict[str, float]]:
-    """Importance kept at 40 latencies, from little above the least to the dense model's, for ``compress why``.
+    """Importance kept at 40 latencies between the fixed part and the dense model, for ``compress why``.
 
     Args:
         rankings: order of every sublayer's units, and their loss.
@@ -23,22 +23,15 @@ def trade_off(rankings: Rankings, profile: Profile, length: float, seed: int = 0
         seed: recorded in the plans.
 
     Returns:
-        For each latency that can be reached ``latency_ms``, ``importance_kept`` and ``macs_fraction``.
+        ``latency_ms``, ``importance_kept`` and ``macs_fraction`` of each latency that can be reached.
     """
     table = profile.table
     points = []
     for step in range(1, 41):
         budget_ms = table.fixed_ms + (table.dense_ms - table.fixed_ms) * step / 40
         try:
-            plan = search_plan(
-                shape=profile.shape,
-                budget=Budget("latency_ms", budget_ms),
-                method="full",
-                rankings=rankings,
-                length=length,
-                profile=profile,
-                seed=seed,
-            )
+            budget = Budget("latency_ms", budget_ms)
+            plan = make_plan(SearchProblem(profile.shape, budget, "full", length, profile, seed=seed), rankings)
         except BudgetUnreachable:
             continue
         points.append(

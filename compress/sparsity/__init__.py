@@ -1,4 +1,4 @@
-"""Sparsity of single weights: masks on the matrices of the encoder's linear layers. Saves bytes, not time.
+"""Sparsity of single weights: masks on the encoder's linear layers, and the compact file. Saves bytes, not time.
 
     matrices        which matrices, taken from the family's entry
     scores          scores of single weights: one class per scorer
@@ -12,4 +12,6 @@
 May import fineprune, artifact, inputs, tasks, models, data, core.
 
 Source: Sanh, Wolf and Rush, *Movement Pruning: Adaptive Sparsity by Fine-Tuning*, NeurIPS 2020.
+
+May import fineprune and the rooms below it.
 """

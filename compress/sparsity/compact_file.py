@@ -9,7 +9,7 @@
 The file's metadata say ``format`` and ``version``, the model's ``config`` and for every tensor how it is stored. It
 holds no pickle, and reading checks everything: a damaged file is refused, not half loaded.
 
-Law (``tests/test_sparsity_compact.py``): ``read_state(write(model))`` is ``rounded_state(model)``, bit for bit.
+Law (``tests/sparsity/test_compact_file.py``): ``read_state(write(model))`` is ``rounded_state(model)``, bit for bit.
 """
 
 from __future__ import annotations

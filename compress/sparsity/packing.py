@@ -1,6 +1,6 @@
 """A sparse matrix as bytes: the places of its elements, and their values. Arrays in, arrays out.
 
-Laws (``tests/test_sparsity_coding.py``): ``unpack(pack(q)) == q`` for every matrix of int8, whichever form is taken;
+Laws (``tests/sparsity/test_packing.py``): ``unpack(pack(q)) == q`` for every matrix of int8, whichever form is taken;
 whatever bytes are given, ``unpack`` gives a matrix or raises ``ValueError``; a zero never becomes anything else.
 
 Two forms say where the elements lie, row after row:

@@ -1,6 +1,6 @@
 """Top-k selection: keeps the elements with the highest scores, exactly so many.
 
-Laws (``tests/test_sparsity_choice.py``): exactly ``allowed`` elements are kept, over all matrices or in each. No
+Laws (``tests/sparsity/test_topk.py``): exactly ``allowed`` elements are kept, over all matrices or in each. No
 element that is left out has a higher score than one that is kept. Of equal ones, the first are kept.
 """
 

@@ -6,22 +6,27 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from compress.core.plan import Budget, Plan
+from compress.profile.take import recalibrate
 
 if TYPE_CHECKING:
     from compress.export.measure import LatencyComparison
     from compress.profile.take import Profile
 
-from typing import TYPE_CHECKING
-
-from compress.export.measure import LatencyComparison
-from compress.profile.take import Profile, recalibrate
-
-if TYPE_CHECKING:
-    pass
+# Part of a latency budget that is planned for: the rest absorbs the error of the prediction and the width of the
+# interval. Where the planned structure measures otherwise the profile is corrected and the search repeated.
+SHARE = 0.968
+ROUNDS = 3
+# A measured structure that uses so much of the budget is good: met with room for the interval, and the budget is used.
+LEAST_USED, MOST_USED = 0.95, 0.985
 
 
 def used_budget(budget: Budget, timed: LatencyComparison) -> float:
-    """Measured latency as a fraction of a latency or speed-up budget."""
+    """Measured latency as a fraction of a latency or speed-up budget.
+
+    Args:
+        budget: latency or speed-up.
+        timed: the structure beside the dense model.
+    """
     if budget.kind == "speedup":
         return budget.value / timed.speedup.value
     return timed.compressed.value / budget.value
@@ -31,21 +36,14 @@ def corrected(profile: Profile, plan: Plan, timed: LatencyComparison) -> Profile
     """The profile, corrected so that it predicts what was measured for a plan's structure.
 
     For a speed-up only the ratio counts, and the profile's dense latencies stay; for a latency all are as measured now.
+
+    Args:
+        profile: that the plan was made with.
+        plan: with its budget and structure.
+        timed: the structure beside the dense model.
     """
     widths, factor = plan.structure.widths, timed.dense.value / profile.dense_ms
     if plan.budget.kind == "speedup":
         return recalibrate(profile, widths, profile.dense_ms / timed.speedup.value)
     renewed = recalibrate(profile, widths, timed.compressed.value, factor * profile.table.dense_ms)
     return replace(renewed, baseline_ms=None if profile.baseline_ms is None else timed.dense.value)
-
-
-# Part of a latency budget that is planned for: what it leaves absorbs the error of the prediction and the width of the
-# interval. Where the planned structure measures otherwise the profile is corrected and the search repeated.
-SHARE = 0.968
-
-
-ROUNDS = 3
-
-
-# A measured structure that uses so much of the budget is good: met with room for the interval, and the budget is used.
-LEAST_USED, MOST_USED = 0.95, 0.985

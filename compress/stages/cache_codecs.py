@@ -1,6 +1,7 @@
 """How each kind of result is written to the store and read back: safetensors and JSON, never pickle.
 
-Law (``tests/test_keeping.py``): what is read equals what was written, bit for bit.
+Documents are checked against the types that they are read as: a damaged one is a ``ValueError``.
+Law (``tests/stages/test_cache_codecs.py``): what is read equals what was written, bit for bit.
 """
 
 from __future__ import annotations
@@ -9,37 +10,46 @@ import copy
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
+from compress.artifact.outcomes import Outcomes
+from compress.artifact.validation import Validation
 from compress.cache.memo import Codec
 from compress.core.importance import Fisher, Importance, Ranking, Rankings
-from compress.core.statistics import Interval
 from compress.export.lowering import Engine
 from compress.export.measure import LatencyComparison
 from compress.export.onnx import ExportReport
 from compress.profile.latency_profile import Profile
-from compress.stages.results import Exported
+from compress.stages.results import Evaluated, Exported
 
 if TYPE_CHECKING:
     from compress.core.plan import Plan
     from compress.inputs.load import Loaded
     from compress.stages.results import Repairs
 
+T = TypeVar("T")
 _DOCUMENT, _TENSORS, _FILES = "result.json", "result.safetensors", "files"
 
 
-def _write(document: Any, folder: Path) -> None:
-    # Floats are written so that they are read back exactly.
+def _write(kind: Any, value: Any, folder: Path) -> None:
+    # Floats are written so that they are read back exactly, infinite ones too.
+    document = TypeAdapter(kind).dump_python(value)
     (folder / _DOCUMENT).write_text(json.dumps(document), encoding="utf-8")
 
 
-def _read(folder: Path) -> Any:
-    return json.loads((folder / _DOCUMENT).read_text(encoding="utf-8"))
+def _read(kind: Any, folder: Path) -> Any:
+    return TypeAdapter(kind).validate_python(json.loads((folder / _DOCUMENT).read_text(encoding="utf-8")))
+
+
+def _document(kind: Any) -> Codec[Any]:
+    """The codec of plain values: dataclasses, tuples, numbers."""
+    return Codec(lambda value, folder: _write(kind, value, folder), lambda folder: _read(kind, folder))
 
 
 def _copy_model(path: Path, folder: Path) -> None:
@@ -51,11 +61,11 @@ def _copy_model(path: Path, folder: Path) -> None:
 
 def _write_file(path: Path, folder: Path) -> None:
     _copy_model(path, folder / _FILES)
-    _write(path.name, folder)
+    _write(str, path.name, folder)
 
 
 def _read_file(folder: Path) -> Path:
-    return folder / _FILES / Path(str(_read(folder))).name
+    return folder / _FILES / Path(_read(str, folder)).name
 
 
 def _write_profile(profile: Profile, folder: Path) -> None:
@@ -72,19 +82,31 @@ def _write_arrays(arrays: Mapping[str, NDArray[Any]], folder: Path) -> None:
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, str(folder / _TENSORS))
 
 
-def _read_arrays(folder: Path) -> dict[str, NDArray[Any]]:
+class _Arrays(dict[str, NDArray[Any]]):
+    """Arrays by name; one that is missing is a ``ValueError``."""
+
+    def __missing__(self, name: str) -> NDArray[Any]:
+        raise ValueError(f"it has no array '{name}'")
+
+
+def _read_arrays(folder: Path) -> _Arrays:
     from safetensors.numpy import load_file
 
-    found: dict[str, NDArray[Any]] = load_file(str(folder / _TENSORS))
-    return found
+    return _Arrays(load_file(str(folder / _TENSORS)))
 
 
-def _write_array(array: NDArray[np.float64], folder: Path) -> None:
-    _write_arrays({"array": array}, folder)
+@dataclass(frozen=True)
+class _FisherFacts:
+    samples: int
+    label_free: bool
 
 
-def _read_array(folder: Path) -> NDArray[np.float64]:
-    return _read_arrays(folder)["array"]
+@dataclass(frozen=True)
+class _ImportanceFacts:
+    """Of an importance, what is not an array: numbers of rankings, and of the Fisher information where there is one."""
+
+    layers: tuple[int, int]
+    fisher: _FisherFacts | None
 
 
 _BLOCKS = ("head_blocks", "filter_blocks")
@@ -102,49 +124,38 @@ def _write_importance(importance: Importance, folder: Path) -> None:
         arrays |= {"fisher.heads": fisher.heads, "fisher.filters": fisher.filters}
         arrays |= {f"fisher.{name}": block for name in _BLOCKS if (block := getattr(fisher, name)) is not None}
     _write_arrays(arrays, folder)
-    said = None if fisher is None else {"samples": fisher.samples, "label_free": fisher.label_free}
-    _write({"layers": [len(rankings.heads), len(rankings.filters)], "fisher": said}, folder)
+    facts = None if fisher is None else _FisherFacts(fisher.samples, fisher.label_free)
+    _write(_ImportanceFacts, _ImportanceFacts((len(rankings.heads), len(rankings.filters)), facts), folder)
 
 
 def _read_importance(folder: Path) -> Importance:
-    arrays, document = _read_arrays(folder), _read(folder)
+    arrays, facts = _read_arrays(folder), _read(_ImportanceFacts, folder)
     heads, filters = (
         tuple(Ranking(arrays[f"{kind}.{i}.order"], arrays[f"{kind}.{i}.loss"]) for i in range(count))
-        for kind, count in zip(("heads", "filters"), document["layers"], strict=True)
+        for kind, count in zip(("heads", "filters"), facts.layers, strict=True)
     )
     fisher = None
-    if document["fisher"] is not None:
+    if facts.fisher is not None:
         fisher = Fisher(
             heads=arrays["fisher.heads"],
             filters=arrays["fisher.filters"],
             head_blocks=arrays.get("fisher.head_blocks"),
             filter_blocks=arrays.get("fisher.filter_blocks"),
-            samples=document["fisher"]["samples"],
-            label_free=document["fisher"]["label_free"],
+            samples=facts.fisher.samples,
+            label_free=facts.fisher.label_free,
         )
     return Importance(Rankings(heads, filters, arrays.get("coefficients")), fisher)
 
 
-def _timed_document(timed: LatencyComparison | None) -> Any:
-    return None if timed is None else asdict(timed)
+@dataclass(frozen=True)
+class _ExportedFacts:
+    """``Exported`` with paths relative to the directory of all that belongs to it."""
 
-
-def _timed(document: Any) -> LatencyComparison | None:
-    if document is None:
-        return None
-    dense, compressed, speedup = (Interval(**document[name]) for name in ("dense", "compressed", "speedup"))
-    return LatencyComparison(dense, compressed, speedup, document["rounds"])
-
-
-def _read_timed(folder: Path) -> LatencyComparison:
-    timed = _timed(_read(folder))
-    assert timed is not None
-    return timed
-
-
-def _read_validation(folder: Path) -> tuple[LatencyComparison | None, dict[str, Any]]:
-    document = _read(folder)
-    return _timed(document["timed"]), document["validation"]
+    path: tuple[str, ...]
+    float_path: tuple[str, ...]
+    engine: Engine
+    report: ExportReport
+    parity: float
 
 
 def _root(exported: Exported) -> Path:
@@ -155,30 +166,55 @@ def _root(exported: Exported) -> Path:
 def _write_exported(exported: Exported, folder: Path) -> None:
     root = _root(exported)
     shutil.copytree(root, folder / _FILES)
-    _write(
-        {
-            "path": exported.path.relative_to(root).parts,
-            "float_path": exported.float_path.relative_to(root).parts,
-            "engine": exported.engine.to_json(),
-            "report": asdict(exported.report),
-            "parity": exported.parity,
-        },
-        folder,
+    facts = _ExportedFacts(
+        exported.path.relative_to(root).parts,
+        exported.float_path.relative_to(root).parts,
+        exported.engine,
+        exported.report,
+        exported.parity,
     )
+    _write(_ExportedFacts, facts, folder)
 
 
 def _read_exported(folder: Path) -> Exported:
-    document = _read(folder)
-    path, float_path = ((folder / _FILES).joinpath(*document[name]) for name in ("path", "float_path"))
+    facts = _read(_ExportedFacts, folder)
+    path, float_path = ((folder / _FILES).joinpath(*parts) for parts in (facts.path, facts.float_path))
     if not (path.is_file() and float_path.is_file()):
         raise ValueError("it names files that are not there")
-    engine, report = Engine.from_json(document["engine"]), ExportReport(**document["report"])
-    return Exported(path, engine, report, document["parity"], float_path)
+    return Exported(path, facts.engine, facts.report, facts.parity, float_path)
+
+
+@dataclass(frozen=True)
+class _EvaluatedFacts:
+    """``Evaluated`` with both documents as their files have them."""
+
+    validation: dict[str, Any]
+    outcomes: dict[str, Any]
+    timed: LatencyComparison | None
+
+
+def _write_evaluated(found: Evaluated, folder: Path) -> None:
+    facts = _EvaluatedFacts(found.validation.to_json(), found.outcomes.to_json(), found.timed)
+    _write(_EvaluatedFacts, facts, folder)
+
+
+def _read_evaluated(folder: Path) -> Evaluated:
+    facts = _read(_EvaluatedFacts, folder)
+    return Evaluated(Validation.model_validate(facts.validation), Outcomes.from_json(facts.outcomes), facts.timed)
 
 
 def pruned(loaded: Loaded, plan: Plan) -> Codec[tuple[Any, Repairs]]:
-    """A pruned model, read back into a copy of the dense one."""
+    """The codec of a pruned model, read back into a copy of the dense one.
+
+    Args:
+        loaded: the dense model.
+        plan: what stays.
+    """
+    from compress.reconstruction.closed_form import SublayerFit
+    from compress.reconstruction.joint import JointFit
     from compress.stages.results import Repairs
+
+    facts = tuple[tuple[SublayerFit, ...], JointFit | None]
 
     def write(result: tuple[Any, Repairs], folder: Path) -> None:
         from safetensors.torch import save_file
@@ -187,36 +223,33 @@ def pruned(loaded: Loaded, plan: Plan) -> Codec[tuple[Any, Repairs]]:
 
         model, repairs = result
         save_file(tensors_of(model), str(folder / _TENSORS))
-        _write(asdict(repairs), folder)
+        _write(facts, (repairs.sublayers, repairs.joint), folder)
 
     def read(folder: Path) -> tuple[Any, Repairs]:
         from safetensors.torch import load_file
 
         from compress.pruning.removal import remove
-        from compress.reconstruction.closed_form import Reconstructed
-        from compress.reconstruction.joint import Tuned
 
         model = copy.deepcopy(loaded.checkpoint.model)
         if plan.structure.widths != plan.shape.dense:
             remove(model, plan.structure)
-        model.load_state_dict(load_file(str(folder / _TENSORS)), strict=True)
-        document = _read(folder)
-        joint = None if document["joint"] is None else Tuned(**document["joint"])
-        return model, Repairs(tuple(Reconstructed(**one) for one in document["sublayers"]), joint)
+        try:
+            model.load_state_dict(load_file(str(folder / _TENSORS)), strict=True)
+        except RuntimeError as error:
+            # torch reports names and shapes that do not fit so.
+            raise ValueError(str(error)) from None
+        return model, Repairs(*_read(facts, folder))
 
     return Codec(write, read)
 
 
 FILE = Codec(_write_file, _read_file)
-ENGINE: Codec[Engine] = Codec(
-    lambda engine, folder: _write(engine.to_json(), folder), lambda folder: Engine.from_json(_read(folder))
-)
+ENGINE: Codec[Engine] = _document(Engine)
 PROFILE = Codec(_write_profile, _read_profile)
-ARRAY = Codec(_write_array, _read_array)
-IMPORTANCE = Codec(_write_importance, _read_importance)
-TIMED: Codec[LatencyComparison] = Codec(lambda timed, folder: _write(_timed_document(timed), folder), _read_timed)
-EXPORTED = Codec(_write_exported, _read_exported)
-VALIDATION: Codec[tuple[LatencyComparison | None, dict[str, Any]]] = Codec(
-    lambda result, folder: _write({"timed": _timed_document(result[0]), "validation": result[1]}, folder),
-    _read_validation,
+ARRAY: Codec[NDArray[np.float64]] = Codec(
+    lambda array, folder: _write_arrays({"array": array}, folder), lambda folder: _read_arrays(folder)["array"]
 )
+IMPORTANCE = Codec(_write_importance, _read_importance)
+TIMED: Codec[LatencyComparison] = _document(LatencyComparison)
+EXPORTED = Codec(_write_exported, _read_exported)
+EVALUATED = Codec(_write_evaluated, _read_evaluated)

@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from compress.calibration.calibrate import observe
 from compress.calibration.obs import rank_by_curvature
 from compress.core.importance import Importance, Rankings
 from compress.distributed.broadcast import calibrating
-from compress.inputs.load import Loaded
-from compress.options.run_config import RunConfig
+from compress.stages import cache_codecs
+from compress.stages.cache_keys import calibration_inputs
+from compress.stages.context import Run
+from compress.stages.stage import Stage, stage
 
-if TYPE_CHECKING:
-    from compress.stages.context import Stages
-
-from typing import TYPE_CHECKING
-
-from compress.stages import cache_keys
-from compress.stages.context import Stages
-
-if TYPE_CHECKING:
-    pass
+LIBRARIES = ("torch", "transformers", "numpy", "scipy")
 
 
-def weighed(config: RunConfig, loaded: Loaded, stages: Stages) -> Importance:
-    """What every head and filter is worth."""
-    return stages.result(lambda: cache_keys.calibrate(config, loaded), lambda: weigh(config, loaded, stages))
-
-
-def weigh(config: RunConfig, loaded: Loaded, stages: Stages | None = None) -> Importance:
-    """``full``: structured OBS on the curvature of the loss. ``kwon``: Fisher information of the gates.
+@stage(
+    Stage("calibrate", version=1, after="profile", libraries=LIBRARIES),
+    inputs=calibration_inputs,
+    codec=cache_codecs.IMPORTANCE,
+    of=lambda run: run.config.method,
+)
+def calibrate(run: Run) -> Importance:
+    """``full``: structured OBS on the curvature of the loss. ``kwon``: Fisher information of the masks.
 
     Other processes that a launcher started do their part of the examples.
-
-    Args:
-        config: method and seed.
-        loaded: model and calibration examples.
-        stages: told where memory runs short.
     """
+    config, loaded = run.config, run.loaded
     with calibrating(config, loaded.checkpoint.fingerprint, loaded.calibration) as group:
-        found = observe(config, loaded.checkpoint, loaded.calibration, group, None if stages is None else stages.info)
+        found = observe(config, loaded.checkpoint, loaded.calibration, group, run.info)
     if isinstance(found, dict):
         return Importance(rank_by_curvature(loaded.checkpoint.encoder, found), None)
     return Importance(Rankings.from_fisher(found), found)

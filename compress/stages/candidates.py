@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.artifact.validation import Candidate
 from compress.core.errors import PrecisionRefused
 from compress.stages.results import Finished, Proposal
 
@@ -24,7 +25,12 @@ def in_order(proposals: Sequence[Proposal]) -> list[Proposal]:
 
 
 def hopeless(proposal: Proposal, finished: Sequence[Finished]) -> str | None:
-    """Why a proposal is not worth finishing beside what has been accepted; None where it is."""
+    """Why a proposal is not worth finishing beside the accepted ones; None where it is.
+
+    Args:
+        proposal: not carried out yet.
+        finished: those that were.
+    """
     for other in finished:
         theirs = other.proposal
         if not other.accepted:
@@ -52,17 +58,17 @@ def best(finished: Sequence[Finished]) -> Finished:
     return min(
         usable,
         key=lambda c: (
-            _ORDER[c.measured["verdict"]],
+            _ORDER[c.measured.verdict],
             -c.metric,
-            c.measured["latency_ms"]["compressed"] or c.measured["latency_ms"]["predicted"] or 0.0,
+            c.measured.latency_ms.compressed or c.measured.latency_ms.predicted or 0.0,
         ),
     )
 
 
 def account(
     proposals: Sequence[Proposal], finished: Sequence[Finished], chosen: Finished, set_aside: dict[str, str]
-) -> tuple[list[dict[str, Any]], str]:
-    """Every candidate as plain JSON types, and in words why the chosen one was chosen.
+) -> tuple[tuple[Candidate, ...], str]:
+    """Every candidate for validation.json, and in words why the chosen one was chosen.
 
     Args:
         proposals: all of them.
@@ -71,60 +77,80 @@ def account(
         set_aside: reasons for the others, by precision.
     """
     done = {candidate.proposal.engine.precision: candidate for candidate in finished}
-    rows = []
-    for proposal in proposals:
-        precision = proposal.engine.precision
-        candidate = done.get(precision)
-        plan = proposal.plan if candidate is None else candidate.proposal.plan
-        row: dict[str, Any] = {
-            "precision": precision,
-            "engine": proposal.engine.name,
-            "macs_fraction": plan.macs_fraction,
-            "heads": list(plan.structure.widths.heads),
-            "filters": list(plan.structure.widths.filters),
-            "predicted_ms": plan.predicted_ms,
-        }
-        if candidate is None:
-            row |= {"latency_ms": None, "metric": None, "size_bytes": None, "outcome": set_aside[precision]}
-        else:
-            validation = candidate.measured
-            row |= {
-                "engine": candidate.exported.engine.name,
-                "left_out": list(candidate.exported.engine.left_out),
-                "latency_ms": validation["latency_ms"]["compressed"],
-                "speedup": validation["speedup"]["value"],
-                "metric": validation["metric"]["compressed"],
-                "drop_of_int8": validation["metric"].get("drop_of_int8"),
-                "size_bytes": validation["size_bytes"]["compressed"],
-                "verdict": validation["verdict"],
-                "outcome": "chosen" if candidate is chosen else candidate.refused or _why_not(candidate, chosen),
-            }
-        rows.append(row)
+    rows = tuple(
+        _unfinished(proposal, set_aside[precision])
+        if (precision := proposal.engine.precision) not in done
+        else _measured(done[precision], chosen)
+        for proposal in proposals
+    )
     return rows, _why(chosen, rows)
 
 
+def _unfinished(proposal: Proposal, outcome: str) -> Candidate:
+    return Candidate(
+        **_planned(proposal),
+        engine=proposal.engine.name,
+        latency_ms=None,
+        metric=None,
+        size_bytes=None,
+        outcome=outcome,
+    )
+
+
+def _measured(candidate: Finished, chosen: Finished) -> Candidate:
+    found, engine = candidate.measured, candidate.exported.engine
+    return Candidate(
+        **_planned(candidate.proposal),
+        engine=engine.name,
+        left_out=engine.left_out,
+        latency_ms=found.latency_ms.compressed,
+        speedup=found.speedup.value,
+        metric=found.metric.compressed,
+        drop_of_int8=found.metric.drop_of_int8,
+        size_bytes=found.size_bytes.compressed,
+        verdict=found.verdict,
+        outcome="chosen" if candidate is chosen else candidate.refused or _why_not(candidate, chosen),
+    )
+
+
+def _planned(proposal: Proposal) -> dict[str, Any]:
+    plan = proposal.plan
+    return {
+        "precision": proposal.engine.precision,
+        "macs_fraction": plan.macs_fraction,
+        "heads": plan.structure.widths.heads,
+        "filters": plan.structure.widths.filters,
+        "predicted_ms": plan.predicted_ms,
+    }
+
+
 def _why_not(candidate: Finished, chosen: Finished) -> str:
-    if candidate.measured["verdict"] != "pass":
-        return f"{candidate.measured['verdict']}: {candidate.measured['reason']}"
+    if candidate.measured.verdict != "pass":
+        return f"{candidate.measured.verdict}: {candidate.measured.reason}"
     return f"less accurate: {candidate.metric:.4f} against {chosen.metric:.4f}"
 
 
-def _why(chosen: Finished, rows: Sequence[dict[str, Any]]) -> str:
+def _why(chosen: Finished, rows: Sequence[Candidate]) -> str:
     plan, engine = chosen.proposal.plan, chosen.exported.engine
     kept = (
         "nothing is pruned"
         if plan.structure.widths == plan.shape.dense
         else f"keeps {plan.macs_fraction:.0%} of the MACs"
     )
-    others = [row for row in rows if row["outcome"] != "chosen"]
+    others = [row for row in rows if row.outcome != "chosen"]
     if not others:
         return f"{engine.name}: {kept}"
-    reasons = "; ".join(f"{row['precision']}: {row['outcome']}" for row in others)
-    return f"{engine.name}: {kept}, {chosen.measured['metric']['name']} {chosen.metric:.4f}. Others: {reasons}"
+    reasons = "; ".join(f"{row.precision}: {row.outcome}" for row in others)
+    return f"{engine.name}: {kept}, {chosen.measured.metric.name} {chosen.metric:.4f}. Others: {reasons}"
 
 
 def place(exported: Exported, directory: Path) -> None:
-    """Move a finished file, and what belongs to it, into the artifact; the float32 file that it was made of stays."""
+    """Move a finished file, and what belongs to it, into the artifact; the float32 file that it was made of stays.
+
+    Args:
+        exported: the file.
+        directory: the artifact.
+    """
     folder = exported.path.parent.parent if exported.path.parent.name == "engine" else exported.path.parent
     for file in folder.iterdir():
         if not file.name.startswith("float.onnx"):

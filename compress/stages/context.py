@@ -1,50 +1,59 @@
-"""Stages that are timed as they are reported, and whose results are remembered."""
+"""`Run`: what every stage of a run needs."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from compress.core.progress import Progress
+from compress.core.progress import Silent
+from compress.options.run_config import RunConfig
+from compress.stages.stage import Stages
 
 if TYPE_CHECKING:
-    from compress.cache.memo import Memory, Step
+    from compress.inputs.load import Loaded
+    from compress.stages.device import Device
 
-T = TypeVar("T")
 
-
-class Stages:
-    """A ``Progress`` that also keeps the seconds of every stage, and remembers results.
-
-    Args:
-        progress: told about stages.
-        memory: results of this and of earlier runs; None remembers nothing.
+@dataclass(frozen=True)
+class Run:
+    """Options, inputs, progress and device of a run.
 
     Attributes:
-        seconds: per stage, in order; a stage that ran twice has the sum.
+        config: the options.
+        loaded: checkpoint, target and examples.
+        stages: times what is done, and gives stored results.
+        opened: the target with the dense model on it; None before it is opened, or where a command needs none.
     """
 
-    def __init__(self, progress: Progress, memory: Memory | None = None) -> None:
-        self._progress, self.memory = progress, memory
-        self.seconds: dict[str, float] = {}
+    config: RunConfig
+    loaded: Loaded
+    stages: Stages
+    opened: Device | None = None
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        with self._progress.stage(name):
-            yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
-
-    def info(self, text: str) -> None:
-        self._progress.info(text)
-
-    def result(self, step: Callable[[], Step[T]], make: Callable[[], T]) -> T:
-        """What a step gives: remembered, or made now.
+    @classmethod
+    def silent(cls, config: RunConfig, loaded: Loaded) -> Run:
+        """A run that reports and stores nothing: single stages from Python.
 
         Args:
-            step: what is asked for and what it rests on; see ``stages/cache_keys.py``.
-            make: makes it.
+            config: the options.
+            loaded: checkpoint, target and examples.
         """
-        return make() if self.memory is None else self.memory.result(step(), make, self.info)
+        return cls(config, loaded, Stages(Silent()))
+
+    @property
+    def device(self) -> Device:
+        """The target with the dense model on it."""
+        assert self.opened is not None, "open_device comes first"
+        return self.opened
+
+    def on(self, device: Device) -> Run:
+        """The same run on a device."""
+        return replace(self, opened=device)
+
+    def asking(self, **options: Any) -> Run:
+        """The same run with other options."""
+        return replace(self, config=self.config.model_copy(update=options))
+
+    def info(self, text: str) -> None:
+        """Report one line."""
+        self.stages.info(text)

@@ -13,14 +13,13 @@ from compress.data.batches import Encoded
 from compress.export import fp16, graph, openvino
 from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
 from compress.export.lowering import Engine, lower
-from compress.export.onnx import check_parity, export_onnx, report_of
+from compress.export.onnx import check_parity, export_onnx, read_report
 from compress.export.runtime import open_session
 from compress.inputs.load import Loaded
 from compress.stages.results import Exported
 
 if TYPE_CHECKING:
     from compress.core.progress import Progress
-    from compress.stages.context import Stages
 
 PARITY_EXAMPLES = 64
 # Examples that static int8 takes the ranges of activations from.
@@ -58,16 +57,19 @@ def export_checked(
         if float_path is None:
             graph.remove(unquantized)
             unquantized = path
-    return Exported(path, engine, report_of(path), parity, unquantized)
+    return Exported(path, engine, read_report(path), parity, unquantized)
 
 
 def export_half(
-    model: Any, path: Path, loaded: Loaded, engine: Engine, float_path: Path, progress: Progress | Stages
+    model: Any, path: Path, loaded: Loaded, engine: Engine, float_path: Path, progress: Progress
 ) -> Exported:
     """Export a model in fp16; what fp16 cannot hold on real examples stays in fp32.
 
     Args:
-        model, path, loaded, engine: see ``export_checked``.
+        model: in PyTorch.
+        path: file to write.
+        loaded: examples to compare on, and to find overflow on.
+        engine: form and number format.
         float_path: where the float32 file goes, which is compared with PyTorch.
         progress: told what stays in fp32.
     """
@@ -75,12 +77,31 @@ def export_half(
 
     export_checked(model, float_path, loaded, replace(engine, precision="fp32"))
     proto = onnx.load(str(float_path))
-    kept = fp16.hold(proto, samples_of(loaded))
+    kept = fp16.choose_float32_nodes(proto, samples_of(loaded))
     if kept.nodes:
         progress.info(f"kept in fp32: {kept.reason}: {', '.join(kept.nodes)}")
     engine = replace(engine, left_out=kept.nodes)
     write_lowered(float_path, engine, path, loaded)
-    return Exported(path, engine, report_of(path), parity_of(path, model, loaded, math.inf), float_path)
+    return Exported(path, engine, read_report(path), parity_of(path, model, loaded, math.inf), float_path)
+
+
+def export_as(engine: Engine, model: Any, path: Path, loaded: Loaded, float_path: Path, progress: Progress) -> Exported:
+    """Export a model in an engine's number format.
+
+    Args:
+        engine: form and number format.
+        model: in PyTorch.
+        path: file to write.
+        loaded: examples to compare on, and to calibrate int8 on.
+        float_path: where the float32 file goes that a file in another format is made of.
+        progress: told what stays in fp32.
+
+    Raises:
+        ExportError: the float graph is not the model.
+    """
+    if engine.precision == "fp16":
+        return export_half(model, path, loaded, engine, float_path, progress)
+    return export_checked(model, path, loaded, engine, float_path)
 
 
 def _as_openvino(model: Any, onnx_file: Path, loaded: Loaded, engine: Engine) -> Exported:
@@ -91,18 +112,30 @@ def _as_openvino(model: Any, onnx_file: Path, loaded: Loaded, engine: Engine) ->
     parity = parity_of(path, model, loaded, tolerance=1e-3 if samples is None else math.inf)
     size = path.stat().st_size + path.with_suffix(".bin").stat().st_size
     return Exported(
-        path, engine, replace(report_of(onnx_file), size_bytes=size), parity, path if samples is None else onnx_file
+        path, engine, replace(read_report(onnx_file), size_bytes=size), parity, path if samples is None else onnx_file
     )
 
 
 def write_onnx(model: Any, path: Path, loaded: Loaded) -> None:
-    """Export a model with the inputs and outputs of its task."""
+    """Export a model with the inputs and outputs of its task.
+
+    Args:
+        model: in PyTorch.
+        path: file to write.
+        loaded: names the inputs, and has the task.
+    """
     task = loaded.checkpoint.task
     export_onnx(model, path, input_names=loaded.input_names, output_names=task.file_names, outputs=task.file_outputs)
 
 
 def parity_of(path: Path, model: Any, loaded: Loaded, tolerance: float = 1e-3) -> float:
     """Largest difference of a file from the PyTorch model that it should equal, on real examples.
+
+    Args:
+        path: the file.
+        model: in PyTorch.
+        loaded: examples, task and target.
+        tolerance: largest difference allowed.
 
     Raises:
         ExportError: they differ by more than the tolerance.
@@ -117,7 +150,16 @@ def parity_of(path: Path, model: Any, loaded: Loaded, tolerance: float = 1e-3) -
 
 
 def write_lowered(source: Path, engine: Engine, path: Path, loaded: Loaded) -> None:
-    """Write an exported float32 file as an engine has it."""
+    """Write an exported float32 file as an engine has it.
+
+    Nothing is written where that is the file as it was exported, nor where the engine's form takes no file this large.
+
+    Args:
+        source: the exported file.
+        engine: form and number format.
+        path: file to write.
+        loaded: examples to calibrate int8 on.
+    """
     import onnx
 
     if engine == Engine():
@@ -135,7 +177,13 @@ def _some_examples(loaded: Loaded) -> Encoded:
 
 
 def made_up(loaded: Loaded, length: int, count: int) -> Encoded:
-    """Examples that mean nothing, for a model without data."""
+    """Examples that mean nothing, for a model without data.
+
+    Args:
+        loaded: the model and its task.
+        length: tokens of each.
+        count: how many.
+    """
     checkpoint = loaded.checkpoint
     return checkpoint.task.made_up(checkpoint.model.config, loaded.input_names, length, count)
 

@@ -4,76 +4,119 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compress.core.plan import Plan
-from compress.inputs.load import Loaded
-from compress.options.run_config import RunConfig
-from compress.stages import cache_keys
+from compress.stages import cache_codecs
 from compress.stages.budget_use import corrected
+from compress.stages.cache_keys import deployment_inputs, device_inputs, digest, target_inputs
 from compress.stages.candidates import hopeless
-from compress.stages.context import Stages
-from compress.stages.device import Device
+from compress.stages.context import Run
+from compress.stages.dense_model import EXPORTERS
 from compress.stages.int8_accuracy import refusal_of
-from compress.stages.prune import prune
-from compress.stages.results import Finished, Proposal, Repairs
+from compress.stages.present_device import RUNTIMES
+from compress.stages.prune import prune, reconstruction_inputs
+from compress.stages.results import Evaluated, Exported, Finished, Proposal
 from compress.stages.search import search_on_device
+from compress.stages.stage import Inputs, Stage, stage
+
+if TYPE_CHECKING:
+    from compress.export.lowering import Engine
+    from compress.profile.take import Profile
 
 # Times that a structure is built, for the case that the finished file misses a budget that its check met.
 ATTEMPTS = 2
 
 
-def finish_promising(
-    config: RunConfig, loaded: Loaded, proposals: Sequence[Proposal], device: Device, stages: Stages
-) -> tuple[list[Finished], dict[str, str]]:
-    """Carry out proposals, most promising first; and why others were not, by precision."""
+def finish_promising(run: Run, proposals: Sequence[Proposal]) -> tuple[list[Finished], dict[str, str]]:
+    """Carry out proposals, most promising first.
+
+    Args:
+        run: with its device.
+        proposals: in that order.
+
+    Returns:
+        The finished ones, and why others were not carried out, by precision.
+    """
     finished: list[Finished] = []
     set_aside: dict[str, str] = {}
     for proposal in proposals:
         reason = hopeless(proposal, finished)
         if reason is None:
-            finished.append(finish(config, loaded, proposal, device, stages))
+            finished.append(finish(run, proposal))
         else:
             set_aside[proposal.engine.precision] = reason
     return finished, set_aside
 
 
-def finish(config: RunConfig, loaded: Loaded, proposal: Proposal, device: Device, stages: Stages) -> Finished:
-    """Carry a proposal out: prune, reconstruct, export, measure; once more where the file misses the budget."""
+def finish(run: Run, proposal: Proposal) -> Finished:
+    """Carry a proposal out: prune, reconstruct, export, measure; once more where the file misses the budget.
+
+    Args:
+        run: with its device.
+        proposal: a plan in a number format.
+    """
+    config, stages = run.config, run.stages
     engine, plan, profile, importance = proposal.engine, proposal.plan, proposal.measured_with, proposal.weighed
     for attempt in range(1, ATTEMPTS + 1):
-        # Take out what the plan does not keep, and fit what is left to the dense model.
         with stages.stage("reconstruct"):
-            model, repairs = pruned(config, loaded, plan, stages)
-        # Write the file and measure it.
+            model, repairs = prune(run, plan)
         with stages.stage("export"):
-            exported = stages.result(
-                partial(cache_keys.export, config, loaded, engine, plan),
-                partial(device.export, model, loaded, engine, config.int8_drop, stages),
-            )
-        stages.info(exported.summary())
+            exported = _export(run, engine, plan, model)
+        run.info(exported.summary())
         with stages.stage("validate"):
-            timed, validation = stages.result(
-                partial(cache_keys.validate, config, loaded, exported, plan, profile),
-                partial(device.validate, plan, exported, loaded, profile),
-            )
-        stages.info(validation["reason"])
-        refused = refusal_of(validation, exported, loaded, config.int8_drop)
-        done = validation["verdict"] == "pass" or config.budget.kind == "macs" or config.profile or refused
-        if done or timed is None or attempt == ATTEMPTS:
+            found = _validate(run, exported, plan, profile)
+        validation = found.validation
+        run.info(validation.reason)
+        refused = refusal_of(validation, exported, run.loaded, config.int8_drop)
+        done = validation.verdict == "pass" or config.budget.kind == "macs" or config.profile or refused
+        if done or found.timed is None or attempt == ATTEMPTS:
             break
         # The device has become slower, or the check was lucky: what the file itself shows counts.
-        profile = corrected(profile, plan, timed)
+        profile = corrected(profile, plan, found.timed)
         with stages.stage("search"):
-            plan, profile = search_on_device(config, loaded, importance, profile, device, engine, stages)
-    return Finished(replace(proposal, profile=profile, plan=plan), model, repairs, exported, validation, refused)
+            plan, profile = search_on_device(run, importance, engine, profile)
+    proposal = replace(proposal, profile=profile, plan=plan)
+    return Finished(proposal, model, repairs, exported, validation, refused, found.outcomes)
 
 
-def pruned(config: RunConfig, loaded: Loaded, plan: Plan, stages: Stages) -> tuple[Any, Repairs]:
-    """The pruned model, repaired. A copy of the dense one is sooner made than stored."""
-    if plan.structure.widths == plan.shape.dense:
-        return prune(config, loaded, plan, stages)
-    return stages.result(
-        lambda: cache_keys.reconstruct(config, loaded, plan), lambda: prune(config, loaded, plan, stages)
-    )
+def _export_inputs(run: Run, engine: Engine, plan: Plan) -> Inputs:
+    return {
+        "model": reconstruction_inputs(run, plan),
+        "engine": {**engine.to_json(), "left_out": None},
+        "evaluation": run.loaded.evaluation.fingerprint(),
+        "int8_drop": run.config.int8_drop,
+        "batch_size": run.config.batch_size,
+        "target": target_inputs(run.loaded.target),
+        "device": device_inputs(run.loaded.target),
+    }
+
+
+@stage(
+    Stage("export", version=1, after="reconstruct", depends_on=("reconstruct",), libraries=(*EXPORTERS, *RUNTIMES)),
+    inputs=lambda run, engine, plan, model: _export_inputs(run, engine, plan),
+    codec=cache_codecs.EXPORTED,
+    of=lambda run, engine, plan, model: engine.precision,
+)
+def _export(run: Run, engine: Engine, plan: Plan, model: Any) -> Exported:
+    """The file of the artifact."""
+    return run.device.export(model, engine)
+
+
+@stage(
+    Stage(
+        "validate", version=2, after="export", depends_on=("export", "dense", "form"), libraries=RUNTIMES, measured=True
+    ),
+    inputs=lambda run, exported, plan, profile: {
+        "export": _export_inputs(run, exported.engine, plan),
+        "deployment": deployment_inputs(run),
+        "plan": digest(plan.to_json()),
+        "profile": digest(profile.to_json()),
+        "size_mb": run.config.size_mb,
+    },
+    codec=cache_codecs.EVALUATED,
+    of=lambda run, exported, plan, profile: exported.engine.precision,
+)
+def _validate(run: Run, exported: Exported, plan: Plan, profile: Profile) -> Evaluated:
+    """What was measured on the file."""
+    return run.device.validate(plan, exported, profile)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,11 @@ from compress.data.batches import Encoded
 from compress.stages.export import samples_of
 
 if TYPE_CHECKING:
+    from compress.artifact.validation import Validation
+    from compress.core.progress import Progress
     from compress.export.lowering import Engine
     from compress.export.session import Session
     from compress.inputs.load import Loaded
-    from compress.stages.context import Stages
     from compress.stages.results import Exported
 
 # Calibration examples that int8 is judged on: enough to tell 1 % from 3 %, few enough for every layer in turn.
@@ -39,7 +40,14 @@ class Sensitivity:
 
 
 def answers_of(session: Session, loaded: Loaded, data: Encoded, batch_size: int = 32) -> NDArray[Any]:
-    """What a file answers on examples, as its task reads it."""
+    """What a file answers on examples, as its task reads it.
+
+    Args:
+        session: the loaded file.
+        loaded: has the task.
+        data: the examples.
+        batch_size: examples per call.
+    """
     from compress.export.measure import predict
 
     task = loaded.checkpoint.task
@@ -47,18 +55,30 @@ def answers_of(session: Session, loaded: Loaded, data: Encoded, batch_size: int 
 
 
 def drop_between(loaded: Loaded, data: Encoded, dense: NDArray[Any], ours: NDArray[Any]) -> Interval:
-    """What ``ours`` loses of the metric against ``dense``, paired; without labels, of agreement with it."""
+    """What ``ours`` loses of the metric against ``dense``, paired; without labels, of agreement with it.
+
+    Args:
+        loaded: has the task.
+        data: the examples.
+        dense: answers of the better model.
+        ours: answers of the other.
+    """
     task = loaded.checkpoint.task
     before, after = task.evaluate(dense, data, dense), task.evaluate(ours, data, dense)
     return drop_interval(before.scores, after.scores, after.combine)
 
 
 def too_much(drop: Interval, allowed: float) -> bool:
-    """Whether a drop is beyond what is allowed, and beyond the noise of the examples it was measured on."""
+    """Whether a drop is beyond what is allowed, and beyond the noise of the examples it was measured on.
+
+    Args:
+        drop: of the metric, with its interval.
+        allowed: largest drop.
+    """
     return drop.value > allowed and drop.low > 0
 
 
-def hold_accuracy(float_path: Path, engine: Engine, loaded: Loaded, allowed: float, stages: Stages) -> Engine:
+def hold_accuracy(float_path: Path, engine: Engine, loaded: Loaded, allowed: float, progress: Progress) -> Engine:
     """Leave the most sensitive layers out of int8 until what it loses on calibration data is allowed.
 
     Args:
@@ -66,7 +86,7 @@ def hold_accuracy(float_path: Path, engine: Engine, loaded: Loaded, allowed: flo
         engine: int8.
         loaded: calibration examples and target.
         allowed: drop of the metric.
-        stages: told what was left out.
+        progress: told what was left out.
 
     Returns:
         The engine, with ``left_out`` filled where it had to be. Where even half of the layers in float do not help, as
@@ -90,12 +110,18 @@ def hold_accuracy(float_path: Path, engine: Engine, loaded: Loaded, allowed: flo
         count *= 2
     _, count = min(tried)
     left_out = tuple(found.weight for found in ranked[:count])
-    stages.info(f"left in fp32, since int8 changes the outputs most there: {', '.join(left_out)}")
+    progress.info(f"left in fp32, since int8 changes the outputs most there: {', '.join(left_out)}")
     return replace(engine, left_out=left_out)
 
 
 def offenders(float_path: Path, engine: Engine, loaded: Loaded) -> list[Sensitivity]:
-    """The weights that int8 hurts most, worst first; nothing where the runtime quantizes by itself."""
+    """The weights that int8 hurts most, worst first; nothing where the runtime quantizes by itself.
+
+    Args:
+        float_path: the model in float32.
+        engine: int8.
+        loaded: calibration examples and target.
+    """
     from compress.export.lowering import IN_GRAPH
 
     if engine.scheme not in IN_GRAPH or not len(loaded.calibration):
@@ -151,19 +177,32 @@ class _Bench:
         return sorted(found, key=lambda sensitivity: -sensitivity.error)
 
 
-def refusal_of(validation: Mapping[str, Any], exported: Exported, loaded: Loaded, allowed: float) -> str | None:
-    """Why a measured int8 file must not be used; None where it may be."""
-    found = validation["metric"].get("drop_of_int8")
+def refusal_of(validation: Validation, exported: Exported, loaded: Loaded, allowed: float) -> str | None:
+    """Why a measured int8 file must not be used; None where it may be.
+
+    Args:
+        validation: what was measured on the file.
+        exported: the file.
+        loaded: calibration examples, on which the layers to blame are found.
+        allowed: drop of the metric against the same model in float32.
+    """
+    found = validation.metric.drop_of_int8
     if found is None:
         return None
-    drop = Interval(found["value"], *found["ci95"])
+    drop = found.interval
     if not too_much(drop, allowed):
         return None
     return refusal(drop, allowed, offenders(exported.float_path, exported.engine, loaded))
 
 
 def refusal(drop: Interval, allowed: float, worst: Sequence[Sensitivity]) -> str:
-    """The message of an int8 that costs too much, with the layers that it hurts most."""
+    """The message of an int8 that costs too much, with the layers that it hurts most.
+
+    Args:
+        drop: of the metric against the same model in float32.
+        allowed: largest drop.
+        worst: weights that int8 hurts most, worst first.
+    """
     layers = ", ".join(f"{found.weight} ({found.error:.1%})" for found in worst[:4])
     return (
         f"int8 loses {drop.value:.4f} of the metric against the same model in fp32 (95 % interval {drop.low:.4f} to "

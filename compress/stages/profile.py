@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from compress.core.errors import BudgetUnreachable
-from compress.inputs.load import Loaded
-from compress.options.run_config import RunConfig
-from compress.profile.target import of_its_device, offered
-from compress.search.costs import limit_of
-from compress.stages.context import Stages
-from compress.stages.device import Device
-from compress.stages.search import room_of
+from compress.profile.target import check_device, offered_precisions
+from compress.search.costs import budget_limit
+from compress.stages.context import Run
+from compress.stages.search import size_limit_of
 
 if TYPE_CHECKING:
     from compress.export.lowering import Engine
     from compress.profile.take import Profile
 
 
-def profiles_of(config: RunConfig, loaded: Loaded, device: Device, stages: Stages) -> list[tuple[Engine, Profile]]:
+def profiles_of(run: Run) -> list[tuple[Engine, Profile]]:
     """Engine and profile of every precision in question."""
-    given = given_profile(config, loaded)
+    given = given_profile(run)
     found = []
-    for precision in offered(loaded.target, config.precision if given is None else given.precision):
-        engine = device.settle(precision, loaded)
-        found.append((engine, given or device.take_profile(config, loaded, engine, stages)))
+    for precision in offered_precisions(run.loaded.target, run.config.precision if given is None else given.precision):
+        engine = run.device.fastest(precision)
+        found.append((engine, given or run.device.take_profile(engine)))
     return found
 
 
-def given_profile(config: RunConfig, loaded: Loaded) -> Profile | None:
-    """The profile of ``--profile``, checked against this model and deployment; None where none was given."""
+def given_profile(run: Run) -> Profile | None:
+    """The profile of ``--profile``, checked against this model and deployment; None where none was given.
+
+    Raises:
+        ProfileError: it is of another model, deployment or device.
+    """
+    config, loaded = run.config, run.loaded
     if config.profile is None:
         return None
     from compress.profile.profiles import Profiles
@@ -43,33 +44,32 @@ def given_profile(config: RunConfig, loaded: Loaded) -> Profile | None:
         loaded.target,
         None if config.precision == "auto" else config.precision,
     )
-    of_its_device(profile.device, loaded.target)
+    check_device(profile.device, loaded.target)
     return profile
 
 
-def reachable(
-    config: RunConfig,
-    loaded: Loaded,
-    profiles: Sequence[tuple[Engine, Profile]],
-    device: Device,
-    stages: Stages,
-) -> list[tuple[Engine, Profile]]:
+def reachable(run: Run, profiles: Sequence[tuple[Engine, Profile]]) -> list[tuple[Engine, Profile]]:
     """Those that can meet the budget at all.
+
+    Args:
+        run: with its device.
+        profiles: engine and profile of every precision in question.
 
     Raises:
         BudgetUnreachable: none can.
     """
+    config, loaded = run.config, run.loaded
     found: list[tuple[Engine, Profile]] = []
     unreachable: BudgetUnreachable | None = None
     for engine, profile in profiles:
         try:
-            limit_of(config.budget, loaded.shape, profile, loaded.length)
-            room = room_of(config, loaded, engine.precision, partial(device.dense_bytes, loaded, engine))
-            if room is not None:
-                room.check()
+            budget_limit(config.budget, loaded.shape, profile, loaded.length)
+            size_limit = size_limit_of(run, engine)
+            if size_limit is not None:
+                size_limit.check()
             found.append((engine, profile))
         except BudgetUnreachable as error:
-            stages.info(f"{engine.precision}: {error}")
+            run.info(f"{engine.precision}: {error}")
             unreachable = error
     if not found and unreachable is not None:
         raise unreachable

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from compress.artifact.outcomes import Outcomes
+    from compress.artifact.validation import Validation
     from compress.core.importance import Importance
     from compress.core.plan import Plan
     from compress.export.lowering import Engine
+    from compress.export.measure import LatencyComparison
     from compress.export.onnx import ExportReport
     from compress.profile.latency_profile import Profile
-    from compress.reconstruction.closed_form import Reconstructed
-    from compress.reconstruction.joint import Tuned
+    from compress.reconstruction.closed_form import SublayerFit
+    from compress.reconstruction.joint import JointFit
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,8 @@ class Repairs:
         fine_pruned: what fine-pruning did; None where there was none.
     """
 
-    sublayers: tuple[Reconstructed, ...] = ()
-    joint: Tuned | None = None
+    sublayers: tuple[SublayerFit, ...] = ()
+    joint: JointFit | None = None
     fine_pruned: FinePruned | None = None
 
 
@@ -114,6 +117,21 @@ class Proposal:
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """What was measured on a model file.
+
+    Attributes:
+        validation: for validation.json.
+        outcomes: of every evaluation example, for outcomes.json.
+        timed: dense against compressed; None where the target was not here to be timed.
+    """
+
+    validation: Validation
+    outcomes: Outcomes
+    timed: LatencyComparison | None = None
+
+
+@dataclass(frozen=True)
 class Finished:
     """A proposal carried out and measured.
 
@@ -123,22 +141,24 @@ class Finished:
         exported: its file.
         validation: what was measured; None where nothing was.
         refused: why it must not be used; None where it may.
+        outcomes: of every evaluation example; None where nothing was measured.
     """
 
     proposal: Proposal
     model: Any
     repairs: Repairs
     exported: Exported
-    validation: dict[str, Any] | None
+    validation: Validation | None
     refused: str | None = None
+    outcomes: Outcomes | None = None
 
     @property
     def accepted(self) -> bool:
         """Within the budget, and not refused."""
-        return self.refused is None and self.measured["verdict"] == "pass"
+        return self.refused is None and self.measured.verdict == "pass"
 
     @property
-    def measured(self) -> dict[str, Any]:
+    def measured(self) -> Validation:
         """``validation``, where it is there."""
         assert self.validation is not None
         return self.validation
@@ -146,4 +166,4 @@ class Finished:
     @property
     def metric(self) -> float:
         """On the evaluation data."""
-        return float(self.measured["metric"]["compressed"])
+        return self.measured.metric.compressed

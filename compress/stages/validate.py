@@ -4,20 +4,42 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.artifact.validation import OUTCOMES_FORMAT, combiners
+from compress.artifact.outcomes import Outcomes, combiners
+from compress.artifact.validation import (
+    Both,
+    Deployment,
+    EngineForm,
+    Estimate,
+    GpuLatency,
+    Latency,
+    Macs,
+    Metric,
+    Parity,
+    Size,
+    SliceRow,
+    Slices,
+    Speedup,
+    Validation,
+    bounds_of,
+)
 from compress.core.plan import Plan
 from compress.core.statistics import Interval, Verdict, drop_interval, score_interval, verdict_at_least, verdict_at_most
 from compress.data.batches import Encoded
+from compress.profile.target import describe_device
 from compress.tasks import Task
 from compress.tasks.base import Measured
 
 if TYPE_CHECKING:
+    from compress.export.lowering import Engine
     from compress.export.measure import GpuComparison, LatencyComparison
+    from compress.options.run_config import RunConfig
+    from compress.profile.target import Target
 
 # A first measurement this long settles most verdicts; one that straddles the limit is measured longer.
 MEASURE_SECONDS = (6.0, 12.0, 24.0)
@@ -25,77 +47,80 @@ MEASURE_SECONDS = (6.0, 12.0, 24.0)
 
 def metric_section(
     task: Task, data: Encoded, dense: NDArray[np.float64], compressed: NDArray[np.float64]
-) -> dict[str, Any]:
-    """The metric of both models with its interval, and the paired drop.
+) -> tuple[Metric, Outcomes]:
+    """The metric of both models with its interval and the paired drop, and the outcome of every example.
 
     Without labels the metric is fidelity: how far the compressed model predicts what the dense one does.
 
     Args:
         task: gives the metric.
         data: evaluation examples.
-        dense, compressed: outputs of the exported models, in the order of ``data``.
+        dense: outputs of the dense model's file, in the order of ``data``.
+        compressed: outputs of the compressed model's file.
     """
     ours, theirs = task.evaluate(compressed, data, dense), task.evaluate(dense, data, dense)
-    own, drop = score_interval(ours.scores, ours.combine), drop_interval(theirs.scores, ours.scores, ours.combine)
     others = {
-        mine.name: {"dense": round(their.value, 6), "compressed": round(mine.value, 6)}
+        mine.name: Both(dense=round(their.value, 6), compressed=round(mine.value, 6))
         for mine, their in zip(ours.also, theirs.also, strict=True)
     }
-    return {
-        "name": ours.name,
-        "dense": round(theirs.value, 6),
-        "compressed": round(ours.value, 6),
-        "ci95": [round(v, 6) for v in own.as_list()],
-        "drop": {"value": round(drop.value, 6), "ci95": [round(v, 6) for v in drop.as_list()]},
-        "examples": len(ours.scores),
-        **({"also": others} if others else {}),
-        "outcomes": _outcomes(ours, theirs, data),
-    }
+    metric = Metric(
+        name=ours.name,
+        dense=round(theirs.value, 6),
+        compressed=round(ours.value, 6),
+        ci95=bounds_of(score_interval(ours.scores, ours.combine), 6),
+        drop=_drop(theirs, ours),
+        examples=len(ours.scores),
+    )
+    if others:
+        metric = metric.model_copy(update={"also": others})
+    return metric, _outcomes(ours, theirs, data)
 
 
-def _outcomes(compressed: Measured, dense: Measured, data: Encoded) -> dict[str, Any]:
-    """What each example contributes to the metric, for comparisons with other artifacts example by example."""
+def _drop(before: Measured, after: Measured) -> Estimate:
+    return Estimate.of(drop_interval(before.scores, after.scores, after.combine), 6)
+
+
+def _outcomes(compressed: Measured, dense: Measured, data: Encoded) -> Outcomes:
     (how,) = [name for name, combine in combiners().items() if combine is compressed.combine]
-    return {
-        "format": OUTCOMES_FORMAT,
-        "metric": compressed.name,
-        "combine": how,
-        "evaluation_sha256": data.fingerprint(),
-        "compressed": np.round(compressed.scores, 6).tolist(),
-        "dense": np.round(dense.scores, 6).tolist(),
-    }
+    return Outcomes(
+        metric=compressed.name,
+        combine=how,
+        data=data.fingerprint(),
+        rows=np.round(compressed.scores, 6),
+        dense=np.round(dense.scores, 6),
+    )
 
 
 def slices_section(
     task: Task, data: Encoded, names: Mapping[int, str], dense: NDArray[np.float64], compressed: NDArray[np.float64]
-) -> dict[str, Any]:
+) -> Slices | None:
     """The metric of both models on parts of the evaluation data, the largest parts first.
 
     Args:
-        task, data, dense, compressed: as for ``metric_section``.
+        task: gives the parts.
+        data: evaluation examples.
         names: of the model's outputs, by number.
+        dense: outputs of the dense model's file, in the order of ``data``.
+        compressed: outputs of the compressed model's file.
 
     Returns:
-        ``by`` (what the parts are) and ``rows``; empty where the task has no parts.
+        The parts; None where the task has none.
     """
     theirs = task.slices(dense, data, names, dense)
-    rows: list[dict[str, Any]] = []
-    for before, after in zip(theirs, task.slices(compressed, data, names, dense), strict=True):
-        ours = after.measured
-        drop = drop_interval(before.measured.scores, ours.scores, ours.combine)
-        rows.append(
-            {
-                "name": after.name,
-                "count": after.count,
-                "metric": ours.name,
-                "dense": round(before.measured.value, 6),
-                "compressed": round(ours.value, 6),
-                "ci95": [round(v, 6) for v in score_interval(ours.scores, ours.combine).as_list()],
-                "drop": {"value": round(drop.value, 6), "ci95": [round(v, 6) for v in drop.as_list()]},
-            }
+    rows = [
+        SliceRow(
+            name=after.name,
+            count=after.count,
+            metric=after.measured.name,
+            dense=round(before.measured.value, 6),
+            compressed=round(after.measured.value, 6),
+            ci95=bounds_of(score_interval(after.measured.scores, after.measured.combine), 6),
+            drop=_drop(before.measured, after.measured),
         )
-    rows.sort(key=lambda row: (-row["count"], row["name"]))
-    return {"by": task.sliced_by, "rows": rows} if rows else {}
+        for before, after in zip(theirs, task.slices(compressed, data, names, dense), strict=True)
+    ]
+    rows.sort(key=lambda row: (-row.count, row.name))
+    return Slices(by=task.sliced_by, rows=tuple(rows)) if rows else None
 
 
 def verdict_of(plan: Plan, comparison: LatencyComparison | None) -> tuple[Verdict, str]:
@@ -135,7 +160,14 @@ def _text(interval: Interval) -> str:
 
 
 def with_size(verdict: Verdict, reason: str, size_bytes: int, limit_mb: float | None) -> tuple[Verdict, str]:
-    """A verdict on latency or MACs, and the size of the file beside it: too large a file fails whatever its speed."""
+    """A verdict on latency or MACs, and the size of the file beside it: too large a file fails whatever its speed.
+
+    Args:
+        verdict: on latency or MACs.
+        reason: in words.
+        size_bytes: of the file.
+        limit_mb: 10^6 bytes; None for no limit.
+    """
     if limit_mb is None:
         return verdict, reason
     size = f"{size_bytes / 1e6:.2f} MB, limit {limit_mb:g} MB"
@@ -159,76 +191,84 @@ def measured_verdict(
     return comparison, verdict, reason
 
 
-def document(
-    *,
-    plan: Plan,
-    predicted_ms: float | None,
-    comparison: LatencyComparison | None,
-    verdict: Verdict,
-    reason: str,
-    metric: Mapping[str, Any],
-    sizes: tuple[int, int],
-    size_mb: float | None,
-    length: float,
-    parity: float,
-    deployment: Mapping[str, Any],
-    slices: Mapping[str, Any] | None = None,
-    on_gpu: GpuComparison | None = None,
-) -> dict[str, Any]:
-    """validation.json as plain JSON types.
+@dataclass(frozen=True)
+class Measurement:
+    """Everything that was measured on a file; ``document`` makes validation.json of it.
 
-    Args:
+    Attributes:
+        plan: what the file should be, with its budget.
         predicted_ms: latency that the profile predicts; None without one.
-        comparison: what was timed; None where nothing was: latencies and speed-up are then None, but for predictions.
+        comparison: the timing; None where nothing was timed: latencies and speed-up are then predictions.
+        verdict: whether the budget is met.
+        reason: why, in words.
+        metric: of both models.
         sizes: bytes of the dense and the compressed ONNX file.
-        size_mb: what the latter was limited to, 10^6 bytes; None for no limit.
+        size_mb: limit of the latter, 10^6 bytes; None for no limit.
         length: mean tokens of an example, at which MACs are counted.
         parity: largest absolute difference between the exported file and PyTorch.
         deployment: device, batch size, length, threads: where the latencies hold.
-        slices: see ``slices_section``; None or empty leaves them out.
-        on_gpu: what was timed without copies; None on targets that are no GPUs.
+        slices: the metric on parts of the data; None leaves them out.
+        on_gpu: the timing without copies; None on targets that are not GPUs.
     """
-    dense_ms = plan.dense_ms if comparison is None else comparison.dense.value
-    budget_ms = plan.budget.value if plan.budget.kind == "latency_ms" else None
-    if dense_ms is not None:
-        budget_ms = plan.budget.latency_ms(dense_ms)
-    shape = plan.shape
-    return {
-        "latency_ms": {
-            "dense": None if comparison is None else _short(dense_ms),
-            "compressed": None if comparison is None else _short(comparison.compressed.value),
-            "budget": _short(budget_ms),
-            "predicted": _short(predicted_ms),
-            "predicted_by": None if plan.latency_source is None else f"{plan.latency_source} profile",
-            "ci95": None if comparison is None else [_short(v) for v in comparison.compressed.as_list()],
-            "rounds": 0 if comparison is None else comparison.rounds,
-            "source": "measured" if comparison is not None else f"not measured; {plan.latency_source} profile",
-            **({} if on_gpu is None else {"without_copies": on_gpu.to_json()}),
-        },
-        "speedup": {
-            "value": None if comparison is None else _short(comparison.speedup.value),
-            "ci95": None if comparison is None else [_short(v) for v in comparison.speedup.as_list()],
-            **({} if comparison is not None else {"predicted": _ratio(dense_ms, predicted_ms)}),
-        },
-        "metric": dict(metric),
-        "size_bytes": {
-            "dense": sizes[0],
-            "compressed": sizes[1],
-            **({} if size_mb is None else {"budget": round(1e6 * size_mb)}),
-        },
-        "macs": {
-            "dense": round(shape.macs(shape.dense, length)),
-            "compressed": round(shape.macs(plan.structure.widths, length)),
-            "fraction": plan.macs_fraction,
-            "length": round(length, 4),
-        },
-        "parity": {"max_abs_diff": parity},
-        "verdict": verdict,
-        "reason": reason,
-        "deployment": dict(deployment),
-        **({"slices": dict(slices)} if slices else {}),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    }
+
+    plan: Plan
+    predicted_ms: float | None
+    comparison: LatencyComparison | None
+    verdict: Verdict
+    reason: str
+    metric: Metric
+    sizes: tuple[int, int]
+    size_mb: float | None
+    length: float
+    parity: float
+    deployment: Deployment
+    slices: Slices | None = None
+    on_gpu: GpuComparison | None = None
+
+    def document(self) -> Validation:
+        """What validation.json holds."""
+        dense_ms = self.plan.dense_ms if self.comparison is None else self.comparison.dense.value
+        budget_ms = self.plan.budget.value if self.plan.budget.kind == "latency_ms" else None
+        if dense_ms is not None:
+            budget_ms = self.plan.budget.latency_ms(dense_ms)
+        shape, timed = self.plan.shape, self.comparison
+        parts: dict[str, Any] = {} if self.slices is None else {"slices": self.slices}
+        return Validation(
+            latency_ms=Latency(
+                dense=None if timed is None else _short(dense_ms),
+                compressed=None if timed is None else _short(timed.compressed.value),
+                budget=_short(budget_ms),
+                predicted=_short(self.predicted_ms),
+                predicted_by=None if self.plan.latency_source is None else f"{self.plan.latency_source} profile",
+                ci95=None if timed is None else bounds_of(timed.compressed, 4),
+                rounds=0 if timed is None else timed.rounds,
+                source="measured" if timed is not None else f"not measured; {self.plan.latency_source} profile",
+                **({} if self.on_gpu is None else {"without_copies": GpuLatency.model_validate(self.on_gpu.to_json())}),
+            ),
+            speedup=Speedup(
+                value=None if timed is None else _short(timed.speedup.value),
+                ci95=None if timed is None else bounds_of(timed.speedup, 4),
+                **({} if timed is not None else {"predicted": _ratio(dense_ms, self.predicted_ms)}),
+            ),
+            metric=self.metric,
+            size_bytes=Size(
+                dense=self.sizes[0],
+                compressed=self.sizes[1],
+                **({} if self.size_mb is None else {"budget": round(1e6 * self.size_mb)}),
+            ),
+            macs=Macs(
+                dense=round(shape.macs(shape.dense, self.length)),
+                compressed=round(shape.macs(self.plan.structure.widths, self.length)),
+                fraction=self.plan.macs_fraction,
+                length=round(self.length, 4),
+            ),
+            parity=Parity(max_abs_diff=self.parity),
+            verdict=self.verdict,
+            reason=self.reason,
+            deployment=self.deployment,
+            **parts,
+            date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        )
 
 
 def _short(value: float | None) -> float | None:
@@ -237,3 +277,22 @@ def _short(value: float | None) -> float | None:
 
 def _ratio(dense_ms: float | None, predicted_ms: float | None) -> float | None:
     return None if dense_ms is None or not predicted_ms else round(dense_ms / predicted_ms, 4)
+
+
+def deployment_section(config: RunConfig, name: str, engine: Engine, here: Target) -> Deployment:
+    """Where and how a file was run, for validation.json.
+
+    Args:
+        config: batch size and length.
+        name: of the target that the file is for.
+        engine: how it runs.
+        here: what the metric was computed on: the target itself, or the processor in its stead.
+    """
+    return Deployment(
+        target=name,
+        batch_size=config.batch_size,
+        seq_len=config.seq_len,
+        precision=engine.precision,
+        engine=EngineForm.model_validate(engine.to_json()),
+        device=describe_device(here),
+    )

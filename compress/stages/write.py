@@ -3,52 +3,54 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress._version import __version__
-from compress.artifact.files import OUTCOMES, TRADE_OFF, TRAINING, compact, dump
+from compress.artifact import summary
+from compress.artifact.files import CARD, OUTCOMES, TRADE_OFF, TRAINING, VALIDATION, compact, dump
 from compress.artifact.manifest import SEAL, described, write_manifest
 from compress.artifact.model import save_model
 from compress.artifact.sbom import NAME as SBOM
 from compress.artifact.sbom import sbom_text
 from compress.artifact.sparse import card as sparse_card
-from compress.artifact.sparse import is_sparse
-from compress.artifact.validation import apart
+from compress.artifact.validation import Validation
 from compress.core.errors import ConfigError
 from compress.core.hashing import sha256_of
 from compress.core.plan import Plan
 from compress.export.ort_format import write_ort
 from compress.export.tensorrt import keep_engine
-from compress.inputs.load import Loaded
 from compress.options.run_config import RunConfig
 from compress.profile.target import Target
 from compress.report.sources import read_training
 from compress.report.write import NAME as REPORT
 from compress.report.write import renew_report, report_text
-from compress.stages.context import Stages
-from compress.stages.device import deployment_feed
+from compress.stages.context import Run
+from compress.stages.dense_model import deployment_feed
 
 if TYPE_CHECKING:
-    from compress.stages.results import Finished
+    from compress.stages.results import Evaluated, Finished
 
 
 def write_artifact(
     directory: Path,
-    config: RunConfig,
-    loaded: Loaded,
+    run: Run,
     done: Finished,
     trade_off: Sequence[Mapping[str, float]],
-    stages: Stages,
     origins: Mapping[str, str] | None = None,
 ) -> None:
     """Write everything beside the ONNX file, the manifest last.
 
     Args:
+        directory: with the ONNX file in it.
+        run: options, inputs and seconds.
+        done: the model, its plan, and what was measured on it.
+        trade_off: what other budgets would keep; empty writes none.
         origins: per option where its value came from; None where nobody knows.
     """
+    config, loaded, stages = run.config, run.loaded, run.stages
     keep_engine(directory / "model.onnx", loaded.target)
     plan, profile, validation = done.proposal.plan, done.proposal.profile, done.validation
     if loaded.target.ort is not None:
@@ -61,20 +63,19 @@ def write_artifact(
     if profile is not None:
         (directory / "profile.json").write_text(profile.to_json(), encoding="utf-8")
     if validation is not None:
-        recorded, outcomes = apart(validation)
-        (directory / "validation.json").write_text(dump(recorded), encoding="utf-8")
-        if outcomes is not None:
-            (directory / OUTCOMES).write_text(compact(outcomes), encoding="utf-8")
+        (directory / VALIDATION).write_text(dump(validation.to_json()), encoding="utf-8")
+    if done.outcomes is not None:
+        (directory / OUTCOMES).write_text(compact(done.outcomes.to_json()), encoding="utf-8")
     if trade_off:
         (directory / TRADE_OFF).write_text(dump(list(trade_off)), encoding="utf-8")
-    (directory / "README.md").write_text(card(config, plan, validation), encoding="utf-8")
+    (directory / CARD).write_text(card(config, plan, validation), encoding="utf-8")
     facts = described(
         {
-            **inputs_of(config, loaded, origins),
+            **inputs_of(run, origins),
             "export": asdict(done.exported.report),
             "engine": done.exported.engine.to_json(),
             "reconstruction": asdict(done.repairs),
-            "device": None if validation is None else validation["deployment"]["device"],
+            "device": None if validation is None else validation.deployment.device,
             "seconds": stages.seconds,
             "reused": [] if stages.memory is None else stages.memory.reused,
         }
@@ -98,12 +99,14 @@ def write_artifact(
     write_manifest(directory, facts)
 
 
-def inputs_of(config: RunConfig, loaded: Loaded, origins: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """What went into a run, for the manifest: configuration, model, data, seed, date.
+def inputs_of(run: Run, origins: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Inputs of a run, for the manifest: configuration, model, data, seed, date.
 
     Args:
+        run: options and inputs.
         origins: per option where its value came from; None where nobody knows.
     """
+    config, loaded = run.config, run.loaded
     return {
         "configuration": config.model_dump(mode="json"),
         **({"origins": dict(origins)} if origins else {}),
@@ -121,7 +124,7 @@ def inputs_of(config: RunConfig, loaded: Loaded, origins: Mapping[str, str] | No
 def renew_validation(
     directory: Path,
     manifest: Mapping[str, Any],
-    validation: Mapping[str, Any],
+    found: Evaluated,
     config: RunConfig,
     plan: Plan,
     target: Target,
@@ -129,38 +132,42 @@ def renew_validation(
     """Replace validation.json, card and report, and their hashes in the manifest; what it says of other files stays.
 
     The engine of a target that is here is made where the artifact has none yet.
+
+    Args:
+        directory: the artifact.
+        manifest: its manifest.
+        found: what was measured now.
+        config: options that it was measured with.
+        plan: what the artifact keeps.
+        target: what it was measured on.
     """
     engine = {file.relative_to(directory).as_posix() for file in keep_engine(directory / "model.onnx", target)}
-    recorded, outcomes = apart(validation)
-    texts = {"validation.json": dump(recorded), "README.md": card(config, plan, validation)}
-    if outcomes is not None:
-        texts[OUTCOMES] = compact(outcomes)
+    validation = found.validation
+    texts = {
+        VALIDATION: dump(validation.to_json()),
+        CARD: card(config, plan, validation),
+        OUTCOMES: compact(found.outcomes.to_json()),
+    }
     for name, text in texts.items():
         temporary = directory / f".{name}.partial"
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(directory / name)
     facts = {k: v for k, v in manifest.items() if k not in ("format", "versions", "command", "files", SEAL)}
-    write_manifest(
-        directory, {**facts, "device": validation["deployment"]["device"]}, manifest["files"], engine | set(texts)
-    )
+    facts = {**facts, "device": validation.deployment.device}
+    write_manifest(directory, facts, manifest["files"], engine | set(texts))
     renew_report(directory)
 
 
-def _predicted(plan: Plan) -> list[str]:
-    """Rows of the card where nothing was timed."""
-    if plan.predicted_ms is None or plan.dense_ms is None:
-        return ["| latency, ms | not measured | not measured |"]
-    how = "**estimated** from a data sheet" if plan.estimated else "predicted, not timed"
-    return [
-        f"| latency, ms, {how} | {plan.dense_ms:.3f} | {plan.predicted_ms:.3f} |",
-        f"| speed-up, {how} | 1 | {plan.dense_ms / plan.predicted_ms:.2f} |",
-    ]
+def card(config: RunConfig, plan: Plan, validation: Validation | None) -> str:
+    """The artifact's README.md: what it is, what was measured, how to use it.
 
-
-def card(config: RunConfig, plan: Plan, validation: Mapping[str, Any] | None) -> str:
-    """The artifact's README.md: what it is, what was measured, how to use it."""
+    Args:
+        config: resolved options.
+        plan: what was kept.
+        validation: what was measured; None where nothing was.
+    """
     name = Path(config.model).name
-    if validation is not None and is_sparse(validation):
+    if validation is not None and validation.unstructured is not None:
         return sparse_card(name, validation)
     lines = [
         f"# {name}, compressed",
@@ -170,39 +177,7 @@ def card(config: RunConfig, plan: Plan, validation: Mapping[str, Any] | None) ->
         "",
     ]
     if validation is not None:
-        latency, metric, size = validation["latency_ms"], validation["metric"], validation["size_bytes"]
-        device = validation["deployment"]["device"]
-        timed = latency["compressed"] is not None
-        lines += ["| | dense | compressed |", "|---|---|---|"]
-        if timed:
-            lines += [
-                f"| latency, ms (median) | {latency['dense']:.2f} | {latency['compressed']:.2f} |",
-                f"| speed-up | 1 | {validation['speedup']['value']:.2f} |",
-            ]
-        else:
-            lines += _predicted(plan)
-        lines += [
-            f"| {metric['name']}, {metric['examples']} examples | {metric['dense']:.4f} | {metric['compressed']:.4f} |",
-            f"| model.onnx, MB | {size['dense'] / 1e6:.1f} | {size['compressed'] / 1e6:.1f} |",
-            f"| encoder MACs | 1 | {plan.macs_fraction:.3f} |",
-            f"| precision | fp32 | {validation['deployment']['precision']} |",
-            "",
-            f"{'Measured' if timed else 'All but the latencies measured'} on {device['processor']}, "
-            f"{device['threads']} threads, {validation['date'][:10]}"
-            f"{', dense and compressed interleaved' if timed else ''}. Verdict: **{validation['verdict']}** "
-            f"({validation['reason']}).",
-            "",
-        ]
-    if validation is not None and (trained := validation.get("fine_pruned")):
-        lines += [
-            f"Fine-pruned by the recipe `{trained['recipe']}`: {trained['before']['name']} "
-            f"{trained['before']['compressed']:.4f} before it, {validation['metric']['compressed']:.4f} after it "
-            "(`training.csv` has the curves).",
-            "",
-        ]
-    kept = () if validation is None else validation["deployment"]["engine"]["left_out"]
-    if kept:
-        lines += [f"Kept in fp32: {', '.join(f'`{name}`' for name in kept)}.", ""]
+        lines += _measured(plan, validation)
     lines += [
         "```python",
         "import onnxruntime",
@@ -219,3 +194,60 @@ def card(config: RunConfig, plan: Plan, validation: Mapping[str, Any] | None) ->
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _measured(plan: Plan, validation: Validation) -> list[str]:
+    """The card's table, what it was measured on, and the verdict."""
+    metric, deployment = validation.metric, validation.deployment
+    timed = summary.how_timed(validation, plan) == "measured"
+    lines = [
+        "| | dense | compressed |",
+        "|---|---|---|",
+        *_table(plan, validation),
+        f"| precision | fp32 | {deployment.precision} |",
+        "",
+        f"{'Measured' if timed else 'All but the latencies measured'} on {deployment.device['processor']}, "
+        f"{deployment.device['threads']} threads, {validation.date[:10]}"
+        f"{', dense and compressed interleaved' if timed else ''}. Verdict: **{validation.verdict}** "
+        f"({validation.reason}).",
+        "",
+    ]
+    trained = validation.fine_pruned
+    if trained is not None:
+        lines += [
+            f"Fine-pruned by the recipe `{trained.recipe}`: {trained.before.name} {trained.before.compressed:.4f} "
+            f"before it, {metric.compressed:.4f} after it (`training.csv` has the curves).",
+            "",
+        ]
+    kept = () if deployment.engine is None else deployment.engine.left_out
+    if kept:
+        lines += [f"Kept in fp32: {', '.join(f'`{name}`' for name in kept)}.", ""]
+    return lines
+
+
+_HOW = {"estimated": "**estimated** from a data sheet", "predicted": "predicted, not timed"}
+
+
+def _table(plan: Plan, validation: Validation) -> Iterator[str]:
+    """Rows of the card's table."""
+    for row in summary.rows(validation, plan):
+        dense, ours = row.dense or 0.0, row.compressed
+        how = _HOW.get(row.how or "")
+        if row.kind == "latency" and (ours is None or row.dense is None):
+            yield "| latency, ms | not measured | not measured |"
+        elif ours is None:
+            continue
+        elif row.kind == "latency":
+            yield (
+                f"| latency, ms, {how} | {dense:.3f} | {ours:.3f} |"
+                if how
+                else (f"| latency, ms (median) | {dense:.2f} | {ours:.2f} |")
+            )
+        elif row.kind == "speedup":
+            yield f"| speed-up{f', {how}' if how else ''} | 1 | {ours:.2f} |"
+        elif row.kind == "metric":
+            yield f"| {row.name}, {validation.metric.examples} examples | {dense:.4f} | {ours:.4f} |"
+        elif row.kind == "size":
+            yield f"| model.onnx, MB | {dense / 1e6:.1f} | {ours / 1e6:.1f} |"
+        elif row.kind == "macs":
+            yield f"| encoder MACs | 1 | {ours:.3f} |"

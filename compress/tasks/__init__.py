@@ -1,7 +1,19 @@
-"""What a model is for: one class per task, from columns of data to loss and metric.
+"""One class per task: columns of the data, loss, metric.
 
-A new task is one subclass of ``Task`` in a module of its own, listed in ``TASKS``. The stages know tasks only through
-the methods of ``base.Task``, so that labels, their absence, losses and metrics are in one place.
+    base                  ``Task``, the class that all stages see; metrics and what they have in common
+    text_classification   one class per text or pair of texts
+    text_regression       one number per text or pair of texts
+    token_classification  one tag per word, scored by spans
+    question_answering    the span of a context that answers a question
+    qa_columns            columns of questions, contexts and answers
+    sentence_similarity   one embedding per text
+    image_classification  one class per image
+    tokenization          texts, words and long contexts as rows of token ids
+
+A new task is one subclass of ``Task`` in a module of its own, listed in ``TASKS``. Stages use a task only through the
+methods of ``Task``: how labels, missing labels, losses and metrics are handled is decided here and nowhere else.
+
+May import models, data, core.
 """
 
 from __future__ import annotations
@@ -45,15 +57,15 @@ TASKS: dict[str, Task] = {
 
 
 def task_of(config: Any, name: str | None = None) -> Task:
-    """The task of a checkpoint, named or told by its head.
+    """Returns the task of a checkpoint.
 
     Args:
         config: the checkpoint's configuration.
-        name: None takes the task that fits the class in ``architectures``.
+        name: a name of ``TASKS``; None infers the task from the checkpoint's head (``architectures``).
 
     Raises:
         ConfigError: there is no task of that name.
-        ModelError: the checkpoint has no head, or another one than the task needs.
+        ModelError: the checkpoint has no head, or its head does not fit the task.
     """
     if name is not None and name not in TASKS:
         raise ConfigError(f"unknown task '{name}'.{did_you_mean(name, list(TASKS))} Tasks: {', '.join(TASKS)}")
@@ -61,7 +73,7 @@ def task_of(config: Any, name: str | None = None) -> Task:
     fitting = [task for task in TASKS.values() if any(head.endswith(task.head_suffixes) for head in heads)]
     if name is not None:
         task = TASKS[name]
-        # Without "architectures" the weights decide: a head that is not among them is found when they are loaded.
+        # Without "architectures" the weights decide: a missing head is noticed when they are loaded.
         if heads and task not in fitting:
             raise ModelError(f"task {name} does not fit this checkpoint: its head is {_head(heads)}; {_needed(task)}")
         task.check_config(config)
@@ -71,7 +83,7 @@ def task_of(config: Any, name: str | None = None) -> Task:
         try:
             task.check_config(config)
         except ModelError as error:
-            # Classifiers and regressors have heads of one class: the next task may be the one.
+            # Classifiers and regressors have the same class of head: the next task may fit.
             refusals.append(str(error))
         else:
             return task

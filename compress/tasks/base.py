@@ -1,4 +1,4 @@
-"""What every task has: the class that the stages see, and what a metric is made of."""
+"""The base class of all tasks, the values of a metric, and functions that several tasks share."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric with what it is made of, so that it can be resampled.
+    """A metric and the scores it is computed from, so that it can be resampled.
 
     Attributes:
-        name: of the metric.
+        name: name of the metric.
         scores: one row per unit (a text, a pair, a question): [units], or [units, parts].
-        combine: from such rows to the metric; None is their mean.
+        combine: computes the metric from such rows; None takes their mean.
         also: further metrics of the same units.
     """
 
@@ -41,7 +41,7 @@ class Measured:
 
     @property
     def value(self) -> float:
-        """The metric over all units; NaN without any."""
+        """The metric over all units; NaN without units."""
         if not len(self.scores):
             return float("nan")
         return float(self.scores.mean()) if self.combine is None else self.combine(self.scores)
@@ -52,9 +52,9 @@ class Slice:
     """The metric on a part of the evaluation data: one class, one type of span.
 
     Attributes:
-        name: of the part.
-        count: how many there are of it (texts, spans, questions).
-        measured: rows as in the whole, in the same order for every model.
+        name: name of the part.
+        count: number of texts, spans or questions in the part.
+        measured: the metric on the part; its rows have the same order for every model.
     """
 
     name: str
@@ -66,15 +66,15 @@ class Task(ABC):
     """One kind of head: its data, loss and metric.
 
     Attributes:
-        name: as on the command line.
-        metric_name: of ``metric``.
+        name: the task's name on the command line.
+        metric_name: the name of ``metric``.
         auto_class_name: the class of transformers that loads a checkpoint with this head.
-        head_suffixes: endings of the class names in a checkpoint's ``architectures`` that have this head.
-        output_names: of the exported file; what several of them hold is stacked along a last axis in ``forward``.
-        unread_weights: beginnings of the names of weights that this task does not read: they may be missing.
-        processor: what turns rows into inputs: the checkpoint's ``tokenizer``, or its processor of images (``image``).
-        fill: value of outputs at positions that an example does not have, where outputs are as long as the batch.
-        sliced_by: what ``slices`` are.
+        head_suffixes: a checkpoint has this head if a class name in its ``architectures`` ends in one of these.
+        output_names: outputs of the exported file; ``forward`` stacks several outputs along a last axis.
+        unread_weights: prefixes of the names of weights that this task does not use; such weights may be missing.
+        processor: ``tokenizer`` or ``image``: which processor of the checkpoint turns rows into inputs.
+        fill: value of outputs at padding, where outputs are as long as the batch.
+        sliced_by: what a part in ``slices`` is, such as a class.
     """
 
     name: ClassVar[str]
@@ -89,18 +89,25 @@ class Task(ABC):
 
     @abstractmethod
     def check_config(self, config: Any) -> None:
-        """Raise ModelError when a checkpoint's configuration contradicts this task."""
+        """Checks that a checkpoint's configuration fits this task.
+
+        Raises:
+            ModelError: it does not.
+        """
 
     def of_checkpoint(self, directory: Path) -> Task:
-        """This task as a checkpoint's other files refine it."""
+        """Returns this task with settings from the checkpoint's other files, such as the pooling of embeddings."""
         return self
 
     def of_calibration(self, data: Encoded) -> Task:
-        """This task as calibration data refine it: where outputs have a scale, its unit comes from the labels."""
+        """Returns this task with settings from calibration data: the scale of a regression comes from its labels."""
         return self
 
     def giving(self, embedding: str) -> Task:
-        """This task with another form of embeddings in the exported file.
+        """Returns this task with another form of embeddings in the exported file.
+
+        Args:
+            embedding: ``normalized``, ``pooled`` or ``tokens``.
 
         Raises:
             ConfigError: the task has no embeddings.
@@ -108,17 +115,30 @@ class Task(ABC):
         raise ConfigError(f"--embedding {embedding} is for sentence-similarity; this task is {self.name}")
 
     def settings(self) -> dict[str, Any]:
-        """What the manifest says about the exported file beside the task's name."""
+        """Returns the settings that the manifest records beside the task's name."""
         return {"outputs": list(self.file_names)}
 
     def find_columns(
         self, dataset: Dataset, text_column: str | None = None, label_column: str | None = None
     ) -> Columns:
-        """Choose columns by their names; labels are not looked at. Arguments and errors as for ``columns``."""
+        """Chooses columns by their names; values are not read.
+
+        Args:
+            dataset: rows.
+            text_column: a name, or two separated by a comma for pairs; None guesses.
+            label_column: a name; None guesses. Without a usual name the result has no label.
+
+        Raises:
+            DataError: a column is missing, or cannot be guessed.
+        """
         return choose_columns(dataset, text_column, label_column)
 
     def new_head(self, dataset: Dataset, columns: Columns) -> list[str]:
-        """Names of the outputs of a head that is to be trained on data, in their order.
+        """Returns the names of the outputs of a new head, in order, so that it can be trained on data.
+
+        Args:
+            dataset: rows to train on.
+            columns: from ``find_columns``.
 
         Raises:
             ConfigError: the task has no head to train.
@@ -130,32 +150,55 @@ class Task(ABC):
     def columns(
         self, dataset: Dataset, config: Any, text_column: str | None = None, label_column: str | None = None
     ) -> Columns:
-        """Choose columns and check all labels against the model. Reads the whole label column, tokenises nothing.
+        """Chooses columns and checks all labels against the model. Reads the whole label column, tokenises nothing.
 
         Args:
-            dataset: all rows: give it before sampling, so that a wrong label in any row is found.
+            dataset: all rows, before sampling, so that a wrong label in any row is found.
             config: the checkpoint's configuration.
             text_column: a name, or two separated by a comma for pairs; None guesses.
-            label_column: None guesses; without any usual name the result is label-free.
+            label_column: a name; None guesses. Without a usual name the result has no label.
 
         Raises:
-            DataError: columns missing or not to be guessed, labels the model does not know or only partly there.
+            DataError: a column is missing or cannot be guessed, the model does not know a label, or only some rows
+                have labels.
         """
 
     @abstractmethod
     def encode(self, dataset: Dataset, tokenizer: Any, columns: Columns, seq_len: int, config: Any) -> Encoded:
-        """Tokenise rows, cut to ``seq_len`` tokens, and turn labels into numbers.
+        """Tokenises rows, cut to ``seq_len`` tokens, and maps labels to the model's numbers.
+
+        Args:
+            dataset: rows.
+            tokenizer: the checkpoint's tokenizer, or its image processor.
+            columns: from ``columns``, on the same data.
+            seq_len: tokens per example at most, special tokens included; images ignore it.
+            config: the checkpoint's configuration.
+
+        Returns:
+            The examples; one row may give several (pairs, long contexts).
 
         Raises:
-            DataError: no rows, a column is missing or holds no text, an unknown label.
+            DataError: there are no rows, a column is missing or does not hold text, or a label is unknown.
         """
 
     def no_examples(self, tokenizer: Any, config: Any) -> Encoded:
-        """No examples, but the inputs that examples would have."""
+        """Returns zero examples that have the model's inputs.
+
+        Args:
+            tokenizer: the checkpoint's tokenizer, or its image processor.
+            config: the checkpoint's configuration.
+        """
         return encode_texts([["a"]], tokenizer, 8, config).select([])
 
     def made_up(self, config: Any, names: tuple[str, ...], length: int, count: int) -> Encoded:
-        """So many examples of a length that mean nothing, with inputs of these names: for timing without data."""
+        """Returns random examples, for timing without data.
+
+        Args:
+            config: the checkpoint's configuration.
+            names: inputs of the model.
+            length: tokens per example; images ignore it.
+            count: number of examples.
+        """
         ids = np.random.default_rng(0).integers(0, config.vocab_size, size=(count, length))
         rows = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         return Encoded(
@@ -166,7 +209,15 @@ class Task(ABC):
 
     @abstractmethod
     def forward(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        """The outputs that loss, divergence and metric take; independent of how far a batch is padded."""
+        """Runs the model; the outputs do not depend on how far a batch is padded.
+
+        Args:
+            model: with this task's head.
+            inputs: int64 [batch, sequence], or float32 [batch, channels, height, width], by name.
+
+        Returns:
+            The outputs that ``loss``, ``divergence`` and ``predictions`` take, [batch, ...].
+        """
 
     @property
     def file_names(self) -> tuple[str, ...]:
@@ -174,31 +225,67 @@ class Task(ABC):
         return self.output_names
 
     def file_outputs(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """What the exported file gives, in the order of ``file_names``."""
+        """Runs the model as the exported file does.
+
+        Args:
+            model: with this task's head.
+            inputs: as for ``forward``.
+
+        Returns:
+            One tensor per name in ``file_names``, in that order.
+        """
         outputs = self.forward(model, inputs)
         return (outputs,) if len(self.output_names) == 1 else outputs.unbind(-1)
 
     def read_file(self, answer: NDArray[Any], inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """``forward``'s outputs from what the file answers (several outputs stacked along a last axis)."""
+        """Converts the exported file's outputs to those of ``forward``.
+
+        Args:
+            answer: outputs of the file, several of them stacked along a last axis.
+            inputs: the file's inputs by name.
+        """
         return answer
 
     @abstractmethod
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The task's loss of each example, [batch]."""
+        """Returns the task's loss of each example, [batch].
+
+        Args:
+            logits: outputs of ``forward``, [batch, ...].
+            labels: [batch] or [batch, ...], as in ``Encoded.labels``.
+        """
 
     @abstractmethod
     def divergence(self, logits: Tensor, reference: Tensor) -> Tensor:
-        """How far outputs are from the dense model's, for each example, [batch]; 0 where equal."""
+        """Returns the divergence of each example's outputs from the dense model's, [batch]; 0 where they are equal.
+
+        Args:
+            logits: outputs of ``forward``, [batch, ...].
+            reference: the dense model's outputs, of the same shape.
+        """
 
     @abstractmethod
     def draw_labels(self, reference: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Labels drawn from the model's own predictive distribution: those of the true Fisher information."""
+        """Draws labels from the model's own predictive distribution, as the true Fisher information needs them.
+
+        Args:
+            reference: outputs of ``forward``, [batch, ...].
+            generator: source of randomness; None takes torch's global one.
+        """
 
     def fisher_direction(self, outputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A random direction for each example, with the Fisher information of its outputs as covariance [like outputs].
+        """Draws a random direction per example whose covariance is the Fisher information of the outputs.
 
-        The gradient of the loss for a drawn label is one. Where predictions are confident nearly all such gradients
-        vanish, and a few surprising labels make up the rest: tasks with categories have a better one.
+        The gradient of the loss for a drawn label is such a direction. Where predictions are confident, nearly all
+        such gradients vanish and a few unlikely labels make up the rest. Tasks with categories therefore override
+        this with ``categorical_direction``.
+
+        Args:
+            outputs: outputs of ``forward``, [batch, ...].
+            generator: source of randomness; None takes torch's global one.
+
+        Returns:
+            The directions, in the shape of ``outputs``.
         """
         import torch
 
@@ -209,30 +296,43 @@ class Task(ABC):
 
     @abstractmethod
     def predictions(self, logits: NDArray[Any]) -> NDArray[Any]:
-        """The labels that outputs stand for; a dense model's serve as labels where there are none."""
+        """Returns the predicted labels of outputs. Those of the dense model replace missing labels."""
 
     @abstractmethod
     def scores(self, logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
-        """What the metric is made of, a row per example: [n], higher is better, or [n, parts]."""
+        """Returns the scores that the metric is computed from: [n], higher is better, or [n, parts].
+
+        Args:
+            logits: outputs of ``forward`` for all examples, [n, ...].
+            labels: [n] or [n, ...].
+        """
 
     @property
     def combine(self) -> Callable[[NDArray[np.float64]], float] | None:
-        """From ``scores`` of any examples to the metric; None is their mean."""
+        """Computes the metric from ``scores`` of any examples; None takes their mean."""
         return None
 
     def metric(self, logits: NDArray[Any], labels: NDArray[Any]) -> float:
-        """The task's metric over all examples."""
+        """Returns the task's metric over all examples.
+
+        Args:
+            logits: outputs of ``forward`` for all examples, [n, ...].
+            labels: [n] or [n, ...].
+        """
         return Measured(self.metric_name, self.scores(logits, labels), self.combine).value
 
     def evaluate(self, logits: NDArray[Any], data: Encoded, reference: NDArray[Any] | None = None) -> Measured:
-        """The metric on evaluation data.
+        """Computes the metric on evaluation data.
 
-        Without labels it is fidelity: the same, with the dense model's predictions for labels.
+        Without labels it is fidelity: the same metric, with the dense model's predictions as labels.
 
         Args:
-            logits: outputs for all examples, in their order.
-            data: what they are outputs for.
-            reference: the dense model's outputs; needed where there are no labels.
+            logits: outputs of ``forward`` for all examples, [n, ...], in the order of ``data``.
+            data: the examples.
+            reference: the dense model's outputs, of the same shape; needed only without labels.
+
+        Raises:
+            ValueError: there are neither labels nor a reference.
         """
         if data.labels is not None:
             return Measured(self.metric_name, self.scores(logits, data.labels), self.combine)
@@ -247,20 +347,32 @@ class Task(ABC):
         names: Mapping[int, str],
         reference: NDArray[Any] | None = None,
     ) -> list[Slice]:
-        """The metric on parts of the evaluation data: a mean may hide that one class has been forgotten.
+        """Computes the metric on parts of the evaluation data: a mean can hide that the model lost one class.
 
         Args:
-            logits, data, reference: as for ``evaluate``.
-            names: of the model's outputs, by number.
+            logits: as for ``evaluate``.
+            data: as for ``evaluate``.
+            names: names of the model's outputs, by number.
+            reference: as for ``evaluate``.
 
         Returns:
-            The same parts in the same order whatever the outputs; empty where the task has no natural ones.
+            The same parts in the same order for all outputs; empty where the task has no natural parts.
         """
         return []
 
 
 def outputs_of(model: torch.nn.Module, task: Task, data: Encoded, batch_size: int = 32) -> NDArray[Any]:
-    """A PyTorch model's outputs for all examples, [n, ...] in their order; empty without examples."""
+    """Runs a PyTorch model on all examples.
+
+    Args:
+        model: with the task's head, in evaluation mode.
+        task: its task.
+        data: the examples.
+        batch_size: examples in a batch.
+
+    Returns:
+        Outputs of ``Task.forward``, [n, ...], in the order of the examples; empty without examples.
+    """
     import torch
 
     outputs: NDArray[Any] = np.empty((0, 0))
@@ -275,11 +387,11 @@ def outputs_of(model: torch.nn.Module, task: Task, data: Encoded, batch_size: in
     return outputs
 
 
-def labels_to_learn(columns: Columns) -> str:
-    """The column of the labels.
+def require_labels(columns: Columns) -> str:
+    """Returns the column of the labels.
 
     Raises:
-        DataError: there is none.
+        DataError: the data has no labels.
     """
     if columns.label is None:
         raise DataError("the data has no labels to train on; name their column with --label-column")
@@ -287,7 +399,11 @@ def labels_to_learn(columns: Columns) -> str:
 
 
 def check_finite(reference: Tensor) -> None:
-    """Raise DataError where a model's outputs are not numbers."""
+    """Checks that a model's outputs are finite.
+
+    Raises:
+        DataError: one of them is NaN or infinite.
+    """
     import torch
 
     if not bool(torch.isfinite(reference).all()):
@@ -298,7 +414,7 @@ def check_finite(reference: Tensor) -> None:
 
 
 def spearman(pairs: NDArray[np.float64]) -> float:
-    """Spearman's rank correlation of the two columns of [n, 2]; 0 where one of them is constant."""
+    """Returns Spearman's rank correlation of the two columns of [n, 2]; 0 where a column is constant."""
     from scipy.stats import rankdata
 
     first, second = (rankdata(column) for column in pairs.T)
@@ -308,14 +424,27 @@ def spearman(pairs: NDArray[np.float64]) -> float:
 
 
 def noise_like(reference: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal noise in the shape of a tensor."""
+    """Draws standard normal noise.
+
+    Args:
+        reference: gives shape and dtype.
+        generator: source of randomness; None takes torch's global one.
+    """
     import torch
 
     return torch.randn(reference.shape, generator=generator, dtype=reference.dtype)
 
 
 def categorical_divergence(logits: Tensor, reference: Tensor) -> Tensor:
-    """KL divergence from the reference's distribution, over the last axis; the axes before it stay."""
+    """Returns the KL divergence KL(reference || logits) of the distributions over the last axis.
+
+    Args:
+        logits: [..., categories].
+        reference: [..., categories].
+
+    Returns:
+        [...].
+    """
     from torch.nn.functional import kl_div, log_softmax
 
     pointwise = kl_div(log_softmax(logits, -1), log_softmax(reference, -1), reduction="none", log_target=True)
@@ -323,7 +452,14 @@ def categorical_divergence(logits: Tensor, reference: Tensor) -> Tensor:
 
 
 def draw_categories(reference: Tensor, generator: torch.Generator | None) -> Tensor:
-    """One category for each distribution over the last axis; the axes before it stay.
+    """Draws one category from each distribution over the last axis.
+
+    Args:
+        reference: logits [..., categories].
+        generator: source of randomness; None takes torch's global one.
+
+    Returns:
+        int64 [...].
 
     Raises:
         DataError: the logits are not finite.
@@ -336,10 +472,17 @@ def draw_categories(reference: Tensor, generator: torch.Generator | None) -> Ten
 
 
 def categorical_direction(reference: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A random direction with covariance diag(p) - p pᵀ for each distribution over the last axis, [like reference].
+    """Draws a random direction with covariance diag(p) - p pᵀ for each distribution p over the last axis.
 
-    Every category counts with its own probability, a random sign each: Σ_c ±√p_c (e_c - p). The gradient for one drawn
-    label has the same covariance, but where one category is nearly certain it is nearly always 0.
+    The direction is Σ_c ±√p_c (e_c - p), with a random sign per category c. The gradient of the loss for one drawn
+    label has the same covariance, but it is nearly always 0 where one category is nearly certain.
+
+    Args:
+        reference: logits [..., categories].
+        generator: source of randomness; None takes torch's global one.
+
+    Returns:
+        [..., categories].
 
     Raises:
         DataError: the logits are not finite.

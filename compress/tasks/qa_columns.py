@@ -1,7 +1,7 @@
-"""Questions, contexts and answers out of the columns that data sets have them in.
+"""Reads questions, contexts and answers from the columns of several data sets.
 
-Known are SQuAD's (``answers`` with texts and starts), flat ones (``answer``, ``answer_start``), and spans of characters
-(SubjQA). Every answer is checked to lie in its context.
+Supported are the columns of SQuAD (``answers`` with texts and starts), flat columns (``answer``, ``answer_start``), and
+spans of characters (SubjQA). Every answer is checked against its context.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compress.core.errors import DataError
-from compress.data.columns import Columns, find, found, given_texts, named, read_column, read_texts
+from compress.data.columns import (
+    Columns,
+    column_list,
+    parse_text_columns,
+    read_column,
+    read_texts,
+    require_column,
+    usual_name,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,33 +30,38 @@ QUESTION_NAMES = ("question", "query")
 CONTEXT_NAMES = ("context", "passage", "document", "paragraph", "article", "review", "text")
 ANSWER_NAMES = ("answers", "answer", "answer_text", "human_ans_spans", "answer_span", "label", "labels")
 PLACE_NAMES = ("answer_start", "answer_starts", "human_ans_indices", "answer_indices", "start")
-# SubjQA writes this at the end of every review, and as the answer of questions without one.
+# SubjQA writes this at the end of every review, and as the answer of a question that has none.
 NO_ANSWER = "ANSWERNOTFOUND"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Characters ``start`` up to ``end`` of the context; both equal where there is no answer."""
+    """Characters ``start`` up to ``end`` of the context; ``start == end`` means that there is no answer."""
 
     start: int
     end: int
 
 
 def choose_answer_columns(dataset: Dataset, text_column: str | None, label_column: str | None) -> Columns:
-    """Question and context, and the answers where there are any.
+    """Chooses the columns of question and context, and of the answers where the data has any.
+
+    Args:
+        dataset: rows.
+        text_column: names of question and context, separated by a comma; None guesses.
+        label_column: the column of answers; None guesses. Without a usual name the result has no label.
 
     Raises:
-        DataError: a named column is missing, or question and context cannot be told.
+        DataError: a named column is missing, or question and context cannot be guessed.
     """
     names = list(dataset.column_names)
     guesses = []
     if text_column:
-        texts = given_texts(dataset, text_column)
+        texts = parse_text_columns(dataset, text_column)
     else:
-        question, context = find(names, QUESTION_NAMES), find(names, CONTEXT_NAMES)
+        question, context = usual_name(names, QUESTION_NAMES), usual_name(names, CONTEXT_NAMES)
         if question is None or context is None:
             raise DataError(
-                f"cannot tell question and context apart; columns found: {found(dataset)}. Name them with "
+                f"cannot tell question and context apart; columns found: {column_list(dataset)}. Name them with "
                 "--text-column question,context"
             )
         texts = (question, context)
@@ -56,23 +69,30 @@ def choose_answer_columns(dataset: Dataset, text_column: str | None, label_colum
     if len(texts) != 2:
         raise DataError(f"--text-column '{text_column}' must name two columns for question-answering: question,context")
     others = [name for name in names if name not in texts]
-    label = named(dataset, label_column, "--label-column") if label_column else find(others, ANSWER_NAMES)
-    place = find(others, PLACE_NAMES) if label else None
+    if label_column:
+        label: str | None = require_column(dataset, label_column, "--label-column")
+    else:
+        label = usual_name(others, ANSWER_NAMES)
+    place = usual_name(others, PLACE_NAMES) if label else None
     if not label_column:
         guesses.append(
             f"answers are taken from '{label}'{f', their places from {place!r}' if place else ''} "
             "(--label-column names another)"
             if label
-            else f"none of the columns {found(dataset)} looks like answers: label-free (--label-column names one)"
+            else f"none of the columns {column_list(dataset)} looks like answers: label-free (--label-column names one)"
         )
     return Columns(texts, label, tuple(guesses), place=place)
 
 
 def read_questions(dataset: Dataset, columns: Columns) -> Iterator[tuple[str, str, list[Answer] | None]]:
-    """Question, context and right answers of every row; None for answers where there are no labels.
+    """Yields question, context and right answers of every row; answers are None without labels.
+
+    Args:
+        dataset: rows.
+        columns: from ``choose_answer_columns``.
 
     Raises:
-        DataError: an answer that is not in its context, or written in an unknown way.
+        DataError: an answer is not in its context, or its format is unknown.
     """
     questions, contexts = (read_texts(dataset, name) for name in columns.text)
     contexts = [context.removesuffix(NO_ANSWER).rstrip() if NO_ANSWER in context else context for context in contexts]
@@ -92,10 +112,10 @@ def read_questions(dataset: Dataset, columns: Columns) -> Iterator[tuple[str, st
 
 
 def _answers(value: Any, place: Any, context: str) -> list[Answer]:
-    """All right answers of one row, one without length where there is none.
+    """Returns all right answers of one row; a question without an answer gives one answer of length 0.
 
     Raises:
-        ValueError: not in the context, or written in an unknown way.
+        ValueError: an answer is not in the context, or its format is unknown.
     """
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
@@ -111,23 +131,23 @@ def _answers(value: Any, place: Any, context: str) -> list[Answer]:
         return [_answer(text, start, context) for text, start in zip(texts, starts, strict=True)] or [Answer(0, 0)]
     if value is None or isinstance(value, str):
         return [_answer(value or "", place, context)]
-    raise ValueError(f"{str(value)[:60]!r} is no answer; give a text, or texts and starts as SQuAD has them")
+    raise ValueError(f"{str(value)[:60]!r} is not an answer; give a text, or texts and starts as SQuAD has them")
 
 
 def _answer(text: Any, place: Any, context: str) -> Answer:
     if not isinstance(text, str):
-        raise ValueError(f"{text!r} is no text")
+        raise ValueError(f"{text!r} is not a text")
     if not text.strip() or text.strip() == NO_ANSWER:
         return Answer(0, 0)
     numbers = [int(n) for n in re.findall(r"-?\d+", str(place))] if place is not None else []
     if len(numbers) == 2:
         start, end = numbers
         if NO_ANSWER in text:
-            # Marked up to and over the mark, which is no part of the context.
+            # The span includes NO_ANSWER, which was cut off the context.
             end = min(end, len(context))
         if not 0 <= start < end <= len(context):
             raise ValueError(
-                f"the place {place} of answer {text[:40]!r} is outside of its context of {len(context)} characters"
+                f"the place {place} of answer {text[:40]!r} is outside its context of {len(context)} characters"
             )
         return Answer(start, end)
     if len(numbers) == 1:

@@ -1,4 +1,4 @@
-"""question-answering: the span of a context that answers a question, or that there is none."""
+"""Task question-answering: finds the span of a context that answers a question, or that none does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from compress.tasks.base import (
     categorical_direction,
     categorical_divergence,
     draw_categories,
-    labels_to_learn,
+    require_labels,
 )
 from compress.tasks.qa_columns import Answer, choose_answer_columns, read_questions
 from compress.tasks.tokenization import Windows, encode_windows
@@ -32,22 +32,22 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-# What padding's logits become: no probability, and still a number in any format.
+# Logits of padding: probability 0, and still finite in float16.
 NOWHERE = -1e4
-# Tokens that an answer has at most, as in the evaluation of SQuAD.
+# Tokens in an answer at most, as in the evaluation of SQuAD.
 LONGEST_ANSWER = 30
 
 
 @dataclass(frozen=True)
 class Questions:
-    """What the metric compares: answers to questions, each read in one or more windows of its context.
+    """Questions and right answers for the metric; an example is one window of a question's context.
 
     Attributes:
         question: number of the question of each example, [examples].
-        offsets: for each example the characters of the context that each token stands for, [tokens, 2]; -1 for tokens
-            outside of the context.
-        contexts: of the questions.
-        answers: right answers of each question, an empty one where there is none; None without labels.
+        offsets: for each example the characters of the context that each token covers, [tokens, 2]; -1 for tokens
+            outside the context.
+        contexts: the context of each question.
+        answers: right answers of each question, an empty text where there is none; None without labels.
     """
 
     question: NDArray[np.int64]
@@ -58,7 +58,7 @@ class Questions:
 
 @dataclass(frozen=True)
 class QuestionAnswering(Task):
-    """Start and end of the answer in the context; the first token stands for "no answer"."""
+    """Predicts start and end of the answer in the context; the first token means "no answer"."""
 
     name = "question-answering"
     metric_name = "answer F1"
@@ -78,14 +78,14 @@ class QuestionAnswering(Task):
         return choose_answer_columns(dataset, text_column, label_column)
 
     def new_head(self, dataset: Dataset, columns: Columns) -> list[str]:
-        labels_to_learn(columns)
+        require_labels(columns)
         return ["start", "end"]
 
     def columns(
         self, dataset: Dataset, config: Any, text_column: str | None = None, label_column: str | None = None
     ) -> Columns:
         columns = self.find_columns(dataset, text_column, label_column)
-        # Wrong answers in any row are found now, not in the sample that calibration takes.
+        # All rows are checked, not only the sample that calibration takes.
         questions = list(read_questions(dataset, columns))
         if columns.label is not None and all(answers is None for _, _, answers in questions):
             note = f"column '{columns.label}' has no answers: label-free"
@@ -93,7 +93,7 @@ class QuestionAnswering(Task):
         return columns
 
     def encode(self, dataset: Dataset, tokenizer: Any, columns: Columns, seq_len: int, config: Any) -> Encoded:
-        """Every window of a context is one example; equal questions to equal contexts are asked once."""
+        """Makes one example of every window of a context; a repeated pair of question and context is asked once."""
         asked: dict[tuple[str, str], list[Answer]] = {}
         for question, context, answers in read_questions(dataset, columns):
             asked.setdefault((question, context), []).extend(answers or ())
@@ -102,7 +102,7 @@ class QuestionAnswering(Task):
         labels: NDArray[np.int64] | None = None
         texts: list[list[str]] | None = None
         if columns.label is not None:
-            labels = _labels(windows, list(asked.values()))
+            labels = _answer_tokens(windows, list(asked.values()))
             texts = [
                 [context[answer.start : answer.end] for answer in found]
                 for context, found in zip(contexts, asked.values(), strict=True)
@@ -114,7 +114,7 @@ class QuestionAnswering(Task):
         return encode_windows([("a", "a")], tokenizer, 32, config)[0].select([])
 
     def forward(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        """Logits of start and end [batch, sequence, 2]; padding has no probability."""
+        """Returns logits of start and end, [batch, sequence, 2]; padding has probability 0."""
         import torch
 
         answer = model(**inputs)
@@ -136,15 +136,15 @@ class QuestionAnswering(Task):
         return categorical_direction(outputs.transpose(1, 2), generator).transpose(1, 2)
 
     def predictions(self, logits: NDArray[Any]) -> NDArray[np.int64]:
-        """Most probable start and end, each on its own, [n, 2]."""
+        """Returns the most probable start and the most probable end, int64 [n, 2]."""
         return np.asarray(logits).argmax(1).astype(np.int64)
 
     def scores(self, logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
-        """Fraction of start and end that is right, [n]."""
+        """Returns the fraction of start and end that is right: 0, 0.5 or 1, [n]."""
         return cast("NDArray[np.float64]", (self.predictions(logits) == np.asarray(labels)).mean(1))
 
     def evaluate(self, logits: NDArray[Any], data: Encoded, reference: NDArray[Any] | None = None) -> Measured:
-        """F1 of the words of answers as SQuAD 2 scores them, a mean over questions; exact match beside it."""
+        """Computes F1 of the words of answers as in SQuAD 2, averaged over questions; exact match is in ``also``."""
         questions: Questions = data.targets
         truth, suffix = questions.answers, ""
         if truth is None:
@@ -167,7 +167,7 @@ class QuestionAnswering(Task):
         names: Mapping[int, str],
         reference: NDArray[Any] | None = None,
     ) -> list[Slice]:
-        """Questions that the context answers, and those that it does not; nothing where there is one kind only."""
+        """Computes F1 of questions with and without an answer; empty where all questions are of one kind."""
         questions: Questions = data.targets
         if questions.answers is None:
             return []
@@ -181,11 +181,11 @@ class QuestionAnswering(Task):
         ]
 
 
-def _labels(windows: Windows, answers: Sequence[Sequence[Answer]]) -> NDArray[np.int64]:
-    """First and last token of each window's answer [windows, 2]; (0, 0) where it holds none."""
+def _answer_tokens(windows: Windows, answers: Sequence[Sequence[Answer]]) -> NDArray[np.int64]:
+    """Returns the first and last token of each window's answer, [windows, 2]; (0, 0) where it has none."""
     labels = np.zeros((len(windows.offsets), 2), dtype=np.int64)
     for label, number, offsets in zip(labels, windows.question, windows.offsets, strict=True):
-        # People may disagree on whether there is an answer; one that they found teaches more.
+        # Annotators may disagree on whether there is an answer; an answer that one of them found is preferred.
         answer = next((found for found in answers[number] if found.end > found.start), None)
         if answer is None:
             continue
@@ -198,16 +198,16 @@ def _labels(windows: Windows, answers: Sequence[Sequence[Answer]]) -> NDArray[np
 
 
 def best_answers(logits: NDArray[Any], questions: Questions) -> list[str]:
-    """The most probable answer of each question over all its windows; empty where no answer is more probable.
+    """Returns the most probable answer of each question over all its windows; empty where "no answer" wins.
 
     Args:
-        logits: of start and end, [windows, sequence, 2].
-        questions: whose windows they are.
+        logits: logits of start and end, [windows, sequence, 2].
+        questions: the questions of these windows.
     """
     best = [(-np.inf, "")] * len(questions.contexts)
     nothing = np.full(len(questions.contexts), np.inf)
     for row, number, offsets in zip(logits, questions.question, questions.offsets, strict=True):
-        # That there is no answer has to hold in every window: the least of its scores counts.
+        # "No answer" has to hold in every window: its smallest score counts.
         nothing[number] = min(nothing[number], float(row[0, 0] + row[0, 1]))
         inside = np.flatnonzero(offsets[:, 0] >= 0)
         if not len(inside):
@@ -225,7 +225,7 @@ def best_answers(logits: NDArray[Any], questions: Questions) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    """Words as SQuAD compares them: lower case, without punctuation and articles."""
+    """Splits a text into words as SQuAD does: lower case, without punctuation and articles."""
     bare = "".join(character for character in text.lower() if character not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", bare).split()
 

@@ -1,4 +1,4 @@
-"""sentence-similarity: texts as vectors whose cosine says how alike they are."""
+"""Task sentence-similarity: embeds texts so that the cosine of two embeddings measures their similarity."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from compress.core.errors import ModelError
 from compress.data.batches import Encoded
-from compress.data.columns import SCORE_NAMES, Columns, choose_columns, numbers_in, read_texts
+from compress.data.columns import SCORE_NAMES, Columns, choose_columns, read_texts
+from compress.data.labels import read_numbers
 from compress.tasks.base import Measured, Task, check_finite, noise_like, spearman
 from compress.tasks.tokenization import encode_texts
 
@@ -29,11 +30,12 @@ _POOLING_CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Pairs:
-    """What the metric compares: two examples, and how alike people find them.
+    """Pairs of examples, with the similarity that people gave them.
 
     Attributes:
-        first, second: positions of the examples, int64 [pairs].
-        scores: [pairs]; None without any.
+        first: position of each pair's first example, int64 [pairs].
+        second: position of each pair's second example, int64 [pairs].
+        scores: similarity, [pairs]; None without labels.
     """
 
     first: NDArray[np.int64]
@@ -43,17 +45,17 @@ class Pairs:
 
 @dataclass(frozen=True)
 class SentenceSimilarity(Task):
-    """A vector for every text: the mean of its tokens' last hidden states, or the first token's.
+    """One embedding per text: the mean of its tokens' last hidden states, or that of the first token.
 
-    There are no labels to calibrate on: the dense model's own embeddings are what is kept. An embedding counts as the
-    mean of a normal distribution of unit variance; labels drawn from it give the Gauss-Newton matrix of the squared
-    error, in random directions one example at a time.
+    There are no labels to calibrate on: the dense model's own embeddings are the reference. An embedding is taken as
+    the mean of a normal distribution of unit variance. Labels drawn from it give the Gauss-Newton matrix of the
+    squared error, in one random direction per example.
 
     Attributes:
         pooling: mean over the tokens of the text, or the first token.
         normalize: whether embeddings have length 1.
-        embedding: what the exported file gives: ``normalized`` and ``pooled`` embeddings [batch, hidden], or
-            ``tokens``, the last hidden state [batch, sequence, hidden] for a pooling of one's own.
+        embedding: output of the exported file: ``normalized`` or ``pooled`` embeddings [batch, hidden], or
+            ``tokens``, the last hidden state [batch, sequence, hidden], which the user pools.
     """
 
     pooling: Pooling = "mean"
@@ -67,13 +69,15 @@ class SentenceSimilarity(Task):
     unread_weights = ("pooler.",)
 
     def check_config(self, config: Any) -> None:
-        """Any encoder without a head gives embeddings."""
+        """Accepts every configuration: any encoder without a head gives embeddings."""
 
     def of_checkpoint(self, directory: Path) -> SentenceSimilarity:
-        """Pooling and normalisation as sentence-transformers notes them beside a checkpoint; mean, normalised if not.
+        """Returns the task with pooling and normalisation from the checkpoint's sentence-transformers files.
+
+        Without such files the defaults stay: mean pooling, normalised.
 
         Raises:
-            ModelError: the notes cannot be read, or name a pooling that is not supported.
+            ModelError: the files cannot be read, or ask for a pooling that is not supported.
         """
         modules = directory / "modules.json"
         if not modules.is_file():
@@ -115,21 +119,21 @@ class SentenceSimilarity(Task):
             return columns
         if len(columns.text) == 1:
             note = f"column '{columns.label}' is not used: scores are for pairs of texts"
-        elif numbers_in(dataset, columns.label) is None:
+        elif read_numbers(dataset, columns.label) is None:
             note = f"column '{columns.label}' has no numbers"
         else:
             return columns
         return replace(columns, label=None, guesses=(*columns.guesses, note))
 
     def encode(self, dataset: Dataset, tokenizer: Any, columns: Columns, seq_len: int, config: Any) -> Encoded:
-        """Every different text is one example; pairs refer to them by position."""
+        """Makes one example of every distinct text; pairs refer to examples by position."""
         texts = [read_texts(dataset, name) for name in columns.text]
         position: dict[str, int] = {}
         places = [[position.setdefault(text, len(position)) for text in column] for column in texts]
         encoded = encode_texts([list(position)], tokenizer, seq_len, config)
         if len(places) == 1:
             return encoded
-        scores = None if columns.label is None else numbers_in(dataset, columns.label)
+        scores = None if columns.label is None else read_numbers(dataset, columns.label)
         first, second = (np.array(column, dtype=np.int64) for column in places)
         return replace(encoded, targets=Pairs(first, second, scores))
 
@@ -168,7 +172,7 @@ class SentenceSimilarity(Task):
         return 0.5 * (logits - labels).square().sum(-1)
 
     def divergence(self, logits: Tensor, reference: Tensor) -> Tensor:
-        """Half the squared distance over the squared length of the reference: of unit vectors, 1 - cosine."""
+        """Returns half the squared distance over the squared length of the reference; 1 - cosine for unit vectors."""
         return self.loss(logits, reference) / reference.square().sum(-1).clamp_min(1e-12)
 
     def draw_labels(self, reference: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -179,11 +183,11 @@ class SentenceSimilarity(Task):
         return np.asarray(logits)
 
     def scores(self, logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
-        """Cosine of each embedding with another one, [n]."""
+        """Returns the cosine of each embedding with its reference, [n]."""
         return cosines(logits, labels)
 
     def evaluate(self, logits: NDArray[Any], data: Encoded, reference: NDArray[Any] | None = None) -> Measured:
-        """Spearman's correlation of cosines with scores; without scores the mean cosine with the dense embeddings."""
+        """Computes Spearman's correlation of cosines and scores; without scores, the mean cosine with the reference."""
         pairs: Pairs | None = data.targets
         if pairs is not None and pairs.scores is not None:
             alike = cosines(logits[pairs.first], logits[pairs.second])
@@ -194,7 +198,12 @@ class SentenceSimilarity(Task):
 
 
 def cosines(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
-    """Cosine of the angle between rows of two matrices, [n]."""
+    """Returns the cosine of the angle between corresponding rows of two matrices, [n].
+
+    Args:
+        first: [n, hidden].
+        second: [n, hidden].
+    """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     return cast("NDArray[np.float64]", (a * b).sum(-1) / np.maximum(lengths, 1e-12))

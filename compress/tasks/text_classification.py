@@ -1,4 +1,4 @@
-"""text-classification: one of several classes for a text or a pair of texts."""
+"""Task text-classification: predicts one of several classes for a text or a pair of texts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from compress.core.errors import DataError, ModelError
 from compress.data.batches import Encoded
-from compress.data.columns import Columns, label_ids, label_text, read_column, read_texts
+from compress.data.columns import Columns, read_column, read_texts
+from compress.data.labels import label_ids, label_text
 from compress.tasks.base import (
     Measured,
     Slice,
@@ -19,7 +20,7 @@ from compress.tasks.base import (
     categorical_direction,
     categorical_divergence,
     draw_categories,
-    labels_to_learn,
+    require_labels,
 )
 from compress.tasks.tokenization import encode_texts
 
@@ -43,16 +44,16 @@ class TextClassification(Task):
         if kind == "multi_label_classification":
             raise ModelError(
                 "this checkpoint gives several labels to one example (problem_type multi_label_classification); "
-                f"{self.name} is for one label of several"
+                f"{self.name} is for exactly one label per example"
             )
         if kind == "regression" or config.num_labels < 2:
             raise ModelError(
-                f"this checkpoint's head gives {config.num_labels} number(s) per example (regression), no classes; "
+                f"this checkpoint's head gives {config.num_labels} number(s) per example (regression), not classes; "
                 f"{self.name} needs at least two"
             )
 
     def new_head(self, dataset: Dataset, columns: Columns) -> list[str]:
-        values = read_column(dataset, labels_to_learn(columns))
+        values = read_column(dataset, require_labels(columns))
         return sorted({label_text(value) for value in values} - {""})
 
     def columns(
@@ -70,7 +71,7 @@ class TextClassification(Task):
         )
 
     def encode(self, dataset: Dataset, tokenizer: Any, columns: Columns, seq_len: int, config: Any) -> Encoded:
-        labels = numbers_of(dataset, columns.label, columns.label_ids) if columns.label is not None else None
+        labels = read_label_ids(dataset, columns.label, columns.label_ids) if columns.label is not None else None
         texts = [read_texts(dataset, name) for name in columns.text]
         return encode_texts(texts, tokenizer, seq_len, config, labels)
 
@@ -104,7 +105,7 @@ class TextClassification(Task):
         names: Mapping[int, str],
         reference: NDArray[Any] | None = None,
     ) -> list[Slice]:
-        """Of the texts of each class (without labels: of what the dense model says), how many are told right."""
+        """Computes the recall of each class; without labels, the fidelity to the dense model's predictions."""
         if data.labels is not None:
             truth, name = np.asarray(data.labels), "recall"
         elif reference is not None:
@@ -118,8 +119,13 @@ class TextClassification(Task):
         ]
 
 
-def numbers_of(dataset: Dataset, column: str, numbers: Mapping[str, int]) -> NDArray[np.int64]:
-    """The labels of a column as the model's numbers, [rows].
+def read_label_ids(dataset: Dataset, column: str, numbers: Mapping[str, int]) -> NDArray[np.int64]:
+    """Returns the labels of a column as the model's numbers, int64 [rows].
+
+    Args:
+        dataset: rows.
+        column: the column of labels.
+        numbers: the model's number for each label, from ``Columns.label_ids``.
 
     Raises:
         DataError: a label has no number.

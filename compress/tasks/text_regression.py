@@ -1,4 +1,4 @@
-"""text-regression: a number for a text or a pair of texts."""
+"""Task text-regression: predicts a number for a text or a pair of texts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from compress.core.errors import ModelError
 from compress.data.batches import Encoded
-from compress.data.columns import SCORE_NAMES, Columns, choose_columns, numbers_in, read_texts
-from compress.tasks.base import Task, check_finite, labels_to_learn, noise_like, spearman
+from compress.data.columns import SCORE_NAMES, Columns, choose_columns, read_texts
+from compress.data.labels import read_numbers
+from compress.tasks.base import Task, check_finite, noise_like, require_labels, spearman
 from compress.tasks.tokenization import encode_texts
 
 if TYPE_CHECKING:
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
 class TextRegression(Task):
     """A number for a text or a pair of texts.
 
-    Predictions count as normal distributions of one fixed width, ``scale``: loss and divergence are halved squared
-    errors in that unit, the negative log-likelihood and the KL divergence but for a constant.
+    A prediction is taken as the mean of a normal distribution with the standard deviation ``scale``. Loss and
+    divergence are half the squared error in that unit. Up to a constant these are the negative log-likelihood and the
+    KL divergence.
 
     Attributes:
-        scale: standard deviation of the labels; 1 where there are none.
+        scale: standard deviation of the labels; 1 without labels.
     """
 
     scale: float = 1.0
@@ -57,19 +59,19 @@ class TextRegression(Task):
         return choose_columns(dataset, text_column, label_column, SCORE_NAMES)
 
     def new_head(self, dataset: Dataset, columns: Columns) -> list[str]:
-        return [labels_to_learn(columns)]
+        return [require_labels(columns)]
 
     def columns(
         self, dataset: Dataset, config: Any, text_column: str | None = None, label_column: str | None = None
     ) -> Columns:
         columns = self.find_columns(dataset, text_column, label_column)
-        if columns.label is not None and numbers_in(dataset, columns.label) is None:
+        if columns.label is not None and read_numbers(dataset, columns.label) is None:
             note = f"column '{columns.label}' has no numbers: label-free"
             return replace(columns, label=None, guesses=(*columns.guesses, note))
         return columns
 
     def encode(self, dataset: Dataset, tokenizer: Any, columns: Columns, seq_len: int, config: Any) -> Encoded:
-        labels = None if columns.label is None else numbers_in(dataset, columns.label)
+        labels = None if columns.label is None else read_numbers(dataset, columns.label)
         texts = [read_texts(dataset, name) for name in columns.text]
         return encode_texts(texts, tokenizer, seq_len, config, labels)
 

@@ -1,4 +1,4 @@
-"""token-classification: a tag for every word of a sentence; spans of tags are what is scored."""
+"""Task token-classification: predicts a tag for every word of a sentence; spans of tags are scored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from compress.core.errors import ConfigError, DataError, ModelError
 from compress.data.batches import Encoded
-from compress.data.columns import Columns, choose_columns, label_text, read_column, tag_ids
+from compress.data.columns import Columns, choose_columns, read_column
+from compress.data.labels import label_text, tag_ids
 from compress.tasks.base import (
     Measured,
     Slice,
@@ -20,7 +21,7 @@ from compress.tasks.base import (
     categorical_direction,
     categorical_divergence,
     draw_categories,
-    labels_to_learn,
+    require_labels,
 )
 from compress.tasks.tokenization import encode_words
 
@@ -31,19 +32,19 @@ if TYPE_CHECKING:
 
 WORD_NAMES = ("tokens", "words", "text", "sentence")
 TAG_NAMES = ("tags", "ner_tags", "labels", "ner", "tag", "label", "pos_tags", "pos", "chunk_tags")
-# What loss and metric skip, by the convention of PyTorch.
+# Label that loss and metric skip, by the convention of PyTorch.
 IGNORED = -100
 
 
 @dataclass(frozen=True)
 class Words:
-    """What the metric compares: words, not tokens.
+    """Words and right tags for the metric, which scores words, not tokens.
 
     Attributes:
-        positions: for each example, where each word's first token is, int64 [words]; -1 for words that were cut off
-            or have no token.
+        positions: for each example the position of each word's first token, int64 [words]; -1 for words that were cut
+            off or have no token.
         tags: for each example the numbers of its words' tags, int64 [words]; None without labels.
-        names: of the tags, by number.
+        names: names of the tags, by number.
     """
 
     positions: list[NDArray[np.int64]]
@@ -53,7 +54,7 @@ class Words:
 
 @dataclass(frozen=True)
 class TokenClassification(Task):
-    """A tag for every word: the first token of a word speaks for it, as is the custom."""
+    """A tag for every word, read at the first token of the word, as is usual."""
 
     name = "token-classification"
     metric_name = "span F1"
@@ -71,8 +72,8 @@ class TokenClassification(Task):
         return choose_columns(dataset, text_column, label_column, TAG_NAMES, WORD_NAMES)
 
     def new_head(self, dataset: Dataset, columns: Columns) -> list[str]:
-        tags = {label_text(tag) for row in read_lists(dataset, labels_to_learn(columns)) for tag in row} - {""}
-        # Outside of all spans first, as is the custom.
+        tags = {label_text(tag) for row in read_lists(dataset, require_labels(columns)) for tag in row} - {""}
+        # The tag "O", outside all spans, comes first, as is usual.
         return sorted(tags, key=lambda name: (name != "O", name))
 
     def columns(
@@ -98,26 +99,26 @@ class TokenClassification(Task):
         sentences = read_lists(dataset, columns.text[0])
         tags: list[NDArray[np.int64]] | None = None
         if columns.label is not None:
-            tags = _numbered(sentences, read_lists(dataset, columns.label), columns)
+            tags = _tag_ids(sentences, read_lists(dataset, columns.label), columns)
         encoded, positions = encode_words(sentences, tokenizer, seq_len, config)
         names = tuple(name for _, name in sorted((config.id2label or {}).items()))
-        labels = None if tags is None else _first_tokens(tags, positions, seq_len)
+        labels = None if tags is None else _token_labels(tags, positions, seq_len)
         return replace(encoded, labels=labels, targets=Words(positions, tags, names))
 
     def forward(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        """Logits [batch, sequence, tags], 0 at padding."""
+        """Returns logits [batch, sequence, tags], 0 at padding."""
         logits = cast("Tensor", model(**inputs).logits)
         return logits * inputs["attention_mask"].unsqueeze(-1).to(logits.dtype)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy, summed over the tokens that have a label."""
+        """Returns the cross entropy, summed over the tokens that have a label, [batch]."""
         from torch.nn.functional import cross_entropy
 
         known = labels[:, : logits.shape[1]]
         return cross_entropy(logits.transpose(1, 2), known, reduction="none", ignore_index=IGNORED).sum(-1)
 
     def divergence(self, logits: Tensor, reference: Tensor) -> Tensor:
-        """KL divergence, summed over tokens; padding adds nothing."""
+        """Returns the KL divergence, summed over tokens without padding, [batch]."""
         return categorical_divergence(logits, reference).sum(-1)
 
     def draw_labels(self, reference: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -127,19 +128,19 @@ class TokenClassification(Task):
         return categorical_direction(outputs, generator)
 
     def predictions(self, logits: NDArray[Any]) -> NDArray[np.int64]:
-        """Tags of all positions, [n, sequence]."""
+        """Returns the tags of all positions, int64 [n, sequence]."""
         return np.asarray(logits).argmax(-1).astype(np.int64)
 
     def scores(self, logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
-        """Fraction of each example's labelled tokens that are right, [n]."""
+        """Returns the fraction of each example's labelled tokens that are right, [n]."""
         known = np.asarray(labels)[:, : logits.shape[1]]
         right = (self.predictions(logits) == known) & (known != IGNORED)
         return right.sum(1) / np.maximum(1, (known != IGNORED).sum(1))
 
     def evaluate(self, logits: NDArray[Any], data: Encoded, reference: NDArray[Any] | None = None) -> Measured:
-        """F1 of spans (exact bounds and type); accuracy over words where the tags mark no spans.
+        """Computes F1 of spans (exact bounds and type), or accuracy over words where the tags do not mark spans.
 
-        Words that were cut off count as outside of any span, so too short a length costs recall.
+        Words that were cut off count as outside any span, so a sequence length that is too short costs recall.
         """
         words: Words = data.targets
         ours, truth = self._read_both(logits, words, reference)
@@ -148,7 +149,7 @@ class TokenClassification(Task):
             rows = [[(a == b).sum(), len(a)] for a, b in zip(ours, truth, strict=True)]
             return Measured(name or "accuracy", np.array(rows, dtype=np.float64), share_of_counts)
         spans = _span_reader(words.names)
-        return Measured(name or self.metric_name, _counts(map(spans, ours), map(spans, truth)), f1_of_counts)
+        return Measured(name or self.metric_name, _span_counts(map(spans, ours), map(spans, truth)), f1_of_counts)
 
     def slices(
         self,
@@ -157,7 +158,7 @@ class TokenClassification(Task):
         names: Mapping[int, str],
         reference: NDArray[Any] | None = None,
     ) -> list[Slice]:
-        """F1 of each type of span; nothing where the tags mark no spans."""
+        """Computes F1 of each type of span; empty where the tags do not mark spans."""
         words: Words = data.targets
         if not _marks_spans(words.names):
             return []
@@ -167,27 +168,31 @@ class TokenClassification(Task):
         slices = []
         for kind in sorted({span[0] for sentence in real for span in sentence}):
             of_kind = [[{span for span in sentence if span[0] == kind} for sentence in side] for side in (found, real)]
-            rows = _counts(*of_kind)
+            rows = _span_counts(*of_kind)
             slices.append(Slice(kind, int(rows[:, 2].sum()), Measured(self.metric_name, rows, f1_of_counts)))
         return slices
 
     def _read_both(
         self, logits: NDArray[Any], words: Words, reference: NDArray[Any] | None
     ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
-        """Tags of all words as predicted, and as they should be: without labels those of the dense model."""
-        ours = _read(self.predictions(logits), words)
+        """Returns predicted and right tags of all words; without labels the dense model's tags count as right."""
+        ours = _word_tags(self.predictions(logits), words)
         if words.tags is not None:
             return ours, words.tags
         if reference is None:
             raise ValueError("without labels the dense model's outputs are needed")
-        return ours, _read(self.predictions(reference), words)
+        return ours, _word_tags(self.predictions(reference), words)
 
 
 def read_lists(dataset: Dataset, column: str) -> list[list[Any]]:
-    """A column of lists: as the file has them, as JSON, or as words between spaces.
+    """Reads a column of lists, stored as lists, as JSON, or as words between spaces.
+
+    Args:
+        dataset: rows.
+        column: the column.
 
     Raises:
-        DataError: it is not there, or holds something else.
+        DataError: the column is missing, or holds other values.
     """
     values = read_column(dataset, column)
     lists: list[list[Any]] = []
@@ -215,7 +220,7 @@ def _from_text(text: str) -> list[Any]:
     return text.split()
 
 
-def _numbered(sentences: Sequence[list[Any]], tags: Sequence[list[Any]], columns: Columns) -> list[NDArray[np.int64]]:
+def _tag_ids(sentences: Sequence[list[Any]], tags: Sequence[list[Any]], columns: Columns) -> list[NDArray[np.int64]]:
     numbered = []
     for number, (words, own) in enumerate(zip(sentences, tags, strict=True), start=1):
         if len(words) != len(own):
@@ -233,18 +238,18 @@ def _numbered(sentences: Sequence[list[Any]], tags: Sequence[list[Any]], columns
     return numbered
 
 
-def _first_tokens(
+def _token_labels(
     tags: Sequence[NDArray[np.int64]], positions: Sequence[NDArray[np.int64]], seq_len: int
 ) -> NDArray[np.int64]:
-    """Labels of tokens [n, sequence]: a word's tag at its first token, nothing elsewhere."""
+    """Returns labels of tokens, int64 [n, sequence]: a word's tag at its first token, ``IGNORED`` elsewhere."""
     labels = np.full((len(tags), seq_len), IGNORED, dtype=np.int64)
     for row, own, places in zip(labels, tags, positions, strict=True):
         row[places[places >= 0]] = own[places >= 0]
     return labels
 
 
-def _read(predicted: NDArray[np.int64], words: Words) -> list[NDArray[np.int64]]:
-    """Predicted tags of all words; words without a token are outside of any span."""
+def _word_tags(predicted: NDArray[np.int64], words: Words) -> list[NDArray[np.int64]]:
+    """Returns the predicted tags of all words; words without a token are outside any span."""
     outside = words.names.index("O") if "O" in words.names else 0
     read = []
     for row, places in zip(predicted, words.positions, strict=True):
@@ -259,12 +264,12 @@ def _marks_spans(names: Sequence[str]) -> bool:
 
 
 def _span_reader(names: Sequence[str]) -> Callable[[NDArray[np.int64]], set[tuple[str, int, int]]]:
-    """From the numbers of a sentence's tags to its spans: type, first word, last word."""
+    """Returns a function from the numbers of a sentence's tags to its spans (type, first word, last word)."""
     try:
         from seqeval.metrics.sequence_labeling import get_entities
     except ImportError:
         raise ConfigError(
-            "spans of tags are scored with seqeval, which is not installed; install it: pip install 'compress[tagging]'"
+            "scoring spans of tags needs seqeval, which is not installed; install it: pip install 'compress[tagging]'"
         ) from None
 
     def read(tags: NDArray[np.int64]) -> set[tuple[str, int, int]]:
@@ -273,20 +278,21 @@ def _span_reader(names: Sequence[str]) -> Callable[[NDArray[np.int64]], set[tupl
     return read
 
 
-def _counts(
+def _span_counts(
     found: Iterable[set[tuple[str, int, int]]], real: Iterable[set[tuple[str, int, int]]]
 ) -> NDArray[np.float64]:
-    """Spans right, predicted and true in each sentence, [n, 3]."""
+    """Returns the numbers of right, predicted and true spans of each sentence, [n, 3]."""
     rows = [[len(ours & truth), len(ours), len(truth)] for ours, truth in zip(found, real, strict=True)]
     return np.array(rows, dtype=np.float64)
 
 
 def f1_of_counts(rows: NDArray[np.float64]) -> float:
-    """F1 over all units, from counts (right, predicted, true) [n, 3]; 1 where there is nothing to find or found."""
+    """Returns F1 over all units from counts (right, predicted, true), [n, 3]; 1 without true and predicted spans."""
     right, found, real = rows.sum(0)
     return float(2 * right / (found + real)) if found + real else 1.0
 
 
 def share_of_counts(rows: NDArray[np.float64]) -> float:
+    """Returns the fraction that is right over all units from counts (right, all), [n, 2]; 1 without units."""
     right, total = rows.sum(0)
     return float(right / total) if total else 1.0

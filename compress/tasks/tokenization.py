@@ -1,4 +1,4 @@
-"""Texts into rows of token ids, for all tasks."""
+"""Tokenises texts, words and long contexts, for all tasks."""
 
 from __future__ import annotations
 
@@ -20,46 +20,54 @@ CHUNK = 1000
 def encode_texts(
     texts: list[list[str]], tokenizer: Any, seq_len: int, config: Any, labels: NDArray[Any] | None = None
 ) -> Encoded:
-    """Tokenise one column of texts, or two as pairs.
+    """Tokenises one column of texts, or two as pairs.
 
     Args:
-        texts: columns of equal length.
-        tokenizer: of the checkpoint; it is left as it was.
-        seq_len: longer rows are cut.
-        config: the checkpoint's configuration: a model without segments is given no segment ids.
+        texts: one or two columns of n texts.
+        tokenizer: the checkpoint's tokenizer; its truncation settings are restored.
+        seq_len: tokens per row at most, special tokens included; longer rows are cut.
+        config: the checkpoint's configuration; a model without segments gets no segment ids.
         labels: [n]; None without labels.
 
     Raises:
-        DataError: no rows, or ``seq_len`` leaves no room for a text.
+        DataError: there are no rows, or ``seq_len`` leaves no room for a text.
     """
     if not texts[0]:
         raise DataError("the data has no rows; give at least one")
-    check_room(tokenizer, seq_len, pair=len(texts) == 2)
+    check_seq_len(tokenizer, seq_len, pair=len(texts) == 2)
     features: dict[str, list[NDArray[np.int32]]] = {}
     with keep_truncation(tokenizer):
         for start in range(0, len(texts[0]), CHUNK):
             chunk = [column[start : start + CHUNK] for column in texts]
             for name, rows in tokenizer(*chunk, truncation=True, max_length=seq_len, padding=False).items():
                 features.setdefault(name, []).extend(np.asarray(row, dtype=np.int32) for row in rows)
-    return as_encoded(features, tokenizer, config, labels)
+    return to_encoded(features, tokenizer, config, labels)
 
 
-def as_encoded(
+def to_encoded(
     features: dict[str, list[NDArray[np.int32]]],
     tokenizer: Any,
     config: Any,
     labels: NDArray[Any] | None,
     targets: Any = None,
 ) -> Encoded:
-    """What a tokenizer gave as examples: inputs the model has, padding, no row without a token."""
+    """Builds examples from a tokenizer's output: keeps the model's inputs and gives empty rows one token.
+
+    Args:
+        features: rows of integers by the tokenizer's name for them.
+        tokenizer: gives the padding values.
+        config: the checkpoint's configuration; a model without segments gets no segment ids.
+        labels: [n] or [n, ...]; None without labels.
+        targets: as in ``Encoded``.
+    """
     features = {name: rows for name, rows in features.items() if name in _INPUTS}
-    # A tokenizer may offer segment ids to a model without segments (DistilBERT), whose forward refuses them.
+    # A tokenizer may return segment ids for a model without segments (DistilBERT), which does not accept them.
     if getattr(config, "type_vocab_size", 0) < 2:
         features.pop("token_type_ids", None)
     padding = dict.fromkeys(features, 0) | {"input_ids": int(tokenizer.pad_token_id)}
     if "token_type_ids" in features:
         padding["token_type_ids"] = int(tokenizer.pad_token_type_id)
-    # A tokenizer without special tokens turns an empty text into nothing, which no model can read.
+    # A tokenizer without special tokens turns an empty text into an empty row, which no model can read.
     for i, row in enumerate(features["input_ids"]):
         if len(row) == 0:
             for name in features:
@@ -70,8 +78,17 @@ def as_encoded(
 _INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 
 
-def check_room(tokenizer: Any, seq_len: int, *, pair: bool) -> None:
-    """Raise DataError where a sequence of this length has no room for any text."""
+def check_seq_len(tokenizer: Any, seq_len: int, *, pair: bool) -> None:
+    """Checks that a sequence has room for at least one token of text.
+
+    Args:
+        tokenizer: tells the number of special tokens.
+        seq_len: tokens per row, special tokens included.
+        pair: whether a row holds two texts.
+
+    Raises:
+        DataError: the sequence is too short.
+    """
     least = tokenizer.num_special_tokens_to_add(pair=pair) + 1 + pair
     if seq_len < least:
         kind = "a pair of texts" if pair else "a text"
@@ -80,7 +97,7 @@ def check_room(tokenizer: Any, seq_len: int, *, pair: bool) -> None:
 
 @contextmanager
 def keep_truncation(tokenizer: Any) -> Iterator[None]:
-    """Undo what tokenising changes: a fast tokenizer would keep our length, and save it with the artifact."""
+    """Restores truncation and padding at the end: a fast tokenizer would save them with the artifact."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         yield
@@ -102,19 +119,26 @@ def keep_truncation(tokenizer: Any) -> Iterator[None]:
 def encode_words(
     sentences: Sequence[Sequence[Any]], tokenizer: Any, seq_len: int, config: Any
 ) -> tuple[Encoded, list[NDArray[np.int64]]]:
-    """Tokenise sentences that are split into words already.
+    """Tokenises sentences that are already split into words.
 
-    The words are joined by spaces, so that any tokenizer reads them as it reads text, and found again by their place.
+    The words are joined by spaces, so that any tokenizer reads them like text. Their tokens are found by offsets.
+
+    Args:
+        sentences: the words of each sentence.
+        tokenizer: the checkpoint's tokenizer; its truncation settings are restored.
+        seq_len: tokens per row at most, special tokens included; longer rows are cut.
+        config: the checkpoint's configuration.
 
     Returns:
-        The examples, and for each of them where the first token of each word is [words]; -1 where there is none.
+        The examples, and for each example the position of each word's first token, int64 [words]; -1 for a word
+        without a token.
 
     Raises:
-        DataError: no rows, too short a length, or a tokenizer that does not say where its tokens come from.
+        DataError: there are no rows, ``seq_len`` is too short, or the tokenizer does not report offsets.
     """
     if not sentences:
         raise DataError("the data has no rows; give at least one")
-    check_room(tokenizer, seq_len, pair=False)
+    check_seq_len(tokenizer, seq_len, pair=False)
     check_offsets(tokenizer)
     features: dict[str, list[NDArray[np.int32]]] = {}
     positions: list[NDArray[np.int64]] = []
@@ -128,12 +152,12 @@ def encode_words(
                     features.setdefault(name, []).extend(np.asarray(row, dtype=np.int32) for row in rows)
             for words, offsets in zip(chunk, found["offset_mapping"], strict=True):
                 positions.append(_first_token_of_words(words, offsets))
-    return as_encoded(features, tokenizer, config, labels=None), positions
+    return to_encoded(features, tokenizer, config, labels=None), positions
 
 
 def _first_token_of_words(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
     places = np.full(len(words), -1, dtype=np.int64)
-    # The word that each character of the joined text belongs to; the space after a word counts as the next one's.
+    # The word of each character in the joined text; the space between two words belongs to the second one.
     owner = [number for number, word in enumerate(words) for _ in range(len(word) + (number > 0))]
     for token, (start, end) in enumerate(offsets):
         # Special tokens are empty; a token may begin with the space before its word.
@@ -143,22 +167,26 @@ def _first_token_of_words(words: Sequence[str], offsets: Sequence[tuple[int, int
 
 
 def check_offsets(tokenizer: Any) -> None:
-    """Raise DataError where a tokenizer cannot tell which characters a token comes from."""
+    """Checks that a tokenizer reports the characters of each token.
+
+    Raises:
+        DataError: it does not.
+    """
     if not getattr(tokenizer, "is_fast", False):
         raise DataError(
-            f"the tokenizer {type(tokenizer).__name__} does not say where its tokens come from, as words and "
-            "answers need; save a fast tokenizer (tokenizer.json) beside the weights"
+            f"the tokenizer {type(tokenizer).__name__} does not report the characters of its tokens, which "
+            "words and answers need; save a fast tokenizer (tokenizer.json) beside the weights"
         )
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Where the windows of long contexts come from.
+    """Windows of long contexts: their pair, and the characters of their tokens.
 
     Attributes:
-        question: number of the pair that each window is of, [windows].
-        offsets: for each window the characters of the context that each token stands for, [tokens, 2]; -1 for tokens
-            outside of the context.
+        question: number of each window's pair of question and context, [windows].
+        offsets: for each window the characters of the context that each token covers, [tokens, 2]; -1 for tokens
+            outside the context.
     """
 
     question: NDArray[np.int64]
@@ -168,12 +196,21 @@ class Windows:
 def encode_windows(
     pairs: Sequence[tuple[str, str]], tokenizer: Any, seq_len: int, config: Any
 ) -> tuple[Encoded, Windows]:
-    """Tokenise questions with their contexts; a long context in windows that overlap by a quarter of the length.
+    """Tokenises questions with their contexts; long contexts become overlapping windows.
 
-    A question takes at most half of the length.
+    Windows overlap by a quarter of ``seq_len``. A question is cut to half of it.
+
+    Args:
+        pairs: question and context.
+        tokenizer: the checkpoint's tokenizer; its truncation settings are restored.
+        seq_len: tokens per window, special tokens included.
+        config: the checkpoint's configuration.
+
+    Returns:
+        One example per window, and where the windows come from.
 
     Raises:
-        DataError: no rows, too short a length, or a tokenizer that does not say where its tokens come from.
+        DataError: there are no rows, ``seq_len`` is too short, or the tokenizer does not report offsets.
     """
     if not pairs:
         raise DataError("the data has no rows; give at least one")
@@ -191,7 +228,7 @@ def encode_windows(
     places: list[NDArray[np.int32]] = []
     with keep_truncation(tokenizer):
         for start in range(0, len(pairs), CHUNK):
-            questions = _shortened([question for question, _ in pairs[start : start + CHUNK]], tokenizer, longest)
+            questions = _cut([question for question, _ in pairs[start : start + CHUNK]], tokenizer, longest)
             found = tokenizer(
                 questions,
                 [context for _, context in pairs[start : start + CHUNK]],
@@ -211,12 +248,12 @@ def encode_windows(
                 in_context = np.array([part == 1 for part in found.sequence_ids(i)])[:, None]
                 places.append(np.where(in_context, np.asarray(offsets, dtype=np.int32), np.int32(-1)))
                 numbers.append(start + number)
-    encoded = as_encoded(features, tokenizer, config, labels=None)
+    encoded = to_encoded(features, tokenizer, config, labels=None)
     return encoded, Windows(np.array(numbers, dtype=np.int64), places)
 
 
-def _shortened(texts: list[str], tokenizer: Any, longest: int) -> list[str]:
-    """Texts cut to so many tokens."""
+def _cut(texts: list[str], tokenizer: Any, longest: int) -> list[str]:
+    """Cuts texts to at most ``longest`` tokens."""
     found = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=longest, return_offsets_mapping=True)
     return [
         text[: offsets[-1][1]] if len(offsets) == longest else text

@@ -1,0 +1,137 @@
+"""The exported dense model, and what is made of it to be timed: structures of any widths, in any number format."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from compress.core.plan import Widths
+from compress.data.batches import fixed_batch
+from compress.export import graph, openvino
+from compress.export.lowering import Engine, lower
+from compress.export.narrowing import narrow
+from compress.options.run_config import RunConfig
+from compress.stages import cache_codecs
+from compress.stages.cache_keys import model_inputs
+from compress.stages.export import DENSE_ENGINE, made_up, write_onnx
+from compress.stages.stage import Stage, stage
+
+if TYPE_CHECKING:
+    from compress.inputs.load import Loaded
+    from compress.stages.context import Run
+
+EXPORTERS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript")
+# Sessions that only serve to be timed carry this many rows of the vocabulary: the rest costs memory, not time.
+TIMED_VOCABULARY = 2000
+
+
+@stage(
+    Stage("dense", version=1, after=None, libraries=EXPORTERS),
+    inputs=lambda run, scratch: {"model": model_inputs(run), "inputs": list(run.loaded.input_names)},
+    codec=cache_codecs.FILE,
+)
+def export_dense(run: Run, scratch: Path) -> Path:
+    """Export the dense model as ONNX.
+
+    Args:
+        run: gives the model and its task.
+        scratch: directory to write into.
+
+    Returns:
+        The file.
+    """
+    path = scratch / "dense.onnx"
+    write_onnx(run.loaded.checkpoint.model, path, run.loaded)
+    return path
+
+
+def deployment_feed(config: RunConfig, loaded: Loaded) -> dict[str, NDArray[Any]]:
+    """One batch of the deployment's shape: real examples where there are some, else made-up ones.
+
+    Args:
+        config: batch size and length.
+        loaded: calibration examples and task.
+
+    Returns:
+        Arrays by input name, integers [batch, sequence] or images.
+    """
+    if len(loaded.calibration):
+        return fixed_batch(loaded.calibration, config.batch_size, config.seq_len)
+    return fixed_batch(made_up(loaded, config.seq_len, 4), config.batch_size, config.seq_len)
+
+
+@dataclass
+class DenseModel:
+    """The dense model's file, and structures cut from it.
+
+    Attributes:
+        loaded: the model and its target.
+        path: of the file; others are written beside it.
+        feed: one batch of the deployment.
+    """
+
+    loaded: Loaded
+    path: Path
+    feed: dict[str, NDArray[Any]]
+    _pattern: Any = field(default=None, repr=False)
+
+    @property
+    def timing_feed(self) -> dict[str, NDArray[Any]]:
+        """The deployment's batch, with token ids that ``build`` has rows for."""
+        return {k: v % TIMED_VOCABULARY if k == "input_ids" else v for k, v in self.feed.items()}
+
+    def size_bytes(self, engine: Engine) -> float:
+        """Size of the file as an engine has it; int8 is built, the others follow from float32."""
+        dense = graph.size_bytes(self.path)
+        if engine.precision != "int8":
+            return dense / (2 if engine.precision == "fp16" else 1)
+        # What is built has few rows of the vocabulary; int8 takes a byte for each of the rest.
+        whole = self.loaded.shape.dense
+        rest = dense - len(self.build(whole))
+        return len(self.build(whole, engine)) + rest / 4
+
+    def build(self, widths: Widths, engine: Engine = DENSE_ENGINE) -> bytes:
+        """The file that a structure of these widths would have, but for its weights; good for timing.
+
+        Args:
+            widths: heads and filters per layer.
+            engine: number format and form.
+        """
+        encoder = self.loaded.checkpoint.encoder
+        if encoder.family.attention_kind is not None:
+            if self._pattern is None:
+                self._pattern = self._without_vocabulary(self.path)
+            narrowed = narrow(self._pattern, encoder, widths)
+        else:
+            narrowed = self._exported_anew(widths)
+        if engine.scheme == "nncf":
+            return openvino.to_bytes(
+                openvino.convert(narrowed.SerializeToString(), self.loaded.target, [self.timing_feed], quick=True)
+            )
+        data: bytes = lower(narrowed, engine, [self.timing_feed], timing_only=True).SerializeToString()
+        return data
+
+    def forget(self) -> None:
+        """Free the pattern that structures are cut from."""
+        self._pattern = None
+
+    def _exported_anew(self, widths: Widths) -> Any:
+        """``graph.narrow`` by way of PyTorch, in seconds: for attention that is exported as it is written."""
+        from compress.pruning.removal import narrow_to
+
+        model = copy.deepcopy(self.loaded.checkpoint.model)
+        narrow_to(model, widths)
+        path = self.path.with_name("structure.onnx")
+        write_onnx(model, path, self.loaded)
+        return self._without_vocabulary(path)
+
+    def _without_vocabulary(self, path: Path) -> Any:
+        """An exported model without the rows of its vocabulary that timing does not need; images have none."""
+        import onnx
+
+        proto = onnx.load(str(path))
+        return graph.trim_vocabulary(proto, TIMED_VOCABULARY) if "input_ids" in self.feed else proto

@@ -1,0 +1,43 @@
+"""Opens the target of a run, whether it is this machine or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compress.export.cuda import absence
+from compress.profile.roofline import Roofline
+from compress.profile.target import GPU_RUNTIMES
+from compress.stages.absent_device import AbsentDevice
+from compress.stages.context import Run
+from compress.stages.present_device import PresentDevice
+
+if TYPE_CHECKING:
+    from compress.stages.device import Device
+
+
+def open_device(run: Run, scratch: Path) -> Device:
+    """The target with the dense model on it.
+
+    Args:
+        run: gives model, target and options.
+        scratch: directory to export the dense model into.
+
+    Raises:
+        TargetError: the target is this machine, but its runtime is missing; or it is elsewhere, and there is neither a
+            profile nor a data sheet.
+    """
+    config, target = run.config, run.loaded.target
+    reason = absence(target) if target.runtime in GPU_RUNTIMES else None
+    if reason is None:
+        return PresentDevice.open(run, scratch)
+    if config.profile is None:
+        Roofline.of(target, target.precision if config.precision == "auto" else config.precision)
+    run.info(
+        f"warning: target '{target.name}' is not on this machine: {reason}. "
+        + ("Latencies are predicted by the given profile" if config.profile else "Latencies are estimated")
+        + f", and nothing is timed. To measure: `compress profile MODEL --target {target.name} --seq-len "
+        f"{config.seq_len} --batch-size {config.batch_size} --output {target.name}.json` on the device, then pass "
+        f"--profile {target.name}.json here"
+    )
+    return AbsentDevice.open(run, scratch)

@@ -1,0 +1,257 @@
+"""A target that is this machine: structures are timed on it, and the artifact is measured on it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.core.plan import Plan, Widths
+from compress.export.lowering import IN_GRAPH, Engine, variants
+from compress.export.measure import LatencyComparison, choose_fastest, compare_latency, compare_without_copies
+from compress.export.onnx import read_report
+from compress.export.runtime import open_session, refuse_absent, require_runtime
+from compress.export.session import Session
+from compress.options.effort import EFFORT
+from compress.profile.take import ModelSource, Profile, Workload, take_profile
+from compress.profile.target import Precision
+from compress.stages import cache_codecs
+from compress.stages.cache_keys import deployment_inputs
+from compress.stages.context import Run
+from compress.stages.dense_model import DenseModel, deployment_feed, export_dense
+from compress.stages.device import Device
+from compress.stages.evaluate import Answers, Evaluation, Timing, answers_of_file
+from compress.stages.export import export_as, parity_of, write_lowered
+from compress.stages.int8_accuracy import answers_of, hold_accuracy
+from compress.stages.results import Evaluated, Exported
+from compress.stages.stage import Stage, stage
+from compress.stages.validate import (
+    measured_verdict,
+)
+
+if TYPE_CHECKING:
+    from compress.inputs.load import Loaded
+
+RUNTIMES = ("onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf")
+CHECK_SECONDS = 3.0
+FORM_SECONDS = 1.5
+# Widest interval of a checked speed-up, relative to it, that is not measured longer.
+WIDEST_CHECK = 0.03
+
+
+class PresentDevice(Device):
+    """``Device`` on this machine.
+
+    Args:
+        run: options, inputs and progress; the device in it is not used.
+        dense: the dense model.
+    """
+
+    def __init__(self, run: Run, dense: DenseModel) -> None:
+        self._run, self._dense = run, dense
+        self._session: Session | None = None
+        self._forms: dict[tuple[Precision, Widths], Engine] = {}
+
+    @classmethod
+    def open(cls, run: Run, scratch: Path) -> PresentDevice:
+        """Export the dense model.
+
+        Args:
+            run: gives model and target.
+            scratch: directory to export into.
+
+        Raises:
+            TargetError: the target is not on this machine, or its runtime is not installed.
+        """
+        refuse_absent(run.loaded.target)
+        require_runtime(run.loaded.target)
+        path = export_dense(run, scratch)
+        return cls(run, DenseModel(run.loaded, path, deployment_feed(run.config, run.loaded)))
+
+    @property
+    def _loaded(self) -> Loaded:
+        return self._run.loaded
+
+    def dense_bytes(self, engine: Engine) -> float:
+        """See ``Device``."""
+        return self._dense.size_bytes(engine)
+
+    def baseline(self) -> Session:
+        """The dense float32 model in its fastest form: what every speed-up is against."""
+        if self._session is None:
+            path = self._dense.path.with_name("baseline.onnx")
+            shutil.copyfile(self._dense.path, path)
+            write_lowered(self._dense.path, self.fastest("fp32", self._loaded.shape.dense), path, self._loaded)
+            self._session = open_session(path, self._loaded.target)
+        return self._session
+
+    def close(self) -> None:
+        """See ``Device``."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        self._dense.forget()
+
+    def fastest(self, precision: Precision, widths: Widths | None = None) -> Engine:
+        """See ``Device``; found by timing all forms there are."""
+        widths = widths or _half(self._loaded)
+        if (precision, widths) not in self._forms:
+            self._forms[precision, widths] = _choose_form(self._run, self._dense, precision, widths)
+        return self._forms[precision, widths]
+
+    def compare(self, widths: Widths, engine: Engine) -> LatencyComparison:
+        """See ``Device``.
+
+        Measured longer while the interval of the speed-up is wide: a search corrected by noise goes astray.
+        """
+        whole, target = self._loaded.shape.dense, self._loaded.target
+        dense = open_session(self._dense.build(whole, self.fastest("fp32", whole)), target)
+        candidate = open_session(self._dense.build(widths, engine), target)
+        try:
+            for factor in (1, 2):
+                timed = compare_latency(dense, candidate, self._dense.timing_feed, seconds=factor * CHECK_SECONDS)
+                if timed.speedup.high - timed.speedup.low <= WIDEST_CHECK * timed.speedup.value:
+                    break
+            return timed
+        finally:
+            dense.close()
+            candidate.close()
+
+    def take_profile(self, engine: Engine) -> Profile:
+        """See ``Device``."""
+        return measure_profile(self._run.on(self), self._dense, engine)
+
+    def export(self, model: Any, engine: Engine) -> Exported:
+        """See ``Device``."""
+        return export_beside(self._run, self._dense, model, engine)
+
+    def validate(self, plan: Plan, exported: Exported, profile: Profile | None = None) -> Evaluated:
+        """See ``Device``."""
+        loaded = self._loaded
+        compressed = open_session(exported.path, loaded.target)
+        baseline = self.baseline()
+
+        def compare(seconds: float) -> LatencyComparison:
+            return compare_latency(baseline, compressed, self._dense.feed, seconds=seconds)
+
+        try:
+            comparison, verdict, reason = measured_verdict(plan, compare)
+            on_gpu = compare_without_copies(baseline, compressed, self._dense.feed)
+            ours = answers_of(compressed, loaded, loaded.evaluation, self._rows_per_call(exported))
+            dense = answers_of(baseline, loaded, loaded.evaluation)
+        finally:
+            compressed.close()
+        quantized = exported.float_path != exported.path
+        answers = Answers(dense, ours, answers_of_file(self._run, exported.float_path) if quantized else None)
+        timing = Timing(verdict, reason, comparison, on_gpu)
+        return Evaluation(self._run, self._dense, loaded.target.name).of(exported, plan, profile, timing, answers)
+
+    def _rows_per_call(self, exported: Exported) -> int:
+        # Dynamic int8 takes the range of activations from the whole call: answers depend on what shares it.
+        return self._run.config.batch_size if exported.engine.scheme == "dynamic" else 32
+
+
+def _half(loaded: Loaded) -> Widths:
+    """Half of every sublayer, which stands for pruned structures."""
+    shape = loaded.shape
+    return Widths((max(1, shape.heads // 2),) * shape.layers, (max(1, shape.filters // 2),) * shape.layers)
+
+
+@stage(
+    Stage("form", version=1, after="dense", libraries=RUNTIMES, measured=True),
+    inputs=lambda run, dense, precision, widths: {
+        "deployment": deployment_inputs(run),
+        "precision": precision,
+        "heads": list(widths.heads),
+        "filters": list(widths.filters),
+    },
+    codec=cache_codecs.ENGINE,
+    of=lambda run, dense, precision, widths: precision,
+)
+def _choose_form(run: Run, dense: DenseModel, precision: Precision, widths: Widths) -> Engine:
+    """The fastest form of a number format, by timing all there are."""
+    offered = variants(run.loaded.target, precision)
+    sessions: dict[str, Session] = {}
+    try:
+        for engine in offered if len(offered) > 1 else ():
+            sessions[engine.name] = open_session(dense.build(widths, engine), run.loaded.target)
+        chosen = choose_fastest(sessions, dense.timing_feed, seconds=FORM_SECONDS) if sessions else offered[0].name
+    finally:
+        for session in sessions.values():
+            session.close()
+    return next(engine for engine in offered if engine.name == chosen)
+
+
+@stage(
+    Stage("profile", version=1, after="form", depends_on=("form",), libraries=RUNTIMES, measured=True),
+    inputs=lambda run, dense, engine: {
+        "deployment": deployment_inputs(run),
+        "engine": engine.to_json(),
+        "measured_seconds": EFFORT[run.config.effort].profile_seconds,
+        "seed": run.config.seed,
+    },
+    codec=cache_codecs.PROFILE,
+    of=lambda run, dense, engine: engine.precision,
+)
+def measure_profile(run: Run, dense: DenseModel, engine: Engine) -> Profile:
+    """Measure the latency table of an engine on the device, and the dense float32 model beside it.
+
+    Args:
+        run: deployment, effort and seed; its device times the float32 model.
+        dense: structures to time.
+        engine: number format and form.
+    """
+    config, loaded = run.config, run.loaded
+    profile = take_profile(
+        ModelSource(
+            lambda widths: dense.build(widths, engine),
+            lambda data: open_session(data, loaded.target),
+            dense.timing_feed,
+        ),
+        Workload(
+            loaded.shape,
+            loaded.target.model_copy(update={"precision": engine.precision}),
+            config.batch_size,
+            config.seq_len,
+        ),
+        seconds=EFFORT[config.effort].profile_seconds,
+        seed=config.seed,
+    )
+    profile = replace(profile, engine=engine.name)
+    if engine.precision != "fp32":
+        timed = run.device.compare(loaded.shape.dense, engine)
+        profile = replace(profile, baseline_ms=profile.table.dense_ms * timed.speedup.value)
+    errors = sorted(abs(check.error) for check in profile.check)
+    whole = f"dense {profile.table.dense_ms:.2f} ms" + (
+        "" if profile.baseline_ms is None else f" (fp32 {profile.dense_ms:.2f} ms)"
+    )
+    run.info(
+        f"{engine.name}: {whole}, embeddings and head {profile.table.fixed_ms:.2f} ms; prediction off "
+        f"by {errors[len(errors) // 2]:.1%} (median of {len(errors)} random structures)"
+    )
+    return profile
+
+
+def export_beside(run: Run, dense: DenseModel, model: Any, engine: Engine) -> Exported:
+    """Write a model as an engine has it, beside the dense one; layers that int8 harms stay in float.
+
+    Args:
+        run: examples to compare on, and what int8 may lose.
+        dense: where the file goes.
+        model: in PyTorch.
+        engine: number format and form.
+    """
+    loaded = run.loaded
+    folder = dense.path.parent / engine.precision
+    folder.mkdir(exist_ok=True)
+    path, float_path = folder / "model.onnx", folder / "float.onnx"
+    exported = export_as(engine, model, path, loaded, float_path, run.stages)
+    if engine.scheme in IN_GRAPH:
+        held = hold_accuracy(float_path, engine, loaded, run.config.int8_drop, run.stages)
+        if held != engine:
+            write_lowered(float_path, replace(held, form="plain"), path, loaded)
+            parity = parity_of(path, model, loaded, tolerance=math.inf)
+            exported = replace(exported, engine=held, report=read_report(path), parity=parity)
+    return exported

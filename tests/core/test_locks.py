@@ -1,0 +1,75 @@
+"""Laws of locks: one holder at a time, who is named; a lock ends with its process, however that ends."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.core.locks import Held, only_one
+
+
+def test_a_second_holder_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    with only_one(path) as alone:
+        assert alone
+        with pytest.raises(Held, match=f"process {os.getpid()} on .*, since 20"), only_one(path):
+            pass
+        # The refused one has taken nothing away.
+        with pytest.raises(Held), only_one(path):
+            pass
+    assert not path.exists()
+    with only_one(path, keep=True) as alone:
+        assert alone
+    assert path.exists()
+
+
+def _hold(path: str, pipe: Any) -> None:
+    with only_one(Path(path)):
+        pipe.send("held")
+        signal.pause()
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_hold, args=(str(path), theirs))
+    process.start()
+    assert ours.recv() == "held"
+    with pytest.raises(Held, match=f"process {process.pid} "), only_one(path):
+        pass
+    process.kill()
+    process.join()
+    assert path.exists()
+    with only_one(path) as alone:
+        assert alone
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"process": "x"}', "\x00" * 10, '{"process": 1}'])
+def test_a_lock_file_of_somebody_else_is_no_riddle(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.lock"
+    with only_one(path):
+        path.write_text(text)
+        with pytest.raises(Held, match="another process"), only_one(path):
+            pass
+
+
+def test_no_lock_is_made_where_there_is_no_directory(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), only_one(tmp_path / "absent" / "a.lock"):
+        pass
+
+
+def test_a_file_system_without_locks_locks_nothing_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with only_one(tmp_path / "a.lock") as alone:
+        assert not alone
