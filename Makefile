@@ -24,10 +24,10 @@ install: $(READY) ## make .venv with everything in it
 demo: $(READY) ## compress a real encoder for this CPU, from fine-tuning to the verdict
 	$(BIN)/compress demo
 
-test: $(READY) ## run the tests that take minutes: laws at a sample of examples, one whole run of each command
+test: $(READY) ## run the fast tests: laws on a sample of examples, one whole run of each command
 	$(PYTEST) -m "not slow and not e2e"
 
-test-all: $(READY) ## run every test, with all examples
+test-all: $(READY) ## run every test on all examples, as CI does
 	HYPOTHESIS_PROFILE=ci $(PYTEST)
 
 lint: $(READY) ## ruff, mypy, import-linter and bandit
