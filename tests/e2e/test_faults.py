@@ -240,6 +240,8 @@ def test_killed_at_any_moment_and_resumed_it_gives_the_same(
             now = made(folder / "cache")
             assert kept.items() <= now.items()
             if code != -signal.SIGKILL:
+                # A whole run that ended before its moment: this machine is faster than when the reference was made.
+                seconds *= 1.0 if attempt else 0.7
                 break
             kills += 1
             at.add(stage_of(run.said))
