@@ -1,7 +1,13 @@
 """Reads files and hub data sets into rows, examples and batches.
 
-    tables       csv, tsv, json and parquet files as tables
-    headerless   files without a header: CoNLL, plain text
+    text_files   packed and converted text, split into lines
+    tables       csv, tsv and parquet files as tables; the reader of each type of file
+    json_files   JSON in its usual shapes, SQuAD's articles
+    tagged_words a word and its tags per line: CoNLL, CoNLL-U
+    headerless   well-known files without a header, plain text
+    saved        folders of ``save_to_disk``
+    origin       file and row of every row, for messages
+    names        the table of usual column names
     columns      which columns hold texts and labels
     labels       the model's number for each label
     images       folders and columns of images

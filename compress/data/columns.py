@@ -11,38 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from compress.core.errors import DataError, did_you_mean
+from compress.data.names import LABEL_NAMES, PAIR_NAMES, TEXT_NAMES
+from compress.data.text_files import SPACES
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-# Usual names, the most specific first. Pairs win over single texts: QNLI has "question" and "sentence".
-PAIR_NAMES = (
-    ("sentence1", "sentence2"),
-    ("premise", "hypothesis"),
-    ("question1", "question2"),
-    ("question", "sentence"),
-    ("question", "passage"),
-    ("query", "passage"),
-    ("query", "document"),
-    ("text1", "text2"),
-    ("text_a", "text_b"),
-    ("text", "text_pair"),
-    ("sentence_a", "sentence_b"),
-)
-TEXT_NAMES = (
-    *("text", "sentence", "content", "review", "review_text", "review_body", "reviewtext", "comment", "comment_text"),
-    *("tweet", "utterance", "document", "article", "body", "post", "question", "query", "message", "description"),
-    *("headline", "title", "input", "sms", "email"),
-)
-LABEL_NAMES = (
-    *("label", "labels", "gold_label", "target", "class", "category", "sentiment", "polarity", "intent", "emotion"),
-    *("topic", "label_id", "y"),
-)
-# Labels that are numbers on a scale.
-SCORE_NAMES = (
-    *("score", "similarity_score", "similarity", "relatedness_score", "gold_score", "rating", "stars", "label"),
-    *("labels", "target", "value", "y"),
-)
 
 
 @dataclass(frozen=True)
@@ -128,7 +101,7 @@ def parse_text_columns(dataset: Dataset, text_column: str) -> tuple[str, ...]:
     """
     # A name that contains a comma is still one name.
     parts = [text_column] if text_column in dataset.column_names else text_column.split(",")
-    texts = tuple(require_column(dataset, part.strip(), "--text-column") for part in parts)
+    texts = tuple(require_column(dataset, part.strip(SPACES), "--text-column") for part in parts)
     if len(texts) > 2 or len(set(texts)) != len(texts):
         raise DataError(f"--text-column '{text_column}' must name one column, or two different ones for pairs")
     return texts
@@ -143,6 +116,11 @@ def _guess_texts(dataset: Dataset, names: Sequence[str]) -> tuple[str, ...]:
     if single:
         return (single,)
     hint = _header_hint(dataset)
+    if len(names) == 1 and (separator := re.search("[;|\t]", names[0])):
+        raise DataError(
+            f"the only column is named {names[0][:80]!r}: its separator {separator[0]!r} was not recognised. Separate "
+            "columns by commas (or by tabs in .tsv), or name the column with --text-column if it is one text"
+        )
     if len(names) == 1 and not hint:
         return (names[0],)
     raise DataError(
@@ -158,7 +136,7 @@ def usual_name(names: Sequence[str], usual: Sequence[str]) -> str | None:
         names: names of the columns.
         usual: usual names in lower case, the most specific first.
     """
-    lowered = {name.strip().lower(): name for name in reversed(names)}
+    lowered = {name.strip(SPACES).lower(): name for name in reversed(names)}
     return next((lowered[name] for name in usual if name in lowered), None)
 
 
@@ -191,8 +169,8 @@ def _header_hint(dataset: Dataset) -> str:
     """Returns advice where the header looks like a row of data; empty where the names look like names."""
 
     def like_data(name: str) -> bool:
-        number = re.fullmatch(r"[-+]?\d+(\.\d+)?", name.strip())
-        return bool(number) or len(name) > 60 or len(name.split()) > 4
+        number = re.fullmatch(r"[-+]?\d+(\.\d+)?", name.strip(SPACES))
+        return bool(number) or len(name) > 60 or name.count(" ") > 3
 
     if not any(map(like_data, dataset.column_names)):
         return ""

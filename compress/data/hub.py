@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from compress.data.tables import SUFFIXES
+from compress.data.text_files import PACKED
 
 
 def existing_path(source: str) -> Path | None:
@@ -24,7 +25,7 @@ def existing_path(source: str) -> Path | None:
 
 def looks_like_path(source: str) -> bool:
     """Whether a name can only be meant as a path: the hub is then not asked for it."""
-    if source.startswith((".", "/", "~")) or "\\" in source or source.endswith(("/", *SUFFIXES)):
+    if source.startswith((".", "/", "~")) or "\\" in source or source.endswith(("/", *SUFFIXES, *PACKED)):
         return True
     name = source.split(":", 1)[0]
     first = name.split("/", 1)[0]

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from compress.core.errors import DataError
 from compress.data.columns import read_column
+from compress.data.origin import place
+from compress.data.text_files import SPACES
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,7 +25,7 @@ def label_text(value: Any) -> str:
         return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value).strip()
+    return str(value).strip(SPACES)
 
 
 def model_labels(config: Any) -> dict[str, int]:
@@ -176,8 +178,8 @@ def read_numbers(dataset: Dataset, column: str) -> NDArray[np.float64] | None:
             numbers[i] = np.nan
         if not np.isfinite(numbers[i]):
             raise DataError(
-                f"column '{column}' has {text[:40]!r} in row {i + 1}, which is not a number; change it, or name "
-                "another column with --label-column"
+                f"column '{column}' has {text[:40]!r} in {place(dataset, i)}, which is not a number; change "
+                "it, or name another column with --label-column"
             )
     return numbers
 

@@ -17,9 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from compress.core.errors import DataError
 from compress.data.batches import sample_indices
+from compress.data.columns import read_column, usual_name
 from compress.data.hub import existing_path, hub_reachable, looks_like_path
-from compress.data.images import image_table, images_by_class, with_absolute_paths
-from compress.data.tables import SUFFIXES, first_line, read_table
+from compress.data.images import class_folder, image_table, images_by_class, with_absolute_paths
+from compress.data.names import DISPUTED
+from compress.data.origin import Origin, Part, select_rows, with_origin
+from compress.data.saved import is_saved, is_saved_part, read_saved, saved_folder
+from compress.data.tables import SUFFIXES, read_file
+from compress.data.text_files import PACKED, data_stem, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,7 +36,7 @@ Split = Literal["train", "validation"]
 # those of the test split, and have a validation split as well.
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev", "eval", "test"),
+    "validation": ("validation", "valid", "val", "dev", "eval", "validation_matched", "dev_matched", "test"),
 }
 
 
@@ -45,25 +50,34 @@ def sample_rows(dataset: Dataset, n: int | None, seed: int) -> Dataset:
     """
     if n is None or n >= len(dataset):
         return dataset
-    return dataset.select(sample_indices(len(dataset), n, seed))
+    return select_rows(dataset, sample_indices(len(dataset), n, seed))
 
 
-def load_data(source: str, split: Split) -> Dataset:
+def is_one_part(source: str) -> bool:
+    """Whether a path has no splits: a file, a folder of classes, or a saved data set without splits."""
+    path = Path(source).expanduser()
+    return path.is_file() or class_folder(source) is not None or (path.is_dir() and is_saved_part(path))
+
+
+def load_data(source: str, split: Split, words: bool | None = None) -> Dataset:
     """Reads the rows of a file, directory or hub data set.
 
     Args:
         source: one of
 
-            - a csv, tsv (as in GLUE: tabs, a header, no quoting), jsonl or parquet file;
+            - a csv, tsv (as in GLUE: tabs, a header, no quoting), json, jsonl, parquet, CoNLL or text file, which
+              may be packed (``.gz``, ``.bz2``, ``.zst``);
+            - a folder of ``save_to_disk``;
             - a directory with ``train.*`` and ``validation.*`` (or ``dev.*``, ``test.*``) files;
             - a directory with folders of these names, each with one folder of images per class;
             - a directory with one folder of images per class;
             - the name of a hub data set, or ``name:configuration`` for one of its configurations.
         split: the part of a directory or hub data set; a single file, or a lone folder of classes, is both parts.
+        words: whether a tag per word is expected, as for ``read_file``.
 
     Returns:
-        The rows, in memory (a hub data set: memory-mapped from the hub's own cache). All columns of csv and tsv
-        files are strings; an empty field is an empty string.
+        The rows, in memory (data sets of the hub and of ``save_to_disk``: memory-mapped). All columns of csv and tsv
+        files are strings; an empty field is an empty string. Rows whose ``gold_label`` is ``-`` are left out.
 
     Raises:
         DataError: the data is missing, not readable, damaged, or has no rows.
@@ -71,10 +85,12 @@ def load_data(source: str, split: Split) -> Dataset:
     try:
         path = existing_path(source)
         if path is not None:
+            if path.is_dir() and is_saved(path):
+                return _without_disputed(_from_disk(path, split))
             classes = _images_of_split(path, split) if path.is_dir() else {}
             if classes:
                 return _in_memory(image_table(classes), f"{path.resolve()} {split}", f"'{path}'")
-            return _read_files(_find_split(path, split) if path.is_dir() else [path])
+            return _without_disputed(_read_files(_find_split(path, split) if path.is_dir() else [path], words))
     except OSError as error:
         raise DataError(f"cannot read data '{source}': {first_line(error)}") from None
     if looks_like_path(source):
@@ -82,7 +98,7 @@ def load_data(source: str, split: Split) -> Dataset:
             f"data '{source}' does not exist{_path_hint(source)}; give a csv, tsv, jsonl or parquet file, a directory "
             "with train and validation files, or the name of a data set on the hub"
         )
-    return _from_hub(source, split)
+    return _without_disputed(_from_hub(source, split))
 
 
 def _path_hint(source: str) -> str:
@@ -90,19 +106,24 @@ def _path_hint(source: str) -> str:
     parent = next((p for p in Path(source).parents if p.is_dir()), None)
     if parent is None or not os.access(parent, os.R_OK):
         return ""
-    found = sorted(p.name for p in parent.iterdir() if p.suffix in SUFFIXES)[:8]
+    found = sorted(p.name for p in parent.iterdir() if _is_data(p))[:8]
     return f" ('{parent}' has {', '.join(found)})" if found else f" ('{parent}' does)"
+
+
+def _is_data(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    return (Path(path.stem).suffix.lower() if suffix in PACKED else suffix) in SUFFIXES
 
 
 def _find_split(directory: Path, split: Split) -> list[Path]:
     """Returns the files of a split: ``train.csv``, or shards named as on the hub (``train-00000-of-00002.parquet``)."""
     # Downloaded hub repositories keep their files in data/.
     folders = [directory, directory / "data"]
-    files = sorted(f for folder in folders if folder.is_dir() for f in folder.iterdir() if f.suffix in SUFFIXES)
+    files = sorted(f for folder in folders if folder.is_dir() for f in folder.iterdir() if _is_data(f))
     for name in SPLIT_NAMES[split]:
         pattern = re.compile(rf"{name}(-\d+-of-\d+)?", re.IGNORECASE)
-        matches = [f for f in files if pattern.fullmatch(f.stem)]
-        whole = [f for f in matches if f.stem.lower() == name]
+        matches = [f for f in files if pattern.fullmatch(data_stem(f))]
+        whole = [f for f in matches if data_stem(f).lower() == name]
         if len(whole) > 1 or (whole and len(whole) != len(matches)):
             raise DataError(
                 f"'{directory}' has several files for '{name}': {', '.join(f.name for f in matches)}; give one of them"
@@ -116,19 +137,43 @@ def _find_split(directory: Path, split: Split) -> list[Path]:
     )
 
 
-def _read_files(files: list[Path]) -> Dataset:
+def _read_files(files: list[Path], words: bool | None) -> Dataset:
     import pyarrow as pa
 
     shown = f"'{files[0]}'" if len(files) == 1 else f"'{files[0]}' and {len(files) - 1} more"
     try:
-        tables = [with_absolute_paths(read_table(f), f.parent) for f in files]
+        found = [read_file(f, words) for f in files]
+        tables = [with_absolute_paths(rows.table, f.parent) for rows, f in zip(found, files, strict=True)]
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
         raise DataError(f"the parts of {shown} do not have the same columns: {first_line(error)}") from None
     if table.num_rows == 0:
         raise DataError(f"data {shown} has no rows; its columns: {', '.join(table.column_names) or 'none'}")
     stamp = "".join(f"{f.resolve()} {f.stat().st_size} {f.stat().st_mtime_ns}\n" for f in files)
-    return _in_memory(table, stamp, shown)
+    parts = [Part(f.name, rows.table.num_rows, rows.line) for rows, f in zip(found, files, strict=True)]
+    notes = dict.fromkeys(note for rows in found for note in rows.notes)
+    return with_origin(_in_memory(table, stamp, shown), Origin(tuple(parts), notes=tuple(notes)))
+
+
+def _from_disk(directory: Path, split: Split) -> Dataset:
+    folder = saved_folder(directory, SPLIT_NAMES[split])
+    with _quiet() as datasets:
+        rows = read_saved(folder, datasets)
+    return with_origin(rows, Origin((Part(str(folder), len(rows)),)))
+
+
+def _without_disputed(dataset: Dataset) -> Dataset:
+    """Leaves out the rows on whose label the annotators of a benchmark did not agree."""
+    column = usual_name(dataset.column_names, (DISPUTED[0],))
+    if column is None:
+        return dataset
+    values = read_column(dataset, column)
+    kept = [number for number, value in enumerate(values) if value != DISPUTED[1]]
+    if not kept or len(kept) == len(values):
+        return dataset
+    count = len(values) - len(kept)
+    note = f"{count} of {len(values)} rows are left out: their {column} is '-', as the annotators did not agree"
+    return select_rows(dataset, kept, note)
 
 
 def _in_memory(table: pa.Table, stamp: str, shown: str) -> Dataset:
@@ -173,7 +218,7 @@ def _from_hub(source: str, split: Split) -> Dataset:
             raise DataError(f"cannot load hub data set '{source}': {first_line(error)}; {advice}") from None
     if len(loaded) == 0:
         raise DataError(f"the {chosen} split of hub data set '{source}' has no rows")
-    return loaded
+    return with_origin(loaded, Origin((Part(f"{source} ({chosen})", len(loaded)),)))
 
 
 @contextmanager

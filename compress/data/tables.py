@@ -1,4 +1,4 @@
-"""Reads csv, tsv, jsonl and parquet files as arrow tables; errors name the place of the damage.
+"""Reads csv, tsv, json, parquet and CoNLL files as arrow tables; errors name the place of the damage.
 
 Types are not guessed and nothing is written: fields of csv and tsv files stay strings, as in the file.
 """
@@ -6,86 +6,159 @@ Types are not guessed and nothing is written: fields of csv and tsv files stay s
 from __future__ import annotations
 
 import csv
-import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.core.errors import DataError
-from compress.data.headerless import known_columns, read_headerless, read_lines
+from compress.data.headerless import known_columns, read_headerless, read_plain_text
+from compress.data.json_files import read_json
+from compress.data.names import LABEL_NAMES, PAIR_NAMES, SCORE_NAMES, TEXT_NAMES
+from compress.data.tagged_words import looks_tagged, read_tagged_words
+from compress.data.text_files import PACKED, FileRows, TextFile, data_suffix, first_line, split_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".conll", ".txt")
+_TAGGED = (".conll", ".conllu", ".iob", ".iob2", ".bio")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", *_TAGGED, ".txt")
 # A row longer than a block cannot be parsed. Blocks take memory while a file is read.
 _CSV_BLOCK_BYTES = 64 * 2**20
+_SEPARATORS = {",": "commas", ";": "semicolons", "|": "'|'", "\t": "tabs"}
 
 
-def read_table(path: Path) -> pa.Table:
+def read_table(path: Path, words: bool | None = None) -> pa.Table:
     """Reads one file whole.
 
+    Args:
+        path: the file; csv, tsv, json and text files may be packed (``.gz``, ``.bz2``, ``.zst``).
+        words: as for ``read_file``.
+
     Raises:
-        DataError: the file is of an unknown type, empty, damaged, or not UTF-8.
+        DataError: the file is of an unknown type, empty, damaged, or not text in UTF-8 or UTF-16.
     """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
+    table: pa.Table = read_file(path, words).table
+    return table
+
+
+def read_file(path: Path, words: bool | None = None) -> FileRows:
+    """Reads one file whole, with the line of each row and the decisions of the reader.
+
+    Args:
+        path: as for ``read_table``.
+        words: whether a tag per word is expected: lines of columns are then words with tags, whatever the ending of
+            the file. False reads texts; None goes by the ending and the first line.
+
+    Raises:
+        DataError: as for ``read_table``.
+    """
+    suffix = data_suffix(path)
+    if suffix not in SUFFIXES and not words:
         raise DataError(f"data file '{path}' has an unknown type '{suffix}'; known are {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise DataError(f"data '{path}' is not a regular file; give a file, or a directory with one")
     if path.stat().st_size == 0:
         raise DataError(f"data file '{path}' is empty; it needs a header and rows")
+    file = TextFile(path)
     try:
-        if suffix in (".csv", ".tsv"):
-            table = _read_csv(path, tabs=suffix == ".tsv")
-        elif suffix in (".conll", ".txt"):
-            table = read_lines(path)
+        if suffix == ".parquet":
+            rows = _read_parquet(path)
+        elif suffix in (".jsonl", ".ndjson", ".json"):
+            rows = read_json(file)
+        elif suffix in (".csv", ".tsv"):
+            rows = _read_separated(file, tabs=suffix == ".tsv", words=bool(words))
         else:
-            table = _read_parquet(path) if suffix == ".parquet" else _read_json(path)
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, f"byte 0x{error.object[error.start]:02x}") from None
+            rows = _read_lines(file, suffix, words)
+    except UnicodeDecodeError:
+        raise file.not_utf8() from None
     except OSError as error:
         raise DataError(f"cannot read data file '{path}': {first_line(error)}") from None
-    names = table.column_names
+    names = rows.table.column_names
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(
             f"data file '{path}' has more than one column '{twice}'; columns: {', '.join(names)}. Give every column "
             "its own name; if the first line is data, put a line with the names before it"
         )
-    return table
+    return rows
 
 
-def _not_utf8(path: Path, where: str) -> DataError:
-    return DataError(
-        f"data file '{path}' is not UTF-8 text ({where}); convert it, for instance with "
-        f"`iconv -f WINDOWS-1252 -t UTF-8`"
+def _read_lines(file: TextFile, suffix: str, words: bool | None) -> FileRows:
+    """Reads a text file: words with tags, a table with tabs, or one text per line."""
+    text = file.text()
+    if "\0" in text[:4096]:
+        raise DataError(f"data file '{file.path}' is not a text file; known types are {', '.join(SUFFIXES)}")
+    lines = split_lines(text)
+    if words or suffix in _TAGGED:
+        return read_tagged_words(file.path, lines)
+    first = next((line for line in lines if line.strip(" \t") and not line.startswith("-DOCSTART-")), "")
+    if "\t" not in first.strip(" \t"):
+        return read_plain_text(lines)
+    if _is_header(first.split("\t")) or known_columns(first.split("\t"), tabs=True) is not None:
+        return _read_csv(file, tabs=True)
+    if words is None:
+        return read_tagged_words(file.path, lines)
+    filled = [line for line in lines if line.strip(" \t")]
+    if any("\t" not in line for line in filled):
+        return read_plain_text(lines)
+    raise DataError(
+        f"data file '{file.path}' has columns between tabs and no header: {first[:60]!r}; put a line with the names of "
+        "the columns before it, such as label and text, and give the file the ending .tsv"
     )
 
 
-def _read_csv(path: Path, tabs: bool) -> pa.Table:
+def _is_header(fields: list[str]) -> bool:
+    usual = {*TEXT_NAMES, *LABEL_NAMES, *SCORE_NAMES, *(name for pair in PAIR_NAMES for name in pair)}
+    return sum(field.strip(" ").lower() in usual for field in fields) >= 2
+
+
+def _read_separated(file: TextFile, *, tabs: bool, words: bool) -> FileRows:
+    if words:
+        lines = split_lines(file.text())
+        if (tabs or "," not in next(iter(lines), "")) and looks_tagged(lines):
+            return read_tagged_words(file.path, lines)
+    return _read_csv(file, tabs=tabs)
+
+
+def _read_csv(file: TextFile, tabs: bool) -> FileRows:
+    path = file.path
+    separator = "\t" if tabs else ","
+    quotes, skipped, notes = not tabs, 0, []
+    header, raw = _header(file, separator, quotes=quotes, skipped=skipped)
+    stated = re.fullmatch(r"sep=(.)", raw)
+    if stated is not None:
+        # Excel writes the separator into the first line.
+        separator, quotes, skipped = stated[1], True, 1
+        header, raw = _header(file, separator, quotes=quotes, skipped=skipped)
+    elif (other := _other_separator(header, raw, separator)) is not None:
+        separator = other
+        quotes = other != "\t" or _quotes_are_sound(file, other)
+        header, raw = _header(file, separator, quotes=quotes, skipped=skipped)
+        shown = ", ".join(f"'{name}'" for name in header[:8])
+        notes.append(f"'{path.name}' is read with {_SEPARATORS[other]} between its columns: {shown}")
+    names = known_columns(header, tabs=separator == "\t")
+    if names is not None:
+        return read_headerless(file, names)
+    table = _parse(file, header, separator, quotes=quotes, skipped=skipped)
+    return FileRows(table, _Lines(path, separator, quotes, 1 + skipped).line, tuple(notes))
+
+
+def _parse(file: TextFile, header: list[str], separator: str, *, quotes: bool, skipped: int) -> pa.Table:
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
-    delimiter = "\t" if tabs else ","
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        try:
-            lines = csv.reader(stream, delimiter=delimiter, quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
-            header = next((row for row in lines if row), [])
-        except csv.Error as error:
-            raise DataError(f"cannot read the header of '{path}': {error}") from None
-    names = known_columns(header, tabs=tabs)
-    if names is not None:
-        return read_headerless(path, names)
+    path, source = file.path, file.for_arrow()
+    size = path.stat().st_size if isinstance(source, str) else source.size()
     try:
-        table = arrow_csv.read_csv(
-            str(path),
+        return arrow_csv.read_csv(
+            source,
             # One thread: only then do errors carry the number of the row.
             read_options=arrow_csv.ReadOptions(
-                use_threads=False, block_size=min(max(path.stat().st_size, 1), _CSV_BLOCK_BYTES)
+                use_threads=False, block_size=min(max(size, 1), _CSV_BLOCK_BYTES), skip_rows=skipped
             ),
             parse_options=arrow_csv.ParseOptions(
-                delimiter=delimiter, quote_char=False if tabs else '"', newlines_in_values=not tabs
+                delimiter=separator, quote_char='"' if quotes else False, newlines_in_values=quotes
             ),
             convert_options=arrow_csv.ConvertOptions(column_types={name: pa.string() for name in header}),
         )
@@ -94,66 +167,94 @@ def _read_csv(path: Path, tabs: bool) -> pa.Table:
         if "Empty CSV" in message:
             raise DataError(f"data '{path}' has no rows; its columns: {', '.join(header)}") from None
         if "UTF8" in message:
-            row = re.search(r"Row #\d+", message)
-            raise _not_utf8(path, row[0].lower() if row else "an invalid byte") from None
-        hint = "fields are separated by tabs, without quoting" if tabs else 'fields with commas need "quotes"'
+            raise file.not_utf8() from None
+        hint = f"fields are separated by {_SEPARATORS.get(separator, repr(separator))}"
+        hint = (
+            f'{hint}; fields with {_SEPARATORS.get(separator, "it")} need "quotes"'
+            if quotes
+            else f"{hint}, without quoting"
+        )
         raise DataError(f"data file '{path}' is malformed: {message} ({hint})") from None
-    return table
 
 
-def _read_json(path: Path) -> pa.Table:
-    rows: list[Any] = []
-    with path.open(encoding="utf-8-sig") as stream:
-        start = stream.read(1024).lstrip()[:1]
-        stream.seek(0)
-        if start == "[":
-            try:
-                rows = json.load(stream)
-            except (ValueError, RecursionError) as error:
-                if isinstance(error, UnicodeDecodeError):
-                    raise
-                raise DataError(f"data file '{path}' is not valid JSON: {first_line(error)}") from None
-        else:
-            for number, line in enumerate(stream, start=1):
-                if line.strip():
-                    rows.append(_json_line(path, number, line))
-    columns: dict[str, None] = {}
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise DataError(
-                f"row {number} of '{path}' is {json.dumps(row)[:60]}, not an object such as {{\"text\": ..}}"
-            )
-        columns.update(dict.fromkeys(row))
-    import pyarrow as pa
-
-    return pa.table({name: _json_column([row.get(name) for row in rows]) for name in columns})
+def _header(file: TextFile, separator: str, *, quotes: bool, skipped: int) -> tuple[list[str], str]:
+    """Returns the names in the first line that is not empty, and that line."""
+    with file.stream() as stream:
+        for _ in range(skipped):
+            stream.readline()
+        start = stream.tell() if stream.seekable() else 0
+        raw = next((line for line in stream.read(2**16).split("\n") if line.strip(" \t\r")), "").strip("\r")
+        stream.seek(start)
+        try:
+            return next((row for row in _rows(stream, separator, quotes=quotes) if row), []), raw
+        except csv.Error as error:
+            raise DataError(f"cannot read the header of '{file.path}': {error}") from None
 
 
-def _json_line(path: Path, number: int, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        reason = first_line(error)
-        raise DataError(
-            f"line {number} of '{path}' is not valid JSON: {reason}; every line must be one object"
-        ) from None
+def _rows(stream: Iterable[str], separator: str, *, quotes: bool) -> Any:
+    """Returns the reader of the standard library, which counts lines."""
+    return csv.reader(stream, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE)
 
 
-def _json_column(values: list[Any]) -> pa.Array:
-    import pyarrow as pa
+def _other_separator(header: list[str], raw: str, separator: str) -> str | None:
+    """Returns the separator of a header that the expected one leaves in one piece; None where it has one column."""
+    # A name in quotes may hold any character.
+    if len(header) != 1 or (raw.startswith('"') and separator == "," and header[0] != raw):
+        return None
+    found: dict[str, int] = {}
+    for other in _SEPARATORS:
+        if other == separator:
+            continue
+        names = next(csv.reader([raw], delimiter=other), [])
+        # Sentences with a semicolon or a comma are no list of names.
+        if len(names) > 1 and all(name.strip(" ").count(" ") < 3 and len(name) <= 40 for name in names):
+            found[other] = len(names)
+    return max(found, key=lambda other: found[other], default=None)
 
-    try:
-        return pa.array(values)
-    except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError):
-        # Mixed labels such as 0 and "positive": all become text.
-        texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
-        return pa.array([v and v.encode("utf-8", "replace").decode() for v in texts], type=pa.string())
+
+def _quotes_are_sound(file: TextFile, separator: str) -> bool:
+    """Whether every quote begins or ends a field: else quotes are part of the texts, as in the files of GLUE."""
+    widths: set[int] = set()
+    with file.stream() as stream:
+        try:
+            widths.update(len(row) for row in csv.reader(stream, delimiter=separator, strict=True) if row)
+        except csv.Error:
+            return False
+    return len(widths) == 1
 
 
-def _read_parquet(path: Path) -> pa.Table:
+class _Lines:
+    """Finds the line of a row in a csv file; nothing is read before a message needs it."""
+
+    def __init__(self, path: Path, separator: str, quotes: bool, before: int) -> None:
+        self._path, self._separator, self._quotes, self._before = path, separator, quotes, before
+
+    def line(self, row: int) -> int | None:
+        """Returns the line in which a row begins, from 1; None where it cannot be told.
+
+        Args:
+            row: number of the row, from 0, without the header.
+        """
+        left, begins = row + self._before, 1
+        try:
+            with TextFile(self._path).stream() as stream:
+                reader = _rows(stream, self._separator, quotes=self._quotes)
+                for fields in reader:
+                    if fields and left == 0:
+                        return begins
+                    left -= bool(fields)
+                    begins = reader.line_num + 1
+        except (csv.Error, OSError, UnicodeDecodeError, DataError):
+            return None
+        return None
+
+
+def _read_parquet(path: Path) -> FileRows:
     import pyarrow as pa
     from pyarrow import parquet
 
+    if path.suffix.lower() in PACKED:
+        raise DataError(f"data file '{path}' is a packed parquet file; unpack it first: `gzip -dk {path.name}`")
     try:
         # parquet.read_table would read a folder named label=1 as a column.
         table = parquet.ParquetFile(str(path)).read()
@@ -162,10 +263,4 @@ def _read_parquet(path: Path) -> pa.Table:
                 table = table.set_column(i, column.name, table.column(i).cast(column.type.value_type))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"data file '{path}' is not a readable parquet file: {first_line(error)}") from None
-    return table.select([name for name in table.column_names if not name.startswith("__index_level_")])
-
-
-def first_line(error: BaseException) -> str:
-    """Returns the first line of another library's message: the rest is advice for its own users."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return FileRows(table.select([name for name in table.column_names if not name.startswith("__index_level_")]))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.core.errors import ModelError
 from compress.data.hub import existing_path, hub_reachable, looks_like_path
-from compress.data.tables import first_line
+from compress.data.text_files import first_line
 from compress.inputs.processors import IMAGE_PROCESSOR_FILES, TOKENIZER_FILES, load_image_processor, load_tokenizer
 from compress.models.encoder import Encoder, encoder_of, family_of, image_input, longest_input, shape_of
 from compress.tasks import Task, task_of

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.core.errors import ConfigError, DataError
 from compress.core.plan import EncoderShape
 from compress.data.batches import Encoded
-from compress.data.images import class_folder
-from compress.data.load import load_data, sample_rows
+from compress.data.load import is_one_part, load_data, sample_rows
+from compress.data.origin import notes_of, select_rows
 from compress.inputs.checkpoint import Checkpoint, load_checkpoint
 from compress.options.help import DEFAULTS
 from compress.options.run_config import RunConfig
@@ -90,7 +89,11 @@ def load(config: RunConfig, progress: Progress, *, evaluation: bool = True) -> L
     """
     bare = load_model(config)
     checkpoint = bare.checkpoint
-    train, held, note = train_and_validation(config.calibration_data, config.eval_data, config.seed, evaluation)
+    train, held, note = train_and_validation(
+        config.calibration_data, config.eval_data, config.seed, evaluation, checkpoint.task.reads_words
+    )
+    for sentence in dict.fromkeys((*notes_of(train), *notes_of(held))):
+        progress.info(sentence)
     if note:
         progress.info(note)
     calibration = _encode(config, checkpoint, train, config.samples, progress)
@@ -138,13 +141,15 @@ def load_training(config: RunConfig, loaded: Loaded, most: int | None, seq_len: 
     Raises:
         DataError: as for ``load``.
     """
-    rows, _, _ = train_and_validation(config.calibration_data, config.eval_data, config.seed)
+    rows, _, _ = train_and_validation(
+        config.calibration_data, config.eval_data, config.seed, words=loaded.checkpoint.task.reads_words
+    )
     cut = config if seq_len is None else config.model_copy(update={"seq_len": seq_len})
     return _encode(cut, loaded.checkpoint, rows, most, None)
 
 
 def train_and_validation(
-    data: str, eval_data: str | None, seed: int, evaluation: bool = True
+    data: str, eval_data: str | None, seed: int, evaluation: bool = True, words: bool | None = None
 ) -> tuple[Dataset, Dataset | None, str]:
     """Loads rows to learn from and rows to validate on; a single file is split.
 
@@ -153,6 +158,7 @@ def train_and_validation(
         eval_data: file, directory or hub name of the rows to validate on; None takes the validation part of ``data``.
         seed: seed of the split.
         evaluation: whether rows to validate on are needed.
+        words: whether a tag per word is expected, as for ``load_data``.
 
     Returns:
         Rows to learn from; rows to validate on, None if not needed; a sentence about the split, empty without one.
@@ -160,13 +166,13 @@ def train_and_validation(
     Raises:
         DataError: as for ``load_data``; or a single file has too few rows to split.
     """
-    train = load_data(data, "train")
+    train = load_data(data, "train", words)
     if not evaluation:
         return train, None, ""
     if eval_data is not None:
-        return train, load_data(eval_data, "validation"), ""
-    if not Path(data).expanduser().is_file() and class_folder(data) is None:
-        return train, load_data(data, "validation"), ""
+        return train, load_data(eval_data, "validation", words), ""
+    if not is_one_part(data):
+        return train, load_data(data, "validation", words), ""
     train, held = _hold_back(train, seed)
     return train, held, f"{len(held)} rows of {data} are held back to validate on (--eval-data names other data)"
 
@@ -195,7 +201,7 @@ def _hold_back(rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
             f"{len(rows)} rows are too few to calibrate and to validate on; give evaluation data with --eval-data"
         )
     order = np.random.default_rng(seed).permutation(len(rows))
-    return rows.select(np.sort(order[count:])), rows.select(np.sort(order[:count]))
+    return select_rows(rows, np.sort(order[count:])), select_rows(rows, np.sort(order[:count]))
 
 
 def _only_label(data: Encoded) -> int | None:

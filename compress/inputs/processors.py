@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.errors import ModelError
-from compress.data.tables import first_line
+from compress.data.text_files import first_line
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json"),

@@ -72,6 +72,7 @@ class Task(ABC):
         head_suffixes: a checkpoint has this head if a class name in its ``architectures`` ends in one of these.
         output_names: outputs of the exported file; ``forward`` stacks several outputs along a last axis.
         unread_weights: prefixes of the names of weights that this task does not use; such weights may be missing.
+        reads_words: whether rows are words with a tag each, so that files with a word per line are read as such.
         processor: ``tokenizer`` or ``image``: which processor of the checkpoint turns rows into inputs.
         fill: value of outputs at padding, where outputs are as long as the batch.
         sliced_by: what a part in ``slices`` is, such as a class.
@@ -85,6 +86,7 @@ class Task(ABC):
     unread_weights: ClassVar[tuple[str, ...]] = ()
     fill: ClassVar[float] = 0.0
     sliced_by: ClassVar[str] = "class"
+    reads_words: ClassVar[bool] = False
     processor: ClassVar[Literal["tokenizer", "image"]] = "tokenizer"
 
     @abstractmethod

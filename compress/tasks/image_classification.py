@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from compress.core.errors import DataError, ModelError
 from compress.data.batches import Encoded
 from compress.data.columns import (
-    LABEL_NAMES,
     Columns,
     column_list,
     label_guess,
@@ -20,13 +19,13 @@ from compress.data.columns import (
     usual_name,
 )
 from compress.data.images import ROW
+from compress.data.names import IMAGE_NAMES, LABEL_NAMES
 from compress.models.encoder import IMAGES, ImageInput, image_input
 from compress.tasks.text_classification import TextClassification, read_label_ids
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-IMAGE_NAMES = ("image", "img", "picture", "photo", "image_path", "image_file", "path", "file", "file_name", "filename")
 # Images decoded at once: bounds the memory of images that are larger than the model's input.
 _CHUNK = 32
 

@@ -6,6 +6,7 @@ spans of characters (SubjQA). Every answer is checked against its context.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterator
@@ -22,16 +23,17 @@ from compress.data.columns import (
     require_column,
     usual_name,
 )
+from compress.data.names import ANSWER_NAMES, CONTEXT_NAMES, PLACE_NAMES, QUESTION_NAMES
+from compress.data.origin import place as place_of
+from compress.data.text_files import SPACES
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-QUESTION_NAMES = ("question", "query")
-CONTEXT_NAMES = ("context", "passage", "document", "paragraph", "article", "review", "text")
-ANSWER_NAMES = ("answers", "answer", "answer_text", "human_ans_spans", "answer_span", "label", "labels")
-PLACE_NAMES = ("answer_start", "answer_starts", "human_ans_indices", "answer_indices", "start")
 # SubjQA writes this at the end of every review, and as the answer of a question that has none.
 NO_ANSWER = "ANSWERNOTFOUND"
+# Characters of a field with answers that are parsed as Python literals.
+_LONGEST_FIELD = 100_000
 
 
 @dataclass(frozen=True)
@@ -95,19 +97,19 @@ def read_questions(dataset: Dataset, columns: Columns) -> Iterator[tuple[str, st
         DataError: an answer is not in its context, or its format is unknown.
     """
     questions, contexts = (read_texts(dataset, name) for name in columns.text)
-    contexts = [context.removesuffix(NO_ANSWER).rstrip() if NO_ANSWER in context else context for context in contexts]
+    contexts = [
+        context.removesuffix(NO_ANSWER).rstrip(SPACES) if NO_ANSWER in context else context for context in contexts
+    ]
     values = [None] * len(questions) if columns.label is None else read_column(dataset, columns.label)
     places = [None] * len(questions) if columns.place is None else read_column(dataset, columns.place)
     known = columns.label is not None and any(value is not None for value in values)
-    for number, (question, context, value, place) in enumerate(
-        zip(questions, contexts, values, places, strict=True), 1
-    ):
+    for number, (question, context, value, place) in enumerate(zip(questions, contexts, values, places, strict=True)):
         try:
             yield question, context, _answers(value, place, context) if known else None
         except ValueError as error:
             raise DataError(
-                f"row {number}, column '{columns.label}': {error}; correct the data, or name another column with "
-                "--label-column"
+                f"{place_of(dataset, number)}, column '{columns.label}': {error}; correct the data, or name "
+                "another column with --label-column"
             ) from None
 
 
@@ -117,11 +119,10 @@ def _answers(value: Any, place: Any, context: str) -> list[Answer]:
     Raises:
         ValueError: an answer is not in the context, or its format is unknown.
     """
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise ValueError(f"{value[:60]!r} is not valid JSON") from None
+    if isinstance(value, str) and value.lstrip(SPACES).startswith(("{", "[")):
+        value = _parsed(value)
+    if isinstance(value, list):
+        value = _as_texts_and_starts(value, place)
     if isinstance(value, dict):
         texts, starts = value.get("text"), value.get("answer_start")
         texts = texts if isinstance(texts, list) else [] if texts is None else [texts]
@@ -134,10 +135,35 @@ def _answers(value: Any, place: Any, context: str) -> list[Answer]:
     raise ValueError(f"{str(value)[:60]!r} is not an answer; give a text, or texts and starts as SQuAD has them")
 
 
+def _parsed(text: str) -> Any:
+    """Parses answers in a field of a csv file: JSON, or Python; an answer may itself begin with a bracket."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        # Data sets that were written as csv have {'text': ['..'], 'answer_start': [9]}.
+        return ast.literal_eval(text) if len(text) < _LONGEST_FIELD else text
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        if text.lstrip(SPACES).startswith("["):
+            return text
+        raise ValueError(f"{text[:60]!r} is not valid JSON") from None
+
+
+def _as_texts_and_starts(answers: list[Any], place: Any) -> dict[str, Any]:
+    """Returns a list of answers, which are objects or texts, as SQuAD's texts and starts."""
+    if all(isinstance(answer, dict) for answer in answers):
+        starts = [answer.get("answer_start", answer.get("start")) for answer in answers]
+        return {"text": [answer.get("text") for answer in answers], "answer_start": starts}
+    if not all(isinstance(answer, str) for answer in answers):
+        raise ValueError(f"{str(answers)[:60]!r} is not an answer; give texts, or texts and starts as SQuAD has them")
+    return {"text": answers, "answer_start": place if isinstance(place, list) else None}
+
+
 def _answer(text: Any, place: Any, context: str) -> Answer:
     if not isinstance(text, str):
         raise ValueError(f"{text!r} is not a text")
-    if not text.strip() or text.strip() == NO_ANSWER:
+    if not text.strip(SPACES) or text.strip(SPACES) == NO_ANSWER:
         return Answer(0, 0)
     numbers = [int(n) for n in re.findall(r"-?\d+", str(place))] if place is not None else []
     if len(numbers) == 2:

@@ -227,7 +227,7 @@ def best_answers(logits: NDArray[Any], questions: Questions) -> list[str]:
 def _words(text: str) -> list[str]:
     """Splits a text into words as SQuAD does: lower case, without punctuation and articles."""
     bare = "".join(character for character in text.lower() if character not in string.punctuation)
-    return re.sub(r"\b(a|an|the)\b", " ", bare).split()
+    return re.findall(r"\S+", re.sub(r"\b(a|an|the)\b", " ", bare))
 
 
 def _f1(ours: list[str], right: list[str]) -> float:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from compress.core.errors import ModelError
 from compress.data.batches import Encoded
-from compress.data.columns import SCORE_NAMES, Columns, choose_columns, read_texts
+from compress.data.columns import Columns, choose_columns, read_texts
 from compress.data.labels import read_numbers
+from compress.data.names import SCORE_NAMES
 from compress.tasks.base import Measured, Task, check_finite, noise_like, spearman
 from compress.tasks.tokenization import encode_texts
 

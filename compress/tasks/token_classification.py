@@ -14,6 +14,9 @@ from compress.core.errors import ConfigError, DataError, ModelError
 from compress.data.batches import Encoded
 from compress.data.columns import Columns, choose_columns, read_column
 from compress.data.labels import label_text, tag_ids
+from compress.data.names import TAG_NAMES, WORD_NAMES
+from compress.data.origin import place
+from compress.data.text_files import SPACES, split_words
 from compress.tasks.base import (
     Measured,
     Slice,
@@ -30,8 +33,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-WORD_NAMES = ("tokens", "words", "text", "sentence")
-TAG_NAMES = ("tags", "ner_tags", "labels", "ner", "tag", "label", "pos_tags", "pos", "chunk_tags")
 # Label that loss and metric skip, by the convention of PyTorch.
 IGNORED = -100
 
@@ -61,6 +62,7 @@ class TokenClassification(Task):
     sliced_by = "type of span"
     auto_class_name = "AutoModelForTokenClassification"
     head_suffixes = ("ForTokenClassification",)
+    reads_words = True
 
     def check_config(self, config: Any) -> None:
         if config.num_labels < 2:
@@ -99,7 +101,7 @@ class TokenClassification(Task):
         sentences = read_lists(dataset, columns.text[0])
         tags: list[NDArray[np.int64]] | None = None
         if columns.label is not None:
-            tags = _tag_ids(sentences, read_lists(dataset, columns.label), columns)
+            tags = _tag_ids(dataset, sentences, columns, columns.label)
         encoded, positions = encode_words(sentences, tokenizer, seq_len, config)
         names = tuple(name for _, name in sorted((config.id2label or {}).items()))
         labels = None if tags is None else _token_labels(tags, positions, seq_len)
@@ -196,43 +198,43 @@ def read_lists(dataset: Dataset, column: str) -> list[list[Any]]:
     """
     values = read_column(dataset, column)
     lists: list[list[Any]] = []
-    for number, value in enumerate(values, start=1):
+    for number, value in enumerate(values):
         if isinstance(value, str):
             lists.append(_from_text(value))
         elif value is None or isinstance(value, list):
             lists.append(value or [])
         else:
             raise DataError(
-                f"column '{column}' has {str(value)[:40]!r} in row {number}, expected a list of words or tags; name "
-                "another column with --text-column or --label-column"
+                f"column '{column}' has {str(value)[:40]!r} in {place(dataset, number)}, expected a list of words "
+                "or tags; name another column with --text-column or --label-column"
             )
     return lists
 
 
 def _from_text(text: str) -> list[Any]:
-    if text.lstrip().startswith("["):
+    if text.lstrip(SPACES).startswith("["):
         try:
             value = json.loads(text)
         except ValueError:
             value = None
         if isinstance(value, list):
             return value
-    return text.split()
+    return split_words(text)
 
 
-def _tag_ids(sentences: Sequence[list[Any]], tags: Sequence[list[Any]], columns: Columns) -> list[NDArray[np.int64]]:
+def _tag_ids(dataset: Dataset, sentences: Sequence[list[Any]], columns: Columns, label: str) -> list[NDArray[np.int64]]:
     numbered = []
-    for number, (words, own) in enumerate(zip(sentences, tags, strict=True), start=1):
+    for number, (words, own) in enumerate(zip(sentences, read_lists(dataset, label), strict=True)):
         if len(words) != len(own):
             raise DataError(
-                f"row {number} has {len(words)} words in column '{columns.text[0]}' and {len(own)} tags in column "
-                f"'{columns.label}'; every word needs one tag"
+                f"{place(dataset, number)} has {len(words)} words in column '{columns.text[0]}' and {len(own)} tags in "
+                f"column '{label}'; every word needs one tag"
             )
         try:
             numbered.append(np.array([columns.label_ids[label_text(tag)] for tag in own], dtype=np.int64))
         except KeyError as error:
             raise DataError(
-                f"tag {error} in row {number} is none of those found when the columns were chosen: "
+                f"tag {error} in {place(dataset, number)} is none of those found when the columns were chosen: "
                 f"{', '.join(list(columns.label_ids)[:8])}; choose the columns on the same data"
             ) from None
     return numbered
