@@ -5,6 +5,7 @@
     weights        weight files: whole, not quantized, with the names that the model has
     processors     tokenizers and image processors
     checkpoint     the dense model with its tokenizer and task
+    torch_state    torch's process-wide state: ours inside a command, the caller's again after it
     quiet          no progress bars of libraries
     load           checkpoint, target, calibration and evaluation examples
 
