@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.core.errors import ArtifactError, ModelError, PlanError
+from compress.inputs.torch_state import own_torch_state
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +66,7 @@ def tensors_of(model: Any) -> dict[str, Tensor]:
     return tensors
 
 
+@own_torch_state()
 def load(artifact: str | Path) -> Any:
     """Load the PyTorch model of an artifact: an ordinary transformers model, pruned, in eval mode.
 

@@ -1,8 +1,13 @@
 """Loads and checks everything a run reads, before anything is computed.
 
-    checkpoint   the dense model with its tokenizer and task
-    processors   tokenizers and image processors
-    load         checkpoint, target, calibration and evaluation examples
+    folder         what a model folder holds, before anything in it is loaded: adapters, other formats
+    configuration  config.json, without the flags that only steer how a model is run
+    weights        weight files: whole, not quantized, with the names that the model has
+    processors     tokenizers and image processors
+    checkpoint     the dense model with its tokenizer and task
+    torch_state    torch's process-wide state: ours inside a command, the caller's again after it
+    quiet          no progress bars of libraries
+    load           checkpoint, target, calibration and evaluation examples
 
 May import tasks, models, data, options, profile, core.
 """

@@ -1,15 +1,13 @@
 """Loads a checkpoint: weights, tokenizer, family and task, all checked before anything is computed.
 
 Only safetensors are read, never pickle, and code from a checkpoint is never run. A model of the hub is first downloaded
-to the hub's cache; after that only local files are read.
+to the hub's cache; after that only local files are read. ``inputs/folder.py`` says what a folder may not have.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +15,30 @@ from typing import TYPE_CHECKING, Any
 from compress.core.errors import ModelError
 from compress.data.hub import existing_path, hub_reachable, looks_like_path
 from compress.data.text_files import first_line
-from compress.inputs.processors import IMAGE_PROCESSOR_FILES, TOKENIZER_FILES, load_image_processor, load_tokenizer
-from compress.models.encoder import Encoder, encoder_of, family_of, image_input, longest_input, shape_of
+from compress.inputs.configuration import one_line, read_config
+from compress.inputs.folder import (
+    ADAPTER_CONFIG,
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    refuse_adapter,
+    refuse_without_config,
+    weight_files,
+)
+from compress.inputs.processors import (
+    IMAGE_PROCESSOR_FILES,
+    TOKENIZER_CONFIG,
+    load_image_processor,
+    load_tokenizer,
+    tokenizer_files,
+)
+from compress.inputs.quiet import quiet
+from compress.inputs.weights import check_files, check_finite, check_names, fingerprint
+from compress.models.encoder import Encoder, encoder_of, image_input, longest_input
 from compress.tasks import Task, task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 # Files of sentence-transformers that say how token embeddings are pooled.
 _POOLING = ("modules.json", "*_Pooling/config.json")
 # Errors of transformers for weights that contradict the configuration; it has no error class of its own for them.
@@ -45,6 +59,7 @@ class Checkpoint:
         task: the task of the head.
         fingerprint: SHA-256 (hex) of the weights file, or of a list of names and hashes if there are several files.
         directory: the checkpoint's files (for a model of the hub: in the hub's cache).
+        left_out: weights of the checkpoint that are not part of the model, such as another head.
     """
 
     name: str
@@ -54,6 +69,7 @@ class Checkpoint:
     task: Task
     fingerprint: str
     directory: Path
+    left_out: tuple[str, ...] = ()
 
 
 def load_checkpoint(model: str, task: str | None = None, seq_len: int | None = None) -> Checkpoint:
@@ -65,21 +81,24 @@ def load_checkpoint(model: str, task: str | None = None, seq_len: int | None = N
         seq_len: the sequence length it will be used with, special tokens included; None skips the check.
 
     Raises:
-        ModelError: the checkpoint is missing or damaged, is not an encoder of a supported family, has no trained head
-            that fits the task, has weights that are NaN or infinite, has no tokenizer, or has fewer than ``seq_len``
-            positions.
+        ModelError: the checkpoint is missing or damaged, is an adapter, is not an encoder of a supported family, has no
+            trained head that fits the task, has weights that are NaN, infinite or quantized, has no tokenizer, has
+            fewer than ``seq_len`` positions, or cannot be saved again.
         ConfigError: there is no such task.
     """
     directory = _local_directory(model)
-    config = _read_config(directory, model)
+    refuse_adapter(directory, model)
+    refuse_without_config(directory, model)
+    config = read_config(directory, model)
     chosen = task_of(config, task).of_checkpoint(directory)
     _check_length(config, seq_len, model)
-    files = _weight_files(directory, model)
-    fingerprint = _fingerprint(files)
-    with _quiet():
+    files = weight_files(directory, model)
+    check_files(files, model)
+    with quiet():
         load = load_image_processor if chosen.processor == "image" else load_tokenizer
         tokenizer = load(directory, config, model)
-    network = _load_model(directory, config, chosen, model)
+    network, left_out = _load_model(directory, config, chosen, model)
+    _try_to_save(network, tokenizer, model)
     return Checkpoint(
         # Directories in the hub's cache are named after commits.
         name=directory.name if existing_path(model) else model.rsplit("/", 1)[-1],
@@ -87,8 +106,9 @@ def load_checkpoint(model: str, task: str | None = None, seq_len: int | None = N
         tokenizer=tokenizer,
         encoder=encoder_of(network),
         task=chosen,
-        fingerprint=fingerprint,
+        fingerprint=fingerprint(files),
         directory=directory,
+        left_out=left_out,
     )
 
 
@@ -108,16 +128,26 @@ def _local_directory(model: str) -> Path:
 
 def _from_hub(model: str) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError
 
     advice = f"if '{model}' was meant as a path, there is no such directory"
     # Without a connection the model may still be in the cache.
     cached_only = not hub_reachable()
     try:
-        with _quiet():
-            config = Path(hf_hub_download(model, "config.json", local_files_only=cached_only))
+        with quiet():
+            try:
+                config_file = Path(hf_hub_download(model, "config.json", local_files_only=cached_only))
+            except EntryNotFoundError:
+                # An adapter has no config.json.
+                notes = Path(hf_hub_download(model, ADAPTER_CONFIG, local_files_only=cached_only))
+                refuse_adapter(notes.parent, model)
+                raise
             # Checked before gigabytes of a model that cannot be compressed are downloaded.
-            _read_config(config.parent, model)
-            beside = (*TOKENIZER_FILES, *IMAGE_PROCESSOR_FILES, *_POOLING)
+            config = read_config(config_file.parent, model)
+            # Without this file the class of the family's tokenizer is taken.
+            with suppress(EntryNotFoundError):
+                hf_hub_download(model, TOKENIZER_CONFIG, local_files_only=cached_only)
+            beside = (*tokenizer_files(config_file.parent, config), *IMAGE_PROCESSOR_FILES, *_POOLING, ADAPTER_CONFIG)
             patterns = ["config.json", WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors", *beside]
             return Path(snapshot_download(model, allow_patterns=patterns, local_files_only=cached_only))
     except (OSError, ValueError, RuntimeError) as error:
@@ -126,34 +156,6 @@ def _from_hub(model: str) -> Path:
                 f"model '{model}' is not on this machine and the hub cannot be reached; {advice}"
             ) from None
         raise ModelError(f"cannot get model '{model}' from the hub: {first_line(error)}; {advice}") from None
-
-
-def _read_config(directory: Path, model: str) -> Any:
-    """Reads the configuration and checks that its family is supported."""
-    from transformers import AutoConfig
-
-    file = directory / "config.json"
-    if not file.is_file():
-        raise ModelError(f"model '{model}' has no config.json; give a checkpoint saved with save_pretrained")
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-        family = raw.get("model_type")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise ModelError(f"'{file}' cannot be read as a configuration: {first_line(error)}") from None
-    # Checked before transformers, which knows far more families and may run a checkpoint's own code for others.
-    family_of(str(family))
-    try:
-        with _quiet():
-            config = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
-        shape_of(config)
-    except ModelError:
-        raise
-    # The errors for a wrong value differ between releases of transformers and have no common base class.
-    except Exception as error:
-        raise ModelError(f"'{file}' is not a valid {family} configuration: {_one_line(error)}") from None
-    if getattr(config, "quantization_config", None):
-        raise ModelError(f"model '{model}' is quantized already; give the checkpoint it was quantized from")
-    return config
 
 
 def _check_length(config: Any, seq_len: int | None, model: str) -> None:
@@ -166,140 +168,55 @@ def _check_length(config: Any, seq_len: int | None, model: str) -> None:
         )
 
 
-def _weight_files(directory: Path, model: str) -> list[Path]:
-    """Returns the safetensors files after checking that each is complete."""
-    if (directory / WEIGHTS).is_file():
-        files = [directory / WEIGHTS]
-    elif (directory / WEIGHTS_INDEX).is_file():
-        index = directory / WEIGHTS_INDEX
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            # A name with a folder in it could lead anywhere.
-            files = [directory / Path(str(name)).name for name in names]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"'{index}' is not a list of weight files: {error!r}; save the checkpoint again") from None
-    else:
-        pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.h5") for p in directory.glob(pattern))
-        advice = (
-            f"it has {', '.join(pickled)}, which can run code when read; convert it with save_pretrained"
-            if pickled
-            else "give a checkpoint saved with save_pretrained"
-        )
-        raise ModelError(f"model '{model}' has no {WEIGHTS}: {advice}")
-    for file in files:
-        _check_safetensors(file)
-    return files
-
-
-def _check_safetensors(file: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with file.open("rb") as stream:
-            start = stream.read(40)
-        if start.startswith(b"version https://git-lfs"):
-            raise ModelError(f"'{file}' is a Git LFS pointer, not the weights; fetch them with `git lfs pull`")
-        with safe_open(str(file), framework="numpy"):
-            pass
-    except OSError as error:
-        raise ModelError(f"weights '{file}' cannot be read: {first_line(error)}") from None
-    except SafetensorError as error:
-        raise ModelError(f"weights '{file}' are damaged or cut off: {first_line(error)}; copy them again") from None
-
-
-def _fingerprint(files: list[Path]) -> str:
-    hashes = []
-    for file in files:
-        digest = hashlib.sha256()
-        with file.open("rb") as stream:
-            while block := stream.read(2**20):
-                digest.update(block)
-        hashes.append(digest.hexdigest())
-    if len(files) == 1:
-        return hashes[0]
-    lines = "".join(f"{one}  {file.name}\n" for one, file in zip(hashes, files, strict=True))
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _load_model(directory: Path, config: Any, task: Task, model: str) -> PreTrainedModel:
+def _load_model(directory: Path, config: Any, task: Task, model: str) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """Returns the model, and the weights of the checkpoint that are not part of it."""
     import torch
     import transformers
     from safetensors import SafetensorError
 
     loader = getattr(transformers, task.auto_class_name)
     try:
-        with _quiet():
+        with quiet():
             network, report = loader.from_pretrained(
                 str(directory),
                 config=config,
                 dtype=torch.float32,
+                # Left to choose, transformers takes what is installed.
+                attn_implementation=_attention(loader, config),
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
             )
     except (*_LOADING_ERRORS, SafetensorError) as error:
-        raise ModelError(f"model '{model}' cannot be loaded: {_one_line(error)}") from None
-    _check_complete(network, report, task, model)
-    for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise ModelError(
-                f"model '{model}' has {bad} weights that are NaN or infinite in '{name}'; use a sound checkpoint"
-            )
+        raise ModelError(f"model '{model}' cannot be loaded: {one_line(error)}") from None
+    left_out = check_names(network, report, model, task.name, task.unread_weights)
+    check_finite(network, model)
+    # The folder's place is nobody's business but the user's.
+    network.config.name_or_path = ""
     network.requires_grad_(False)
-    return network.eval()
+    return network.eval(), left_out
 
 
-def _check_complete(network: Any, report: dict[str, Any], task: Task, model: str) -> None:
-    """Raises ModelError if weights were missing, so that transformers initialised them at random."""
-    mismatched = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get("mismatched_keys", ()))
-    if mismatched:
-        raise ModelError(
-            f"model '{model}': the weights {_first_few(mismatched)} do not have the sizes that config.json says"
-        )
-    missing = []
-    for key in sorted(report.get("missing_keys", ())):
-        if key.startswith(task.unread_weights):
-            # transformers initialised it at random: zeros are the same in every run.
-            network.get_parameter(key).data.zero_()
-        else:
-            missing.append(key)
-    head = [key for key in missing if not key.startswith(f"{network.base_model_prefix}.")]
-    if head:
-        raise ModelError(
-            f"model '{model}' has no trained head for {task.name}: {_first_few(head)} missing in its weights; "
-            "fine-tune it on the task first"
-        )
-    if missing:
-        raise ModelError(f"model '{model}' is incomplete: {_first_few(missing)} missing in its weights")
+def _attention(loader: Any, config: Any) -> str:
+    """Returns the implementation of attention that needs nothing but torch."""
+    kind = loader._model_mapping.get(type(config), None)
+    kinds = kind if isinstance(kind, (tuple, list)) else (kind,)
+    return "sdpa" if all(getattr(one, "_supports_sdpa", False) for one in kinds) else "eager"
 
 
-def _first_few(keys: list[str]) -> str:
-    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return ", ".join(f"'{key}'" for key in keys[:3]) + more
+def _try_to_save(network: Any, tokenizer: Any, model: str) -> None:
+    """Raises ModelError if configuration or tokenizer cannot be written: the artifact needs both, at the end."""
+    from transformers import AutoConfig
 
-
-def _one_line(error: BaseException) -> str:
-    # Some messages give the reason only after their first line.
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Turns off progress bars and log lines of transformers and the hub; restores the user's settings at the end."""
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-    from transformers.utils import logging
-
-    level, bars, downloads = logging.get_verbosity(), logging.is_progress_bar_enabled(), are_progress_bars_disabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-        if not downloads:
-            enable_progress_bars()
+    with tempfile.TemporaryDirectory(prefix="compress-") as folder, quiet():
+        try:
+            network.config.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        # The errors for a wrong value differ between releases of transformers and have no common base class.
+        except Exception as error:
+            raise ModelError(
+                f"model '{model}' cannot be saved again: {one_line(error)}; load it and save it with save_pretrained, "
+                "and mend what that complains of"
+            ) from None

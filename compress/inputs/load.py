@@ -89,6 +89,8 @@ def load(config: RunConfig, progress: Progress, *, evaluation: bool = True) -> L
     """
     bare = load_model(config)
     checkpoint = bare.checkpoint
+    if checkpoint.left_out:
+        progress.info(f"weights that the model does not use are left out: {', '.join(checkpoint.left_out[:3])}")
     train, held, note = train_and_validation(
         config.calibration_data, config.eval_data, config.seed, evaluation, checkpoint.task.reads_words
     )

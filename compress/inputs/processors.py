@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from compress.core.errors import ModelError
 from compress.data.text_files import first_line
+from compress.inputs.configuration import own_classes
 
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json"),
-    *("special_tokens_map.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
-)
+TOKENIZER_CONFIG = "tokenizer_config.json"
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-# Any of these holds a vocabulary; without one transformers returns an empty tokenizer and no error.
-_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+
+
+def _vocabularies(directory: Path, config: Any) -> tuple[str, ...]:
+    """Returns the names of the files that may hold a tokenizer's vocabulary, as its classes say; tokenizer.json first.
+
+    Args:
+        directory: the checkpoint; its tokenizer_config.json may name a class.
+        config: its configuration, whose family has a class.
+    """
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING, tokenizer_class_from_name
+    from transformers.tokenization_utils_base import FULL_TOKENIZER_FILE
+
+    known = TOKENIZER_MAPPING.get(type(config), None)
+    # The slow and the fast class, in releases of transformers that have two.
+    classes = list(known) if isinstance(known, (tuple, list)) else [known]
+    named = _settings(directory / TOKENIZER_CONFIG).get("tokenizer_class")
+    if isinstance(named, str):
+        stem = named.removesuffix("Fast")
+        classes = [tokenizer_class_from_name(stem), tokenizer_class_from_name(f"{stem}Fast"), *classes]
+    names = [FULL_TOKENIZER_FILE]
+    for one in classes:
+        # Where a package is missing, transformers has something without file names in the place of a class.
+        files = getattr(one, "vocab_files_names", None)
+        names += [str(name) for name in files.values()] if isinstance(files, dict) else []
+    return tuple(dict.fromkeys(names))
+
+
+def tokenizer_files(directory: Path, config: Any) -> tuple[str, ...]:
+    """Returns the names of all files that a checkpoint's tokenizer may consist of.
+
+    Args:
+        directory: the checkpoint; its tokenizer_config.json may name a class.
+        config: its configuration, whose family has a class.
+    """
+    from transformers.tokenization_utils_base import ADDED_TOKENS_FILE, SPECIAL_TOKENS_MAP_FILE
+
+    return (*_vocabularies(directory, config), TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP_FILE, ADDED_TOKENS_FILE)
 
 
 def load_tokenizer(directory: Path, config: Any, model: str) -> Any:
@@ -26,12 +60,22 @@ def load_tokenizer(directory: Path, config: Any, model: str) -> Any:
         model: the name that the user gave it, for messages.
 
     Raises:
-        ModelError: the tokenizer is missing or damaged, or does not belong to the model.
+        ModelError: the tokenizer is missing or damaged, needs a package that is not installed or code of its own, or
+            does not belong to the model.
     """
     from transformers import AutoTokenizer
 
-    if not any((directory / name).is_file() for name in _VOCABULARIES):
-        raise ModelError(f"model '{model}' has no tokenizer ({', '.join(_VOCABULARIES)}); save it beside the weights")
+    names = _vocabularies(directory, config)
+    found = [name for name in names if (directory / name).is_file()]
+    if not found:
+        raise ModelError(f"model '{model}' has no tokenizer ({', '.join(names)}); save it beside the weights")
+    own = own_classes(_settings(directory / TOKENIZER_CONFIG).get("auto_map"))
+    if own:
+        raise ModelError(
+            f"the tokenizer of model '{model}' needs code of its own ({own[0]}), and code from a checkpoint is never "
+            "run; save a tokenizer of a class that transformers has beside the weights"
+        )
+    _require_sentencepiece(directory, found, model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(directory), config=config, local_files_only=True, trust_remote_code=False
@@ -39,6 +83,11 @@ def load_tokenizer(directory: Path, config: Any, model: str) -> Any:
     # The tokenizers library raises bare Exception for a damaged tokenizer.json.
     except Exception as error:
         raise ModelError(f"the tokenizer of model '{model}' cannot be read: {first_line(error)}") from None
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise ModelError(
+            f"the tokenizer of model '{model}' has no tokens but special ones: nothing was read from "
+            f"{', '.join(found)}; save the tokenizer again"
+        )
     if tokenizer.pad_token_id is None:
         raise ModelError(f"the tokenizer of model '{model}' has no padding token; set pad_token and save it again")
     if len(tokenizer) > config.vocab_size:
@@ -47,6 +96,29 @@ def load_tokenizer(directory: Path, config: Any, model: str) -> Any:
             "they do not belong together; save the tokenizer of this model beside it"
         )
     return tokenizer
+
+
+def _require_sentencepiece(directory: Path, found: list[str], model: str) -> None:
+    """Raises ModelError where only a model of SentencePiece holds the vocabulary, and nothing here can read it."""
+    from importlib.util import find_spec
+
+    models = [name for name in found if name.endswith(".model")]
+    missing = [module for module in ("sentencepiece", "google.protobuf") if find_spec(module) is None]
+    if len(models) == len(found) and missing:
+        packages = " ".join("protobuf" if module == "google.protobuf" else module for module in missing)
+        raise ModelError(
+            f"the tokenizer of model '{model}' is a model of SentencePiece ({models[0]}), and a package to read it is "
+            f"not installed: pip install {packages}; or save tokenizer.json beside it"
+        )
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """Returns a json file's table; empty where there is none, or it is damaged: who loads it says so."""
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def load_image_processor(directory: Path, config: Any, model: str) -> Any:
@@ -69,6 +141,12 @@ def load_image_processor(directory: Path, config: Any, model: str) -> Any:
     if not any((directory / name).is_file() for name in IMAGE_PROCESSOR_FILES):
         raise ModelError(
             f"model '{model}' has no image processor ({' or '.join(IMAGE_PROCESSOR_FILES)}); save it beside the weights"
+        )
+    own = [name for file in IMAGE_PROCESSOR_FILES for name in own_classes(_settings(directory / file).get("auto_map"))]
+    if own:
+        raise ModelError(
+            f"the image processor of model '{model}' needs code of its own ({own[0]}), and code from a checkpoint is "
+            "never run; save one of a class that transformers has beside the weights"
         )
     try:
         return AutoImageProcessor.from_pretrained(

@@ -17,6 +17,7 @@ from compress.core.plan import Plan
 from compress.core.progress import Progress, Silent
 from compress.fineprune.prepare import prepare
 from compress.inputs.load import load, settle_seq_len
+from compress.inputs.torch_state import own_torch_state
 from compress.options.run_config import RunConfig
 from compress.search.trade_off import trade_off
 from compress.stages.calibrate import calibrate
@@ -55,6 +56,7 @@ class RunResult:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+@own_torch_state()
 def run(
     config: RunConfig,
     *,
@@ -118,6 +120,7 @@ def run(
     return result_of(config.output, chosen.proposal.plan, validation, stages)
 
 
+@own_torch_state()
 def foresee(config: RunConfig, *, progress: Progress | None = None) -> list[Foreseen]:
     """What ``run(config, resume=True)`` would find stored and what it would make, without making anything.
 

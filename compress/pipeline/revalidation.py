@@ -15,6 +15,7 @@ from compress.core.errors import ArtifactError
 from compress.core.plan import Plan
 from compress.core.progress import Progress, Silent
 from compress.inputs.load import load, settle_seq_len
+from compress.inputs.torch_state import own_torch_state
 from compress.options.run_config import make_config
 from compress.pipeline.compression import RunResult, result_of
 from compress.pipeline.single_stages import refuse_other_shape
@@ -23,6 +24,7 @@ from compress.stages.present_device import PresentDevice
 from compress.stages.stage import Stages
 
 
+@own_torch_state()
 def validate_artifact(
     artifact: Path, overrides: Mapping[str, Any] | None = None, *, progress: Progress | None = None
 ) -> RunResult:

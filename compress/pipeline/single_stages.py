@@ -14,6 +14,7 @@ from compress.core.progress import Progress, Silent
 from compress.export.lowering import variants
 from compress.export.runtime import refuse_absent
 from compress.inputs.load import Loaded, load, load_model, settle_seq_len
+from compress.inputs.torch_state import own_torch_state
 from compress.options.run_config import RunConfig
 from compress.profile.roofline import estimate_profile
 from compress.profile.target import Precision, offered_precisions
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from compress.profile.take import Profile
 
 
+@own_torch_state()
 def make_plan(config: RunConfig, *, progress: Progress | None = None) -> tuple[Plan, Profile | None]:
     """Search only: no weights are changed or written.
 
@@ -66,6 +68,7 @@ def make_plan(config: RunConfig, *, progress: Progress | None = None) -> tuple[P
     return plan, profile
 
 
+@own_torch_state()
 def profile_model(config: RunConfig, *, estimate: bool = False, progress: Progress | None = None) -> Profile:
     """Measure the model's latency table on the target; data is optional, latency does not depend on it.
 
@@ -88,6 +91,7 @@ def profile_model(config: RunConfig, *, estimate: bool = False, progress: Progre
     return _profile_alone(Run(config, loaded, stages))
 
 
+@own_torch_state()
 def profile_shapes(
     config: RunConfig, shapes: Sequence[tuple[int, int]], *, estimate: bool = False, progress: Progress | None = None
 ) -> Profiles:
@@ -107,6 +111,7 @@ def profile_shapes(
     return Profiles(tuple(profile_model(one, estimate=estimate, progress=progress) for one in each))
 
 
+@own_torch_state()
 def export_plan(config: RunConfig, plan: Plan | None, *, progress: Progress | None = None) -> Path:
     """Export the dense model, or a plan applied to it, reconstructed where data is given; measures nothing.
 

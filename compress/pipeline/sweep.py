@@ -16,6 +16,7 @@ from compress.core.importance import Importance
 from compress.core.plan import Budget, BudgetKind
 from compress.core.progress import Progress, Silent
 from compress.inputs.load import load, settle_seq_len
+from compress.inputs.torch_state import own_torch_state
 from compress.options.run_config import RunConfig
 from compress.pipeline.sweep_result import Point, Swept, with_front
 from compress.report.write import NAME as REPORT
@@ -54,6 +55,7 @@ def parse_budgets(kind: BudgetKind, text: str) -> list[Budget]:
     return [Budget(kind, value) for value in dict.fromkeys(values)]
 
 
+@own_torch_state()
 def sweep(
     config: RunConfig,
     budgets: Sequence[Budget],

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from compress.artifact.model import dense_model, tensors_of
 from compress.core.errors import ArtifactError
 from compress.core.parsing import Unreadable, parse_json
+from compress.inputs.torch_state import own_torch_state
 from compress.models.encoder import encoder_of
 from compress.sparsity.matrices import matrices_of
 from compress.sparsity.packing import Packed, pack, quantized, restored, unpack
@@ -150,10 +151,13 @@ def write_compact(model: Any, path: Path) -> dict[str, Stored]:
     state = stored_state(model)
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
+    described = config.to_dict()
+    # Where the checkpoint lay is nobody's business but the user's.
+    described.pop("_name_or_path", None)
     metadata = {
         "format": FORMAT,
         "version": str(VERSION),
-        "config": json.dumps(config.to_dict(), sort_keys=True),
+        "config": json.dumps(described, sort_keys=True),
         "tensors": json.dumps({name: [one.how, one.width, list(one.shape)] for name, one in state.items()}),
     }
     arrays = {name + end: np.ascontiguousarray(part) for name, one in state.items() for end, part in one.parts.items()}
@@ -217,6 +221,7 @@ def _entry(name: str, entry: Any, arrays: dict[str, NDArray[Any]]) -> Stored:
     return Stored(how, width, tuple(shape), {end: arrays.pop(name + end) for end in _PARTS[how]})
 
 
+@own_torch_state()
 def load_compact(path: str | Path) -> Any:
     """Load the model of a compact file: an ordinary transformers model, its weights as int8 has them.
 
