@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.core.errors import ModelError
-from compress.data.hub import existing_path, hub_reachable, looks_like_path
+from compress.data.hub import existing_path, from_hub, hub_reachable, looks_like_path
 from compress.data.tables import first_line
 from compress.inputs.processors import IMAGE_PROCESSOR_FILES, TOKENIZER_FILES, load_image_processor, load_tokenizer
 from compress.models.encoder import Encoder, encoder_of, family_of, image_input, longest_input, shape_of
@@ -114,12 +114,17 @@ def _from_hub(model: str) -> Path:
     cached_only = not hub_reachable()
     try:
         with _quiet():
-            config = Path(hf_hub_download(model, "config.json", local_files_only=cached_only))
+            config = Path(from_hub(model, lambda: hf_hub_download(model, "config.json", local_files_only=cached_only)))
             # Checked before gigabytes of a model that cannot be compressed are downloaded.
             _read_config(config.parent, model)
             beside = (*TOKENIZER_FILES, *IMAGE_PROCESSOR_FILES, *_POOLING)
             patterns = ["config.json", WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors", *beside]
-            return Path(snapshot_download(model, allow_patterns=patterns, local_files_only=cached_only))
+            return Path(
+                from_hub(
+                    model,
+                    lambda: snapshot_download(model, allow_patterns=patterns, local_files_only=cached_only),
+                )
+            )
     except (OSError, ValueError, RuntimeError) as error:
         if cached_only:
             raise ModelError(
