@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 from contextlib import suppress
-from types import FrameType
+
+from compress.core.ending import end_now, end_on_signals
 
 
-def _terminated(_signal: int, _frame: FrameType | None) -> None:
-    # As an exception, so that a staged artifact is removed on the way out; the default action would leave it.
-    raise SystemExit(128 + signal.SIGTERM)
+def _say_end(code: int) -> None:
+    """Say that a signal has ended the command."""
+    message = "interrupted" if code == 128 + signal.SIGINT else "terminated"
+    message += "; nothing was written"
+    # Past Python's own streams: the main thread may hold them.
+    cursor = b"\x1b[?25h\r" if os.isatty(2) else b""
+    with suppress(OSError):
+        os.write(2, cursor + f"error: {message}\n".encode())
+        if "--json" in sys.argv:
+            os.write(1, (json.dumps({"error": message, "exit_code": code}, indent=1) + "\n").encode())
 
 
 def main() -> None:
@@ -24,8 +33,26 @@ def main() -> None:
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     }.items():
         os.environ.setdefault(name, value)
-    signal.signal(signal.SIGTERM, _terminated)
+    end_on_signals(_say_end)
+    try:
+        code = _run()
+    except KeyboardInterrupt:
+        # Before the command began, or while it waited for other processes.
+        code = 128 + signal.SIGINT
+        _say_end(code)
+    except SystemExit as error:
+        if error.code != 128 + signal.SIGTERM:
+            raise
+        code = 128 + signal.SIGTERM
+        _say_end(code)
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        # What an interrupted wait has left in the background is not waited for.
+        end_now(code)
+    sys.exit(code)
 
+
+def _run() -> int:
+    """Run the command, alone or as one process of several, and return its exit code."""
     from compress.cli.main import main as run_command_line
     from compress.distributed.group import meant_to_be_several, place
 
@@ -33,19 +60,15 @@ def main() -> None:
     if where is not None:
         from compress.pipeline.helper import take_part
 
-        code = take_part(where, sys.argv[1:], run_command_line)
         # At once: where a connection broke, threads of gloo may abort an interpreter that is being taken down, and the
         # launcher would see that instead of the code.
-        with suppress(OSError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+        end_now(take_part(where, sys.argv[1:], run_command_line))
     if meant_to_be_several():
         sys.stderr.write(
             "warning: accelerate launch --cpu starts one process where it has no MPI (--mpirun_hostfile): this one is "
             "alone. Several: accelerate launch --multi_gpu, which needs no GPU, or torchrun\n"
         )
-    sys.exit(run_command_line())
+    return run_command_line()
 
 
 if __name__ == "__main__":

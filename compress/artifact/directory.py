@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compress.core.ending import removed_at_end, undone_at_end
 from compress.core.errors import ArtifactError
 from compress.core.locks import Held, only_one
 
@@ -71,10 +72,12 @@ def staged(output: str | Path, needed_bytes: int = LEAST_FREE_BYTES) -> Iterator
             _check_vacant(path)
             # Where a link leads to an empty directory, the link stays and the directory is replaced.
             final = Path(os.path.realpath(path))
+            held.enter_context(undone_at_end(lambda: _remove_empty(made)))
             _make_parents(final.parent, made)
             if held.enter_context(only_one(final.with_name(f".{final.name}.lock"))):
                 _clear_leftovers(final)
             partial = final.with_name(f".{final.name}{_PARTIAL}{secrets.token_hex(4)}")
+            held.enter_context(removed_at_end(partial))
             partial.mkdir()
             free = shutil.disk_usage(partial).free
         except Held as error:
@@ -104,9 +107,7 @@ def staged(output: str | Path, needed_bytes: int = LEAST_FREE_BYTES) -> Iterator
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
         held.close()
-        for directory in reversed(made):
-            if directory.is_dir() and not any(directory.iterdir()):
-                directory.rmdir()
+        _remove_empty(made)
 
 
 @contextmanager
@@ -156,6 +157,13 @@ def _make_parents(directory: Path, made: list[Path]) -> None:
     for parent in [parent for parent in (directory, *directory.parents) if not parent.exists()][::-1]:
         parent.mkdir()
         made.append(parent)
+
+
+def _remove_empty(made: list[Path]) -> None:
+    """Remove directories that were made for an output that did not come; outermost first."""
+    for directory in reversed(made):
+        if directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
 
 
 def _reason(error: OSError) -> str:

@@ -38,6 +38,7 @@ from compress.cache.entry import (
     key_of,
     read_record,
 )
+from compress.core.ending import removed_at_end
 from compress.core.errors import ConfigError
 from compress.core.locks import Held, only_one
 
@@ -45,6 +46,8 @@ DIRECTORY_VARIABLE, LIMIT_VARIABLE = "COMPRESS_CACHE", "COMPRESS_CACHE_GB"
 DEFAULT_LIMIT_GB = 10.0
 # A cache must not fill a disk: with less space than this left nothing is kept.
 LEAST_FREE_BYTES = 256 * 2**20
+# Changes take moments; a holder that takes longer than this is stopped, or its disk hangs.
+LOCK_SECONDS = 60.0
 _NAME = re.compile(r"[a-z][a-z-]*")
 _KEY = re.compile(r"[0-9a-f]{32}")
 
@@ -252,9 +255,20 @@ class Store:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the store alone for the moment that a change takes."""
+        """Hold the store alone for the moment that a change takes.
+
+        Raises:
+            OSError: another process has held it for too long.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
-        with only_one(self.root / ".lock", wait=True, keep=True):
+        with ExitStack() as held:
+            what = f"the cache '{self.root}'"
+            try:
+                held.enter_context(only_one(self.root / ".lock", wait_seconds=LOCK_SECONDS, what=what, keep=True))
+            except Held as error:
+                raise OSError(
+                    errno.EBUSY, f"{error.holder} has held the cache for {LOCK_SECONDS:.0f} s; if it hangs, end it"
+                ) from None
             yield
 
     @contextmanager
@@ -268,6 +282,7 @@ class Store:
         with ExitStack() as held:
             with self._locked():
                 held.enter_context(only_one(partial.with_name(f"{partial.name}.lock")))
+            held.enter_context(removed_at_end(partial))
             try:
                 partial.mkdir()
                 yield partial

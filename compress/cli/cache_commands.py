@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from compress.cli.common import print_json, with_options
-from compress.core.errors import ConfigError
+from compress.core.errors import CompressError, ConfigError
 
 
 @click.group(short_help="Look at stored results, and remove them.", invoke_without_command=True)
@@ -56,7 +56,10 @@ def clean(older_than: float | None, everything: bool, as_json: bool) -> None:
     from compress.cache.store import Store
 
     store = Store.default()
-    removed = store.clean(None if everything else older_than)
+    try:
+        removed = store.clean(None if everything else older_than)
+    except OSError as error:
+        raise CompressError(f"cannot clean the cache '{store.root}': {error.strerror or error}") from None
     size = sum(entry.size_bytes for entry in removed)
     if as_json:
         print_json({"removed": len(removed), "size_bytes": size})

@@ -7,6 +7,8 @@
     progress     the protocol that stages report to
     hashing      SHA-256 of files
     locks        one process at a time
+    waiting      says what is waited for
+    ending       an end on signals, also in native code
     errors       error classes and their exit codes
 
 Imports nothing of the package and no torch.

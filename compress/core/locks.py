@@ -5,7 +5,7 @@ dies leaves the file but not the lock: the next one takes it over. Where a file 
 locked, and callers are told.
 
 Laws (``tests/core/test_locks.py``): of two holders one is refused and told who the other is; a killed holder's lock is
-free.
+free; who waits says for whom, and not for ever.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ import errno
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from compress.core.ending import undone_at_end
+from compress.core.waiting import said
 
 # A holder's text is shorter than this many bytes.
 _LONGEST = 2000
@@ -40,19 +44,20 @@ class Held(Exception):
 
 
 @contextlib.contextmanager
-def only_one(path: Path, *, wait: bool = False, keep: bool = False) -> Iterator[bool]:
+def only_one(path: Path, *, wait_seconds: float = 0.0, what: str = "", keep: bool = False) -> Iterator[bool]:
     """Hold a lock while the block runs.
 
     Args:
         path: the lock's file, in a directory that exists. The file is removed afterwards.
-        wait: whether to wait for the other process instead of raising.
+        wait_seconds: how long to wait for the other process; 0 raises at once.
+        what: what is waited for, in words; it is said, with its holder, if the wait is long.
         keep: whether the file stays for the next holder: right where many come and go.
 
     Yields:
         Whether the lock is held; False where the file system has none.
 
     Raises:
-        Held: another process has it.
+        Held: another process has it, or still has it after the wait.
         OSError: the file cannot be made.
     """
     path.parent.stat()  # filelock would make the directory
@@ -64,11 +69,15 @@ def only_one(path: Path, *, wait: bool = False, keep: bool = False) -> Iterator[
         preserve_lock_file=keep,
         on_acquired=_write_holder,
     )
-    if not _acquire(lock, path, wait):
+    if not _acquire(lock, path, wait_seconds, what or f"'{path}'"):
         yield False
         return
     try:
-        yield True
+        if keep:
+            yield True
+        else:
+            with undone_at_end(lambda: path.unlink(missing_ok=True)):
+                yield True
     finally:
         # While the lock is held, so that nobody's new file is removed. Windows cannot: filelock does it there.
         if not keep and os.name != "nt":
@@ -76,20 +85,29 @@ def only_one(path: Path, *, wait: bool = False, keep: bool = False) -> Iterator[
         lock.release()
 
 
-def _acquire(lock: FileLock, path: Path, wait: bool) -> bool:
+def _acquire(lock: FileLock, path: Path, seconds: float, what: str) -> bool:
     """Take the lock; return False where the file system has none."""
-    while True:
-        try:
-            lock.acquire(blocking=wait)
-            return True
-        except Timeout:
-            # The file is gone where its holder removed it just now: then nobody has the lock.
-            if path.exists():
-                raise Held(_holder(path)) from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            return False
+    deadline = time.monotonic() + seconds
+
+    def line() -> str:
+        return (
+            f"waiting for {what}, for at most {seconds:g} s: {_holder(path)} has it. If that process hangs, end it; "
+            "its lock ends with it"
+        )
+
+    with said(line):
+        while True:
+            try:
+                lock.acquire(timeout=max(0.0, deadline - time.monotonic()))
+                return True
+            except Timeout:
+                # The file is gone where its holder removed it just now: then nobody has the lock.
+                if path.exists():
+                    raise Held(_holder(path)) from None
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                return False
 
 
 def _write_holder(descriptor: int) -> None:

@@ -11,7 +11,7 @@
     columns      which columns hold texts and labels
     labels       the model's number for each label
     images       folders and columns of images
-    hub          whether a name is a path or on the hub
+    hub          whether a name is a path or on the hub; waits for the hub
     load         files, directories and hub data sets as rows
     batches      encoded examples and batches of them
 

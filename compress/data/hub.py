@@ -1,12 +1,20 @@
-"""Tells paths from names on the hub, and whether the hub can be reached."""
+"""Tells paths from names on the hub, whether the hub can be reached, and waits for it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+from compress.core.waiting import in_background
 from compress.data.tables import SUFFIXES
 from compress.data.text_files import PACKED
+
+Result = TypeVar("Result")
+
+# The hub, or the proxy or resolver on the way to it, answers within so many seconds, or counts as absent.
+ANSWER_SECONDS = 5.0
 
 
 def existing_path(source: str) -> Path | None:
@@ -44,8 +52,32 @@ def hub_reachable() -> bool:
     if constants.HF_HUB_OFFLINE or getproxies():
         return True
     url = urlparse(constants.ENDPOINT)
+    address = url.hostname or "", url.port or (80 if url.scheme == "http" else 443)
     try:
-        socket.create_connection((url.hostname or "", url.port or (80 if url.scheme == "http" else 443)), 5).close()
-    except OSError:
+        # The time limit of a connection does not hold for the look-up of its name.
+        in_background(
+            lambda: socket.create_connection(address, ANSWER_SECONDS).close(),
+            f"waiting for the hub ({constants.ENDPOINT}) to answer; without a network set HF_HUB_OFFLINE=1",
+            limit=ANSWER_SECONDS,
+        )
+    except OSError:  # TimeoutError is one
         return False
     return True
+
+
+def from_hub(name: str, work: Callable[[], Result]) -> Result:
+    """Return what ``work`` gets from the hub; a long wait is said, and signals end it.
+
+    The libraries of the hub limit the wait for each answer themselves.
+
+    Args:
+        name: of the model or the data set.
+        work: asks the hub.
+    """
+    from huggingface_hub import constants
+
+    return in_background(
+        work,
+        f"waiting for '{name}' from the hub ({constants.ENDPOINT}); Ctrl-C ends it, and the next run continues the "
+        "download",
+    )

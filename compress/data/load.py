@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from compress.core.errors import DataError
 from compress.data.batches import sample_indices
 from compress.data.columns import read_column, usual_name
-from compress.data.hub import existing_path, hub_reachable, looks_like_path
+from compress.data.hub import existing_path, from_hub, hub_reachable, looks_like_path
 from compress.data.images import class_folder, image_table, images_by_class, with_absolute_paths
 from compress.data.names import DISPUTED
 from compress.data.origin import Origin, Part, select_rows, with_origin
@@ -209,11 +209,11 @@ def _from_hub(source: str, split: Split) -> Dataset:
         )
     with _quiet() as datasets:
         try:
-            splits = datasets.get_dataset_split_names(name, configuration or None)
+            splits = from_hub(source, lambda: datasets.get_dataset_split_names(name, configuration or None))
             chosen = next((s for s in SPLIT_NAMES[split] if s in splits), None)
             if chosen is None:
                 raise DataError(f"hub data set '{source}' has no {split} split; it has {', '.join(splits)}")
-            loaded: Dataset = datasets.load_dataset(name, configuration or None, split=chosen)
+            loaded: Dataset = from_hub(source, lambda: datasets.load_dataset(name, configuration or None, split=chosen))
         except (OSError, ValueError, RuntimeError, LookupError, datasets.exceptions.DatasetsError) as error:
             raise DataError(f"cannot load hub data set '{source}': {first_line(error)}; {advice}") from None
     if len(loaded) == 0:

@@ -14,6 +14,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
+from compress.core.ending import removed_at_end
 from compress.core.errors import DataError, ModelError
+from compress.core.locks import Held, only_one
 from compress.data.batches import batches_by_length
 from compress.demo.fine_tune import FineTuneRecipe, seeded, train
 
@@ -39,6 +42,8 @@ LABELS = ("negative", "positive")
 SEQ_LEN = 64
 SAMPLES = 1024  # of 2,382: half the calibration time of the default
 RECORD = "demo.json"
+# Another demo that fine-tunes the same checkpoint is waited for: it takes a minute or two on two cores.
+FINE_TUNE_SECONDS = 1800.0
 
 
 def run_demo(*, output: str | None, speedup: float, progress: Progress) -> tuple[RunConfig, RunResult]:
@@ -129,6 +134,20 @@ def fine_tuned(progress: Progress, recipe: FineTuneRecipe | None = None) -> Path
     ingredients = {**asdict(recipe), "encoder": WEIGHTS_SHA256, "data": _sha256(DATA / "train.csv"), "format": 1}
     key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:16]
     checkpoint = cache_root() / key / "minilm-sentiment"
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    lock, what = checkpoint.with_name(f".{checkpoint.name}.lock"), "the demo's checkpoint"
+    with ExitStack() as held:
+        try:
+            held.enter_context(only_one(lock, wait_seconds=FINE_TUNE_SECONDS, what=what, keep=True))
+        except Held as error:
+            raise ModelError(f"{what} is being made by {error.holder}; end that, or wait for it") from None
+        return _cached_or_made(checkpoint, source, recipe, ingredients, progress)
+
+
+def _cached_or_made(
+    checkpoint: Path, source: Path, recipe: FineTuneRecipe, ingredients: dict[str, Any], progress: Progress
+) -> Path:
+    """Return the checkpoint, fine-tuned if it is not there or not sound. The caller holds its lock."""
     if checkpoint.exists():
         damaged = _damaged(checkpoint)
         if damaged is None:
@@ -137,16 +156,16 @@ def fine_tuned(progress: Progress, recipe: FineTuneRecipe | None = None) -> Path
         progress.info(f"the cached checkpoint is damaged ({damaged}); making it again")
         shutil.rmtree(checkpoint)
 
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
     # Made beside its place and renamed when complete, so that an interrupted demo leaves no half checkpoint.
     partial = Path(tempfile.mkdtemp(prefix=f".{checkpoint.name}.", dir=checkpoint.parent))
     try:
-        accuracy = _train(source, partial, recipe, progress)
-        files = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
-        record = {"ingredients": ingredients, "accuracy": accuracy, "sha256": files}
-        (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        partial.chmod(0o755)
-        partial.rename(checkpoint)
+        with removed_at_end(partial):
+            accuracy = _train(source, partial, recipe, progress)
+            files = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
+            record = {"ingredients": ingredients, "accuracy": accuracy, "sha256": files}
+            (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            partial.chmod(0o755)
+            partial.rename(checkpoint)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     progress.info(f"checkpoint: {checkpoint}")

@@ -9,58 +9,28 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from compress.core import errors
 from compress.core.errors import CompressError
+from compress.core.waiting import in_background
+from compress.distributed.place import MEETING_SECONDS, UNSURE_SECONDS, meeting_seconds, remedy
+from compress.distributed.place import SECONDS_VARIABLE as SECONDS_VARIABLE
+from compress.distributed.place import Place as Place
+from compress.distributed.place import meant_to_be_several as meant_to_be_several
+from compress.distributed.place import place as place
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# The names that torchrun uses, and those of the MPI implementations through which accelerate starts processes.
-_RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
-_WORLD = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-_LOCAL = ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
-# Processes start within minutes of each other; afterwards the first may measure for days while the others wait.
-MEETING, WAITING = timedelta(minutes=10), timedelta(days=14)
-
-
-@dataclass(frozen=True)
-class Place:
-    """The place of this process among those of a launcher.
-
-    Attributes:
-        rank: 0 for the first.
-        world: processes in all.
-        local: processes on this machine.
-    """
-
-    rank: int
-    world: int
-    local: int
-
-
-def place(environment: Mapping[str, str] | None = None) -> Place | None:
-    """This process's place among several; None if it is alone."""
-    found = os.environ if environment is None else environment
-    rank, world = _number(found, _RANK), _number(found, _WORLD)
-    if rank is None or world is None or world < 2 or not {"MASTER_ADDR", "MASTER_PORT"} <= set(found):
-        return None
-    return Place(rank, world, _number(found, _LOCAL) or 1)
-
-
-def meant_to_be_several(environment: Mapping[str, str] | None = None) -> bool:
-    """Whether this process is alone although its launcher was asked for more: accelerate with --cpu, without MPI."""
-    found = os.environ if environment is None else environment
-    return "ACCELERATE_MIXED_PRECISION" in found and "MASTER_ADDR" in found and _number(found, _WORLD) is None
-
-
-def _number(environment: Mapping[str, str], names: Sequence[str]) -> int | None:
-    return next((int(environment[name]) for name in names if environment.get(name, "").isdecimal()), None)
+# How long the first may measure while the others wait for it.
+WAITING = timedelta(days=14)
+_KNOCK_SECONDS = 0.2
 
 
 class LostProcess(CompressError):
@@ -81,16 +51,28 @@ class Group:
         rank: of this process; 0 is the first.
         world: number of processes.
         channel: process group over gloo; None with one process.
-        threads: of the first process, while it computes alone and while all compute; 0 leaves the number as it is.
 
     Attributes:
         rank: of this process; 0 is the first.
         world: how many there are.
     """
 
-    def __init__(self, rank: int = 0, world: int = 1, channel: Any = None, threads: tuple[int, int] = (0, 0)) -> None:
+    def __init__(self, rank: int = 0, world: int = 1, channel: Any = None) -> None:
         self.rank, self.world = rank, world
-        self._channel, self._shared, self._busy = channel, threads, False
+        self._channel, self._busy = channel, False
+        self._threads = 0, 0
+
+    def use_threads(self, alone: int, shared: int) -> None:
+        """Set the threads of the first process.
+
+        Args:
+            alone: while it computes alone; taken at once.
+            shared: while all compute.
+        """
+        import torch
+
+        self._threads = alone, shared
+        torch.set_num_threads(alone)
 
     @property
     def first(self) -> bool:
@@ -102,7 +84,7 @@ class Group:
         """A block that all processes run together. After an error in it a process can no longer talk to the others."""
         import torch
 
-        alone, shared = self._shared
+        alone, shared = self._threads
         self._busy = True
         if alone:
             torch.set_num_threads(shared)
@@ -291,35 +273,87 @@ def meet(where: Place) -> Group:
         where: this process's place.
 
     Raises:
-        LostProcess: they do not answer.
+        LostProcess: they do not come, or do not answer.
+        ConfigError: ``$COMPRESS_MEETING_SECONDS`` is not a number of seconds.
     """
     global _joined
     import torch
-    from torch import distributed
 
-    on_gpus = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true", "yes")
+    if where.rank >= where.world:
+        raise LostProcess(f"RANK {where.rank} does not fit WORLD_SIZE {where.world}: ranks count from 0; {remedy()}")
+    limit = meeting_seconds(where)
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    others = "the other process" if where.world == 2 else f"the other {where.world - 1} processes"
     try:
-        distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=MEETING, rank=where.rank, world_size=where.world
+        group = in_background(
+            lambda: _connected(where, limit),
+            f"waiting for {others} of this run at {address}, for at most {limit:g} s (RANK {where.rank}, WORLD_SIZE "
+            f"{where.world}); {remedy()}",
+            limit=limit,
         )
-        channel = distributed.new_group(backend="gloo", timeout=WAITING)
+    except TimeoutError:
+        raise LostProcess(
+            f"{others} of this run did not come to {address} within {limit:g} s; {remedy()}, or give them more time: "
+            f"{SECONDS_VARIABLE}=600"
+        ) from None
     except (RuntimeError, ValueError) as error:
         raise LostProcess(
             f"the {where.world} processes of this run do not find each other: {str(error).splitlines()[0][:200]}; "
-            "where no launcher was meant, unset RANK and WORLD_SIZE"
+            f"{remedy()}"
         ) from None
-    threads = (0, 0)
     if where.rank == 0 and where.local > 1:
         own = torch.get_num_threads()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or own
-        threads = max(own, min(own * where.local, cores)), own
-        torch.set_num_threads(threads[0])
-    _joined = Group(where.rank, where.world, channel, threads)
+        group.use_threads(max(own, min(own * where.local, cores)), own)
+    _joined = group
+    return group
+
+
+def _connected(where: Place, limit: float) -> Group:
+    """Return the processes when all are connected."""
+    import torch
+    from torch import distributed
+
+    from_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if from_agent or where.rank > 0:
+        # Before torch tries it: torch says every refusal on stderr, with the addresses of its functions.
+        _knock(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), min(limit, UNSURE_SECONDS), from_agent)
+    on_gpus = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true", "yes")
+    timeout = timedelta(seconds=max(MEETING_SECONDS, limit))
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=timeout, rank=where.rank, world_size=where.world
+    )
+    group = Group(where.rank, where.world, distributed.new_group(backend="gloo", timeout=WAITING))
     # gloo aborts a process whose connections are half made when another one ends, without a message. The first process
     # is the most likely to end early, over a user's mistake. So it continues when all are connected.
-    with _joined.agreeing():
+    with group.agreeing():
         pass
-    return _joined
+    return group
+
+
+def _knock(host: str, port: int, seconds: float, launchers: bool) -> None:
+    """Wait until somebody listens.
+
+    Args:
+        host: of the first process, or of the launcher.
+        port: likewise.
+        seconds: how long the launcher's own store may take.
+        launchers: whether the launcher listens itself; that begins before its processes do.
+
+    Raises:
+        LostProcess: the launcher does not listen.
+    """
+    began = time.monotonic()
+    while True:
+        try:
+            socket.create_connection((host, port), 5).close()
+            return
+        except OSError as error:
+            if launchers and time.monotonic() - began > seconds:
+                raise LostProcess(
+                    f"the launcher of this run does not answer at {host}:{port} ({error}); {remedy()}"
+                ) from None
+        time.sleep(_KNOCK_SECONDS)
 
 
 def _bytes(text: bytes) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from compress.core.errors import ArtifactError
 from compress.core.plan import Structure
 from compress.data.batches import Encoded
 from compress.distributed.group import Group
+from compress.distributed.place import as_if_alone
 from compress.fineprune.checkpoints import Checkpoints
 from compress.fineprune.distill import Teaching
 from compress.fineprune.fake_quant import Rounding
@@ -73,7 +74,11 @@ class TrainingSession:
         self._dense, self._recipe = dense, prepared.recipe
         self._train, self._held = prepared.train, prepared.held
         self._seed, self._tell, self._checkpoints = seed, tell, checkpoints
-        self.accelerator = Accelerator(mixed_precision=self._recipe.precision)
+        # Alone, accelerate must not wait for processes that a launcher's leftover variables promise. In a group of
+        # processes the variables say which device is this one's.
+        in_group = torch.distributed.is_available() and torch.distributed.is_initialized()
+        with nullcontext() if in_group else as_if_alone():
+            self.accelerator = Accelerator(mixed_precision=self._recipe.precision)
         self._teacher = self._placed(prepared.teacher or dense) if self._recipe.taught else None
         self._resume = None if checkpoints is None else checkpoints.load()
         self.phases: list[tuple[str, Phase]] = []

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.core.errors import ModelError
-from compress.data.hub import existing_path, hub_reachable, looks_like_path
+from compress.data.hub import existing_path, from_hub, hub_reachable, looks_like_path
 from compress.data.text_files import first_line
 from compress.inputs.configuration import one_line, read_config
 from compress.inputs.folder import (
@@ -136,7 +136,9 @@ def _from_hub(model: str) -> Path:
     try:
         with quiet():
             try:
-                config_file = Path(hf_hub_download(model, "config.json", local_files_only=cached_only))
+                config_file = Path(
+                    from_hub(model, lambda: hf_hub_download(model, "config.json", local_files_only=cached_only))
+                )
             except EntryNotFoundError:
                 # An adapter has no config.json.
                 notes = Path(hf_hub_download(model, ADAPTER_CONFIG, local_files_only=cached_only))
@@ -149,7 +151,12 @@ def _from_hub(model: str) -> Path:
                 hf_hub_download(model, TOKENIZER_CONFIG, local_files_only=cached_only)
             beside = (*tokenizer_files(config_file.parent, config), *IMAGE_PROCESSOR_FILES, *_POOLING, ADAPTER_CONFIG)
             patterns = ["config.json", WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors", *beside]
-            return Path(snapshot_download(model, allow_patterns=patterns, local_files_only=cached_only))
+            return Path(
+                from_hub(
+                    model,
+                    lambda: snapshot_download(model, allow_patterns=patterns, local_files_only=cached_only),
+                )
+            )
     except (OSError, ValueError, RuntimeError) as error:
         if cached_only:
             raise ModelError(

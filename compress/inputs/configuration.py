@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.errors import ModelError
-from compress.data.tables import first_line
+from compress.data.text_files import first_line
 from compress.inputs.quiet import quiet
 from compress.models.encoder import family_of, shape_of
 from compress.tasks import TASKS

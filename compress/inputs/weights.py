@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.errors import ModelError
-from compress.data.tables import first_line
+from compress.data.text_files import first_line
 from compress.models.encoder import family_of
 
 # Types of numbers that are weights as they are. Others are whole numbers, or need scales of their own.

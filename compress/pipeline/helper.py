@@ -42,10 +42,11 @@ def take_part(where: Place, arguments: Sequence[str], command: Callable[[], int]
         The exit code.
     """
     if next((word for word in arguments if not word.startswith("-")), None) not in COMMANDS:
-        return command() if where.rank == 0 else EXIT_PASS
+        # Variables that are left over must not make a gate pass without looking.
+        return command() if where.rank == 0 or not where.launched else EXIT_PASS
     try:
         group = meet(where)
-    except LostProcess as error:
+    except CompressError as error:
         return _failed(error)
     if not group.first:
         return serve(group)

@@ -6,7 +6,9 @@ import errno
 import fcntl
 import multiprocessing
 import os
+import re
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,33 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     with only_one(path) as alone:
         assert alone
     assert not path.exists()
+
+
+def test_who_waits_says_for_whom_and_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("compress.core.waiting.SAY_AFTER", 0.05)
+    path = tmp_path / "a.lock"
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_hold, args=(str(path), theirs))
+    process.start()
+    try:
+        assert ours.recv() == "held"
+        capsys.readouterr()
+        held = pytest.raises(Held, match=f"process {process.pid} ")
+        with held, only_one(path, wait_seconds=0.5, what="the cache"):
+            pass
+        line = (
+            rf"waiting for the cache, for at most 0\.5 s: process {process.pid} on .* has it\. If that process hangs.*"
+        )
+        assert re.fullmatch(line + "\n", capsys.readouterr().err)
+        # Who comes while it ends gets the lock.
+        threading.Timer(0.2, process.kill).start()
+        with only_one(path, wait_seconds=60) as alone:
+            assert alone
+    finally:
+        process.kill()
+        process.join()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"process": "x"}', "\x00" * 10, '{"process": 1}'])
