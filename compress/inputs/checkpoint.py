@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from compress.core.errors import ModelError
 from compress.data.hub import existing_path, hub_reachable, looks_like_path
 from compress.data.tables import first_line
+from compress.inputs.head import check_head
 from compress.inputs.processors import IMAGE_PROCESSOR_FILES, TOKENIZER_FILES, load_image_processor, load_tokenizer
 from compress.models.encoder import Encoder, encoder_of, family_of, image_input, longest_input, shape_of
 from compress.tasks import Task, task_of
@@ -75,6 +76,7 @@ def load_checkpoint(model: str, task: str | None = None, seq_len: int | None = N
     chosen = task_of(config, task).of_checkpoint(directory)
     _check_length(config, seq_len, model)
     files = _weight_files(directory, model)
+    check_head(config, chosen, directory, files, model)
     fingerprint = _fingerprint(files)
     with _quiet():
         load = load_image_processor if chosen.processor == "image" else load_tokenizer

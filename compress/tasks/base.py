@@ -15,6 +15,7 @@ from compress.data.batches import Encoded
 from compress.data.columns import Columns, choose_columns
 from compress.data.splits import agree_on_columns
 from compress.tasks.standing import Standing
+from compress.tasks.standing import spearman as spearman
 from compress.tasks.tokenization import encode_texts
 
 if TYPE_CHECKING:
@@ -113,6 +114,10 @@ class Task(ABC):
         Raises:
             ModelError: it does not.
         """
+
+    def is_meant(self, config: Any) -> bool:
+        """Returns whether a configuration that no task fits was meant for this one: its refusal is the one to give."""
+        return False
 
     def of_checkpoint(self, directory: Path) -> Task:
         """Returns this task with settings from the checkpoint's other files, such as the pooling of embeddings."""
@@ -485,16 +490,6 @@ def check_finite(reference: Tensor) -> None:
             "the model's outputs on the calibration data are not finite: its activations overflow; check the "
             "checkpoint in float32, and the data for texts unlike those it was trained on"
         )
-
-
-def spearman(pairs: NDArray[np.float64]) -> float:
-    """Returns Spearman's rank correlation of the two columns of [n, 2]; 0 where a column is constant."""
-    from scipy.stats import rankdata
-
-    first, second = (rankdata(column) for column in pairs.T)
-    spread = float(first.std() * second.std())
-    covariance = float(((first - first.mean()) * (second - second.mean())).mean())
-    return covariance / spread if spread > 0 else 0.0
 
 
 def noise_like(reference: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -102,8 +102,6 @@ def standing_of_ranks(pairs: NDArray[np.float64]) -> Standing | None:
     Returns:
         The comparison; None where the truth is constant or there are too few pairs.
     """
-    from compress.tasks.base import spearman
-
     count = len(pairs)
     if count < 4 or np.ptp(pairs[:, 1]) == 0:
         return None
@@ -153,6 +151,16 @@ def standing_of_answers(scores: NDArray[np.float64], unanswered: NDArray[np.bool
     skill = (value - chance) / (1 - chance)
     improbable = _improbable(round(float(scores.sum())), count, chance)
     return Standing(value, chance, reference, skill, value <= chance + 1e-9 and improbable, count)
+
+
+def spearman(pairs: NDArray[np.float64]) -> float:
+    """Returns Spearman's rank correlation of the two columns of [n, 2]; 0 where a column is constant."""
+    from scipy.stats import rankdata
+
+    first, second = (rankdata(column) for column in pairs.T)
+    spread = float(first.std() * second.std())
+    covariance = float(((first - first.mean()) * (second - second.mean())).mean())
+    return covariance / spread if spread > 0 else 0.0
 
 
 def _improbable(right: int, count: int, chance: float) -> bool:

@@ -46,13 +46,14 @@ class TextClassification(Task):
         kind = getattr(config, "problem_type", None)
         if kind == "multi_label_classification":
             raise ModelError(
-                "this checkpoint gives several labels to one example (problem_type multi_label_classification); "
-                f"{self.name} is for exactly one label per example"
+                "this checkpoint gives several labels to one example (problem_type multi_label_classification), and "
+                f"{self.name} is for exactly one; fine-tune it with one label per example"
             )
         if kind == "regression" or config.num_labels < 2:
+            outputs = f"{config.num_labels} number{'s' * (config.num_labels != 1)}"
             raise ModelError(
-                f"this checkpoint's head gives {config.num_labels} number(s) per example (regression), not classes; "
-                f"{self.name} needs at least two"
+                f"this checkpoint's head gives {outputs} per example (regression), and {self.name} needs at least two "
+                "classes; fine-tune it on classes"
             )
 
     def new_head(self, dataset: Dataset, columns: Columns) -> list[str]:

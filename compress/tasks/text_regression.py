@@ -43,12 +43,21 @@ class TextRegression(Task):
     head_suffixes = ("ForSequenceClassification",)
 
     def check_config(self, config: Any) -> None:
-        kind = getattr(config, "problem_type", None)
-        if kind not in (None, "regression") or config.num_labels != 1:
+        kind, outputs = getattr(config, "problem_type", None), config.num_labels
+        if kind == "regression" and outputs != 1:
             raise ModelError(
-                f"this checkpoint's head gives {config.num_labels} numbers per text"
-                f"{f' (problem_type {kind})' if kind else ''}: classes; {self.name} needs exactly one output"
+                f"this checkpoint's head gives {outputs} numbers per text (problem_type regression), and {self.name} "
+                "needs exactly one; if the outputs are classes, remove problem_type from config.json: then it is "
+                "text-classification"
             )
+        if kind not in (None, "regression") or outputs != 1:
+            raise ModelError(
+                f"this checkpoint's head gives {outputs} classes{f' (problem_type {kind})' if kind else ''}, and "
+                f"{self.name} needs exactly one number"
+            )
+
+    def is_meant(self, config: Any) -> bool:
+        return getattr(config, "problem_type", None) == "regression"
 
     def of_calibration(self, data: Encoded) -> TextRegression:
         spread = 0.0 if data.labels is None or not len(data) else float(np.std(data.labels))
