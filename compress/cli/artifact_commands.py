@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Measure an artifact again.")
 @click.argument("artifact", metavar="OUT")
-@with_options(DATA[:4], DEPLOYMENT[:3])
+@with_options(DATA[:4], DATA[5:], DEPLOYMENT[:3])
 def validate(artifact: str, as_json: bool, **values: Any) -> int:
     """Measure an artifact again: latency against the dense model, accuracy, parity. Options override the artifact's.
 

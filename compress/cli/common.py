@@ -76,7 +76,7 @@ def numbers(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) 
 
 MODEL = [click.argument("model", required=False)]
 CONFIG = [click.option("--config", "config_file", metavar="FILE", help=f"Options; default: ./{CONFIG_FILE} if there.")]
-DATA = _options("data", "eval_data", "text_column", "label_column", "task")
+DATA = _options("data", "eval_data", "text_column", "label_column", "task", "allow_chance")
 BUDGET = _options("latency_ms", "speedup", "macs")
 DEPLOYMENT = _options("target", "batch_size", "seq_len", "precision", "embedding", "size_mb", "int8_drop")
 # `compress profile` takes several batch sizes and lengths.

@@ -10,6 +10,7 @@
     names        the table of usual column names
     columns      which columns hold texts and labels
     labels       the model's number for each label
+    splits       one choice of columns for all splits
     images       folders and columns of images
     hub          whether a name is a path or on the hub; waits for the hub
     load         files, directories and hub data sets as rows

@@ -8,6 +8,8 @@
     torch_state    torch's process-wide state: ours inside a command, the caller's again after it
     quiet          no progress bars of libraries
     load           checkpoint, target, calibration and evaluation examples
+    head           the head against id2label
+    sanity         the dense model's metric against chance
 
 May import tasks, models, data, options, profile, core.
 """

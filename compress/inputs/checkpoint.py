@@ -24,6 +24,7 @@ from compress.inputs.folder import (
     refuse_without_config,
     weight_files,
 )
+from compress.inputs.head import check_head
 from compress.inputs.processors import (
     IMAGE_PROCESSOR_FILES,
     TOKENIZER_CONFIG,
@@ -94,6 +95,7 @@ def load_checkpoint(model: str, task: str | None = None, seq_len: int | None = N
     _check_length(config, seq_len, model)
     files = weight_files(directory, model)
     check_files(files, model)
+    check_head(config, chosen, directory, files, model)
     with quiet():
         load = load_image_processor if chosen.processor == "image" else load_tokenizer
         tokenizer = load(directory, config, model)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from compress.core.errors import ConfigError, DataError
 from compress.core.plan import EncoderShape
 from compress.data.batches import Encoded
+from compress.data.columns import Columns
 from compress.data.load import is_one_part, load_data, sample_rows
 from compress.data.origin import notes_of, select_rows
+from compress.data.splits import CALIBRATION, EVALUATION, label_difference
 from compress.inputs.checkpoint import Checkpoint, load_checkpoint
+from compress.inputs.sanity import MOST_ROWS, check_standing
 from compress.options.help import DEFAULTS
 from compress.options.run_config import RunConfig
 from compress.profile.target import Target, load_target, offered_precisions
@@ -34,12 +38,16 @@ class Loaded:
         target: the device.
         calibration: examples to calibrate on; empty without data.
         evaluation: examples to validate on; empty if none are needed.
+        columns: columns and meaning of labels of each split, decided once; empty without data.
+        rows: all rows that calibration examples were drawn from; None where nothing is trained.
     """
 
     checkpoint: Checkpoint
     target: Target
     calibration: Encoded
     evaluation: Encoded
+    columns: Mapping[str, Columns] = field(default_factory=dict)
+    rows: Dataset | None = None
 
     @property
     def shape(self) -> EncoderShape:
@@ -98,7 +106,9 @@ def load(config: RunConfig, progress: Progress, *, evaluation: bool = True) -> L
         progress.info(sentence)
     if note:
         progress.info(note)
-    calibration = _encode(config, checkpoint, train, config.samples, progress)
+    splits = {CALIBRATION: train} if held is None else {CALIBRATION: train, EVALUATION: held}
+    columns = _columns(config, checkpoint, splits, progress)
+    calibration = _encode(config, checkpoint, train, columns[CALIBRATION], config.samples)
     progress.info(f"{len(calibration)} calibration examples of {calibration.mean_length:.1f} tokens on average")
     if (alone := _only_label(calibration)) is not None:
         progress.info(
@@ -106,8 +116,46 @@ def load(config: RunConfig, progress: Progress, *, evaluation: bool = True) -> L
             "other classes: mix the data, or give more of it"
         )
     checkpoint = replace(checkpoint, task=checkpoint.task.of_calibration(calibration))
-    examples = bare.evaluation if held is None else _encode(config, checkpoint, held, None, None)
-    return Loaded(checkpoint, bare.target, calibration, examples)
+    examples = bare.evaluation
+    if held is not None:
+        examples = _encode(config, checkpoint, held, columns[EVALUATION], None)
+    loaded = Loaded(checkpoint, bare.target, calibration, examples, columns, train if _trains(config) else None)
+    _check_standing(config, loaded, splits, progress)
+    return loaded
+
+
+def _trains(config: RunConfig) -> bool:
+    return config.fine_prune is not None or config.unstructured is not None
+
+
+def _columns(
+    config: RunConfig, checkpoint: Checkpoint, splits: Mapping[str, Dataset], progress: Progress
+) -> Mapping[str, Columns]:
+    """Returns the columns of each split, after saying what was guessed and how labels are read."""
+    task = checkpoint.task
+    chosen = task.columns_of(splits, checkpoint.model.config, config.text_column, config.label_column)
+    said = list(chosen.columns[CALIBRATION].guesses)
+    if EVALUATION in chosen.columns:
+        said += [guess for guess in chosen.columns[EVALUATION].guesses if EVALUATION in guess]
+    said.append(chosen.reading or "")
+    if task.one_choice:
+        said.append(label_difference({name: own.label is not None for name, own in chosen.columns.items()}) or "")
+    for sentence in filter(None, said):
+        progress.info(sentence)
+    return chosen.columns
+
+
+def _check_standing(config: RunConfig, loaded: Loaded, splits: Mapping[str, Dataset], progress: Progress) -> None:
+    """Holds the dense model's metric against chance, on the evaluation data or else the calibration data."""
+    labelled = [name for name, own in loaded.columns.items() if own.label is not None]
+    split = EVALUATION if EVALUATION in labelled else CALIBRATION
+    if split not in labelled or (split == CALIBRATION and config.label_free):
+        return
+    rows, columns = splits[split], loaded.columns[split]
+    examples = loaded.evaluation
+    if split == CALIBRATION or len(rows) > MOST_ROWS:
+        examples = _encode(config, loaded.checkpoint, sample_rows(rows, MOST_ROWS, config.seed), columns, None)
+    check_standing(loaded.checkpoint, examples, columns, split, progress, allow_chance=config.allow_chance)
 
 
 def settle_seq_len(config: RunConfig, loaded: Loaded) -> RunConfig:
@@ -143,11 +191,13 @@ def load_training(config: RunConfig, loaded: Loaded, most: int | None, seq_len: 
     Raises:
         DataError: as for ``load``.
     """
-    rows, _, _ = train_and_validation(
-        config.calibration_data, config.eval_data, config.seed, words=loaded.checkpoint.task.reads_words
-    )
+    rows = loaded.rows
+    if rows is None:
+        rows, _, _ = train_and_validation(
+            config.calibration_data, config.eval_data, config.seed, words=loaded.checkpoint.task.reads_words
+        )
     cut = config if seq_len is None else config.model_copy(update={"seq_len": seq_len})
-    return _encode(cut, loaded.checkpoint, rows, most, None)
+    return _encode(cut, loaded.checkpoint, rows, loaded.columns[CALIBRATION], most)
 
 
 def train_and_validation(
@@ -179,16 +229,13 @@ def train_and_validation(
     return train, held, f"{len(held)} rows of {data} are held back to validate on (--eval-data names other data)"
 
 
-def _encode(
-    config: RunConfig, checkpoint: Checkpoint, rows: Dataset, samples: int | None, progress: Progress | None
-) -> Encoded:
-    task, model_config = checkpoint.task, checkpoint.model.config
-    columns = task.columns(rows, model_config, config.text_column, config.label_column)
-    if progress is not None:
-        for guess in columns.guesses:
-            progress.info(guess)
-    encoded = task.encode(
-        sample_rows(rows, samples, config.seed), checkpoint.tokenizer, columns, config.seq_len, model_config
+def _encode(config: RunConfig, checkpoint: Checkpoint, rows: Dataset, columns: Columns, samples: int | None) -> Encoded:
+    encoded = checkpoint.task.encode(
+        sample_rows(rows, samples, config.seed),
+        checkpoint.tokenizer,
+        columns,
+        config.seq_len,
+        checkpoint.model.config,
     )
     # A row may give several examples: the two texts of a pair, the windows of a long context.
     return encoded if samples is None else encoded.take(samples, config.seed)

@@ -95,6 +95,7 @@ class RunConfig(BaseModel):
     method: Literal["full", "kwon"] = _stated("method")
     samples: int = _stated("samples")
     label_free: bool = _stated("label_free")
+    allow_chance: bool = _stated("allow_chance")
     text_column: str | None = None
     label_column: str | None = None
     embedding: Literal["normalized", "pooled", "tokens"] | None = None

@@ -192,6 +192,13 @@ OPTIONS: dict[str, Option] = {
             type=bool,
         ),
         Option(
+            "allow_chance",
+            "Go on where the dense model's metric is not above chance.",
+            default=False,
+            shows_default=False,
+            type=bool,
+        ),
+        Option(
             "text_column",
             "Column with the text; for pairs of texts, both names with a comma between.",
             metavar="NAME",

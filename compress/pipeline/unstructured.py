@@ -133,6 +133,7 @@ def _validate(
     from compress.artifact.sparse import said
     from compress.sparsity.compact_file import NAME
     from compress.sparsity.summary import weights_section
+    from compress.stages.evaluate import weakness
     from compress.stages.export import DENSE_ENGINE
     from compress.stages.validate import Measurement, deployment_section, metric_section, slices_section
     from compress.tasks import outputs_of
@@ -162,7 +163,7 @@ def _validate(
         predicted_ms=None,
         comparison=None,
         verdict="pass" if weights.remaining <= config.unstructured + 1e-9 else "fail",
-        reason=said(weights),
+        reason=said(weights) + weakness(task, data, dense),
         metric=metric,
         sizes=(weights.file_bytes.dense, weights.file_bytes.compact),
         size_mb=None,

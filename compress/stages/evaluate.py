@@ -20,8 +20,10 @@ from compress.stages.results import Evaluated, Exported
 from compress.stages.validate import Measurement, deployment_section, metric_section, slices_section, with_size
 
 if TYPE_CHECKING:
+    from compress.data.batches import Encoded
     from compress.export.measure import GpuComparison, LatencyComparison
     from compress.profile.latency_profile import Profile
+    from compress.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,25 @@ def answers_of_file(run: Run, path: Path) -> NDArray[np.float64]:
         session.close()
 
 
+def weakness(task: Task, data: Encoded, dense: NDArray[np.float64]) -> str:
+    """What the reason of a verdict has to add about a dense model that is at chance or little better.
+
+    Args:
+        task: gives the metric.
+        data: evaluation examples.
+        dense: outputs of the dense model, in the order of ``data``.
+
+    Returns:
+        Words that go on from the reason; empty where the dense model is sound, or where there are no labels.
+    """
+    standing = task.standing(dense, data)
+    if standing is None or not standing.weak:
+        return ""
+    how = "not above chance" if standing.at_chance else "far below a fine-tuned model"
+    name = task.evaluate(dense, data).name
+    return f"; warning: the dense model is {how}: {standing.said(name)}, so the metric says little"
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Evaluates files of one run.
@@ -108,6 +129,7 @@ class Evaluation:
                     drop = drop_between(loaded, evaluation, answers.unquantized, ours)
                     metric = metric.with_drop_of(precision, drop)
         verdict, reason = with_size(timing.verdict, timing.reason, exported.report.size_bytes, config.size_mb)
+        reason += weakness(task, evaluation, answers.dense)
         deployment = deployment_section(config, self.target, exported.engine, loaded.target)
         if timing.comparison is None:
             # The metric was computed here; the target itself has been nowhere near.

@@ -74,25 +74,34 @@ def task_of(config: Any, name: str | None = None) -> Task:
     if name is not None:
         task = TASKS[name]
         # Without "architectures" the weights decide: a missing head is noticed when they are loaded.
-        if heads and task not in fitting:
-            raise ModelError(f"task {name} does not fit this checkpoint: its head is {_head(heads)}; {_needed(task)}")
-        task.check_config(config)
-        return task
-    refusals = []
-    for task in fitting:
-        try:
-            task.check_config(config)
-        except ModelError as error:
-            # Classifiers and regressors have the same class of head: the next task may fit.
-            refusals.append(str(error))
-        else:
+        refusal = None if task in fitting or not heads else f"its head is {_head(heads)}, {_needed(task)}"
+        refusal = refusal or _refusal(task, config)
+        if refusal is None:
             return task
-    if refusals:
-        raise ModelError("; ".join(refusals))
+        other = next((one for one in fitting if one is not task and _refusal(one, config) is None), None)
+        advice = f": {other.name} does, so give --task {other.name} or leave --task out" if other else ""
+        raise ModelError(f"task {name} does not fit this checkpoint: {refusal}{advice}")
+    refusals = {task: _refusal(task, config) for task in fitting}
+    # Classifiers and regressors have the same class of head.
+    found = next((task for task, refusal in refusals.items() if refusal is None), None)
+    if found is not None:
+        return found
+    meant = next((task for task in fitting if task.is_meant(config)), next(iter(fitting), None))
+    if meant is not None:
+        raise ModelError(str(refusals[meant]))
     raise ModelError(
-        f"cannot tell the task of this checkpoint: its head is {_head(heads)}. Supported tasks: "
-        f"{', '.join(TASKS)}; {' or '.join(dict.fromkeys(map(_needed, TASKS.values())))}"
+        f"cannot tell the task of this checkpoint: its head is {_head(heads)}, which no task is for. Fine-tune it with "
+        f"the head of one: {', '.join(f'{task.name} (...{task.head_suffixes[0]})' for task in TASKS.values())}"
     )
+
+
+def _refusal(task: Task, config: Any) -> str | None:
+    """Returns why a checkpoint's configuration does not fit a task; None where it does."""
+    try:
+        task.check_config(config)
+    except ModelError as error:
+        return str(error)
+    return None
 
 
 def _head(heads: tuple[str, ...]) -> str:
@@ -100,4 +109,4 @@ def _head(heads: tuple[str, ...]) -> str:
 
 
 def _needed(task: Task) -> str:
-    return f"{task.name} needs a checkpoint saved as ...{' or ...'.join(task.head_suffixes)}"
+    return f"and {task.name} needs ...{' or ...'.join(task.head_suffixes)}"

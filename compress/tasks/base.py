@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from compress.core.errors import ConfigError, DataError
 from compress.data.batches import Encoded
 from compress.data.columns import Columns, choose_columns
+from compress.data.splits import agree_on_columns
+from compress.tasks.standing import Standing
+from compress.tasks.standing import spearman as spearman
 from compress.tasks.tokenization import encode_texts
 
 if TYPE_CHECKING:
@@ -48,6 +51,19 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """The columns of all splits of a run, and what their labels mean.
+
+    Attributes:
+        columns: by name of the split.
+        reading: how labels are read, as a sentence to print; None where there is nothing to say.
+    """
+
+    columns: Mapping[str, Columns]
+    reading: str | None = None
+
+
+@dataclass(frozen=True)
 class Slice:
     """The metric on a part of the evaluation data: one class, one type of span.
 
@@ -76,6 +92,8 @@ class Task(ABC):
         processor: ``tokenizer`` or ``image``: which processor of the checkpoint turns rows into inputs.
         fill: value of outputs at padding, where outputs are as long as the batch.
         sliced_by: what a part in ``slices`` is, such as a class.
+        one_choice: whether all splits of a run must use the same columns.
+        has_classes: whether the outputs are classes, named by the configuration's ``id2label``.
     """
 
     name: ClassVar[str]
@@ -88,6 +106,8 @@ class Task(ABC):
     sliced_by: ClassVar[str] = "class"
     reads_words: ClassVar[bool] = False
     processor: ClassVar[Literal["tokenizer", "image"]] = "tokenizer"
+    one_choice: ClassVar[bool] = True
+    has_classes: ClassVar[bool] = False
 
     @abstractmethod
     def check_config(self, config: Any) -> None:
@@ -96,6 +116,10 @@ class Task(ABC):
         Raises:
             ModelError: it does not.
         """
+
+    def is_meant(self, config: Any) -> bool:
+        """Returns whether a configuration that no task fits was meant for this one: its refusal is the one to give."""
+        return False
 
     def of_checkpoint(self, directory: Path) -> Task:
         """Returns this task with settings from the checkpoint's other files, such as the pooling of embeddings."""
@@ -148,11 +172,10 @@ class Task(ABC):
         """
         raise ConfigError(f"{self.name} has no head to train: take an encoder as it is")
 
-    @abstractmethod
     def columns(
         self, dataset: Dataset, config: Any, text_column: str | None = None, label_column: str | None = None
     ) -> Columns:
-        """Chooses columns and checks all labels against the model. Reads the whole label column, tokenises nothing.
+        """Chooses columns and checks all labels of a lone split, as ``columns_of`` does.
 
         Args:
             dataset: all rows, before sampling, so that a wrong label in any row is found.
@@ -161,8 +184,52 @@ class Task(ABC):
             label_column: a name; None guesses. Without a usual name the result has no label.
 
         Raises:
-            DataError: a column is missing or cannot be guessed, the model does not know a label, or only some rows
-                have labels.
+            DataError: as for ``columns_of``.
+        """
+        return self.columns_of({"": dataset}, config, text_column, label_column).columns[""]
+
+    def columns_of(
+        self,
+        splits: Mapping[str, Dataset],
+        config: Any,
+        text_column: str | None = None,
+        label_column: str | None = None,
+    ) -> Chosen:
+        """Chooses columns and decides what labels mean, once for all splits of a run.
+
+        Reads the whole label columns and tokenises nothing.
+
+        Args:
+            splits: all rows by name of the split, before sampling, so that a wrong label in any row is found.
+            config: the checkpoint's configuration.
+            text_column: a name, or two separated by a comma for pairs; None guesses.
+            label_column: a name; None guesses. Without a usual name the result has no label.
+
+        Raises:
+            DataError: a column is missing or cannot be guessed, the splits call for different columns, the model does
+                not know a label, only some rows have labels, or labels can be read in two ways.
+        """
+        chosen: dict[str, Columns] = {}
+        for name, rows in splits.items():
+            try:
+                chosen[name] = self.find_columns(rows, text_column, label_column)
+            except DataError as error:
+                raise DataError(f"{name}: {error}" if name else str(error)) from None
+        if len(splits) > 1 and self.one_choice:
+            chosen = agree_on_columns(splits, chosen)
+        return self.settle_labels(splits, chosen, config)
+
+    @abstractmethod
+    def settle_labels(self, splits: Mapping[str, Dataset], columns: Mapping[str, Columns], config: Any) -> Chosen:
+        """Checks all labels of all splits against the model and decides what they mean.
+
+        Args:
+            splits: all rows by name of the split.
+            columns: the columns of each split; empty columns of labels are left out in the result.
+            config: the checkpoint's configuration.
+
+        Raises:
+            DataError: the model does not know a label, only some rows have labels, or labels can be read in two ways.
         """
 
     @abstractmethod
@@ -172,7 +239,7 @@ class Task(ABC):
         Args:
             dataset: rows.
             tokenizer: the checkpoint's tokenizer, or its image processor.
-            columns: from ``columns``, on the same data.
+            columns: of this split, from ``columns_of``.
             seq_len: tokens per example at most, special tokens included; images ignore it.
             config: the checkpoint's configuration.
 
@@ -300,6 +367,18 @@ class Task(ABC):
     def predictions(self, logits: NDArray[Any]) -> NDArray[Any]:
         """Returns the predicted labels of outputs. Those of the dense model replace missing labels."""
 
+    def standing(self, logits: NDArray[Any], data: Encoded) -> Standing | None:
+        """Compares a model's metric with what answers reach that ignore the input.
+
+        Args:
+            logits: outputs of ``forward`` for all examples, [n, ...], in the order of ``data``.
+            data: the examples, with ``targets``.
+
+        Returns:
+            The comparison; None without labels, or where nothing can be told from them.
+        """
+        return None
+
     @abstractmethod
     def scores(self, logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
         """Returns the scores that the metric is computed from: [n], higher is better, or [n, parts].
@@ -413,16 +492,6 @@ def check_finite(reference: Tensor) -> None:
             "the model's outputs on the calibration data are not finite: its activations overflow; check the "
             "checkpoint in float32, and the data for texts unlike those it was trained on"
         )
-
-
-def spearman(pairs: NDArray[np.float64]) -> float:
-    """Returns Spearman's rank correlation of the two columns of [n, 2]; 0 where a column is constant."""
-    from scipy.stats import rankdata
-
-    first, second = (rankdata(column) for column in pairs.T)
-    spread = float(first.std() * second.std())
-    covariance = float(((first - first.mean()) * (second - second.mean())).mean())
-    return covariance / spread if spread > 0 else 0.0
 
 
 def noise_like(reference: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from compress.data.columns import (
 from compress.data.images import ROW
 from compress.data.names import IMAGE_NAMES, LABEL_NAMES
 from compress.models.encoder import IMAGES, ImageInput, image_input
+from compress.tasks.base import Chosen
 from compress.tasks.text_classification import TextClassification, read_label_ids
 
 if TYPE_CHECKING:
@@ -66,12 +68,11 @@ class ImageClassification(TextClassification):
             guesses.append(label_guess(dataset, label))
         return Columns(text=(image,), label=label, guesses=tuple(guesses))
 
-    def columns(
-        self, dataset: Dataset, config: Any, text_column: str | None = None, label_column: str | None = None
-    ) -> Columns:
-        columns = super().columns(dataset, config, text_column, label_column)
-        _check_files(dataset, columns.text[0])
-        return columns
+    def settle_labels(self, splits: Mapping[str, Dataset], columns: Mapping[str, Columns], config: Any) -> Chosen:
+        chosen = super().settle_labels(splits, columns, config)
+        for name, rows in splits.items():
+            _check_files(rows, columns[name].text[0])
+        return chosen
 
     def encode(self, dataset: Dataset, tokenizer: Any, columns: Columns, seq_len: int, config: Any) -> Encoded:
         """Decodes images and prepares them with the checkpoint's processor; ``seq_len`` is ignored."""

@@ -16,6 +16,7 @@ from compress.core.errors import ModelError
 from compress.data.batches import Encoded
 from compress.data.columns import Columns
 from compress.tasks.base import (
+    Chosen,
     Measured,
     Slice,
     Task,
@@ -25,6 +26,7 @@ from compress.tasks.base import (
     require_labels,
 )
 from compress.tasks.qa_columns import Answer, choose_answer_columns, read_questions
+from compress.tasks.standing import Standing, standing_of_answers
 from compress.tasks.tokenization import Windows, encode_windows
 
 if TYPE_CHECKING:
@@ -81,16 +83,15 @@ class QuestionAnswering(Task):
         require_labels(columns)
         return ["start", "end"]
 
-    def columns(
-        self, dataset: Dataset, config: Any, text_column: str | None = None, label_column: str | None = None
-    ) -> Columns:
-        columns = self.find_columns(dataset, text_column, label_column)
-        # All rows are checked, not only the sample that calibration takes.
-        questions = list(read_questions(dataset, columns))
-        if columns.label is not None and all(answers is None for _, _, answers in questions):
-            note = f"column '{columns.label}' has no answers: label-free"
-            return replace(columns, label=None, guesses=(*columns.guesses, note))
-        return columns
+    def settle_labels(self, splits: Mapping[str, Dataset], columns: Mapping[str, Columns], config: Any) -> Chosen:
+        chosen = dict(columns)
+        for name, own in columns.items():
+            # All rows are checked, not only the sample that calibration takes.
+            questions = list(read_questions(splits[name], own))
+            if own.label is not None and all(answers is None for _, _, answers in questions):
+                note = f"column '{own.label}'{f' of the {name}' if name else ''} has no answers: label-free"
+                chosen[name] = replace(own, label=None, guesses=(*own.guesses, note))
+        return Chosen(chosen)
 
     def encode(self, dataset: Dataset, tokenizer: Any, columns: Columns, seq_len: int, config: Any) -> Encoded:
         """Makes one example of every window of a context; a repeated pair of question and context is asked once."""
@@ -159,6 +160,13 @@ class QuestionAnswering(Task):
             np.array(shared, dtype=np.float64),
             also=(Measured("exact match" + suffix, np.array(exact, dtype=np.float64)),),
         )
+
+    def standing(self, logits: NDArray[Any], data: Encoded) -> Standing | None:
+        questions: Questions = data.targets
+        if questions.answers is None:
+            return None
+        unanswered = np.array([not any(answers) for answers in questions.answers])
+        return standing_of_answers(self.evaluate(logits, data).scores, unanswered)
 
     def slices(
         self,

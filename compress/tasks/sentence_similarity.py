@@ -16,7 +16,8 @@ from compress.data.batches import Encoded
 from compress.data.columns import Columns, choose_columns, read_texts
 from compress.data.labels import read_numbers
 from compress.data.names import SCORE_NAMES
-from compress.tasks.base import Measured, Task, check_finite, noise_like, spearman
+from compress.tasks.base import Chosen, Measured, Task, check_finite, noise_like, spearman
+from compress.tasks.standing import Standing, standing_of_ranks
 from compress.tasks.tokenization import encode_texts
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class SentenceSimilarity(Task):
     auto_class_name = "AutoModel"
     head_suffixes = ("Model",)
     unread_weights = ("pooler.",)
+    # Lone texts to calibrate on, pairs to evaluate on; scores only serve the metric.
+    one_choice = False
 
     def check_config(self, config: Any) -> None:
         """Accepts every configuration: any encoder without a head gives embeddings."""
@@ -112,19 +115,20 @@ class SentenceSimilarity(Task):
     ) -> Columns:
         return choose_columns(dataset, text_column, label_column, SCORE_NAMES)
 
-    def columns(
-        self, dataset: Dataset, config: Any, text_column: str | None = None, label_column: str | None = None
-    ) -> Columns:
-        columns = self.find_columns(dataset, text_column, label_column)
-        if columns.label is None:
-            return columns
-        if len(columns.text) == 1:
-            note = f"column '{columns.label}' is not used: scores are for pairs of texts"
-        elif read_numbers(dataset, columns.label) is None:
-            note = f"column '{columns.label}' has no numbers"
-        else:
-            return columns
-        return replace(columns, label=None, guesses=(*columns.guesses, note))
+    def settle_labels(self, splits: Mapping[str, Dataset], columns: Mapping[str, Columns], config: Any) -> Chosen:
+        chosen = dict(columns)
+        for name, own in columns.items():
+            of_split = f" of the {name}" if name else ""
+            if own.label is None:
+                continue
+            if len(own.text) == 1:
+                note = f"column '{own.label}'{of_split} is not used: scores are for pairs of texts"
+            elif read_numbers(splits[name], own.label) is None:
+                note = f"column '{own.label}'{of_split} has no numbers"
+            else:
+                continue
+            chosen[name] = replace(own, label=None, guesses=(*own.guesses, note))
+        return Chosen(chosen)
 
     def encode(self, dataset: Dataset, tokenizer: Any, columns: Columns, seq_len: int, config: Any) -> Encoded:
         """Makes one example of every distinct text; pairs refer to examples by position."""
@@ -196,6 +200,12 @@ class SentenceSimilarity(Task):
         if reference is None:
             raise ValueError("without scores the dense model's embeddings are needed")
         return Measured("cosine fidelity", cosines(logits, reference))
+
+    def standing(self, logits: NDArray[Any], data: Encoded) -> Standing | None:
+        pairs: Pairs | None = data.targets
+        if pairs is None or pairs.scores is None:
+            return None
+        return standing_of_ranks(self.evaluate(logits, data).scores)
 
 
 def cosines(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:

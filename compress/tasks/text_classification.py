@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from compress.core.errors import DataError, ModelError
 from compress.data.batches import Encoded
 from compress.data.columns import Columns, read_column, read_texts
-from compress.data.labels import label_ids, label_text
+from compress.data.labels import LabelColumn, label_column, label_text, read_labels, reading_note
 from compress.tasks.base import (
+    Chosen,
     Measured,
     Slice,
     Task,
@@ -22,6 +23,7 @@ from compress.tasks.base import (
     draw_categories,
     require_labels,
 )
+from compress.tasks.standing import Standing, standing_of_classes
 from compress.tasks.tokenization import encode_texts
 
 if TYPE_CHECKING:
@@ -38,37 +40,33 @@ class TextClassification(Task):
     metric_name = "accuracy"
     auto_class_name = "AutoModelForSequenceClassification"
     head_suffixes: ClassVar[tuple[str, ...]] = ("ForSequenceClassification",)
+    has_classes = True
 
     def check_config(self, config: Any) -> None:
         kind = getattr(config, "problem_type", None)
         if kind == "multi_label_classification":
             raise ModelError(
-                "this checkpoint gives several labels to one example (problem_type multi_label_classification); "
-                f"{self.name} is for exactly one label per example"
+                "this checkpoint gives several labels to one example (problem_type multi_label_classification), and "
+                f"{self.name} is for exactly one; fine-tune it with one label per example"
             )
         if kind == "regression" or config.num_labels < 2:
+            outputs = f"{config.num_labels} number{'s' * (config.num_labels != 1)}"
             raise ModelError(
-                f"this checkpoint's head gives {config.num_labels} number(s) per example (regression), not classes; "
-                f"{self.name} needs at least two"
+                f"this checkpoint's head gives {outputs} per example (regression), and {self.name} needs at least two "
+                "classes; fine-tune it on classes"
             )
 
     def new_head(self, dataset: Dataset, columns: Columns) -> list[str]:
         values = read_column(dataset, require_labels(columns))
         return sorted({label_text(value) for value in values} - {""})
 
-    def columns(
-        self, dataset: Dataset, config: Any, text_column: str | None = None, label_column: str | None = None
-    ) -> Columns:
-        columns = self.find_columns(dataset, text_column, label_column)
-        if columns.label is None:
-            return columns
-        numbers, notes = label_ids(dataset, columns.label, config)
-        return replace(
-            columns,
-            label=columns.label if numbers else None,
-            guesses=(*columns.guesses, *notes),
-            label_ids=numbers,
-        )
+    def settle_labels(self, splits: Mapping[str, Dataset], columns: Mapping[str, Columns], config: Any) -> Chosen:
+        found = {
+            name: label_column(splits[name], own.label, config, name)
+            for name, own in columns.items()
+            if own.label is not None
+        }
+        return settled(columns, found, "labels", config)
 
     def encode(self, dataset: Dataset, tokenizer: Any, columns: Columns, seq_len: int, config: Any) -> Encoded:
         labels = read_label_ids(dataset, columns.label, columns.label_ids) if columns.label is not None else None
@@ -98,6 +96,11 @@ class TextClassification(Task):
     def scores(self, logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
         return (self.predictions(logits) == np.asarray(labels)).astype(np.float64)
 
+    def standing(self, logits: NDArray[Any], data: Encoded) -> Standing | None:
+        if data.labels is None:
+            return None
+        return standing_of_classes(self.predictions(logits), np.asarray(data.labels), logits.shape[-1])
+
     def slices(
         self,
         logits: NDArray[Any],
@@ -117,6 +120,33 @@ class TextClassification(Task):
             Slice(names.get(number, str(number)), int((truth == number).sum()), Measured(name, right[truth == number]))
             for number in np.unique(truth).tolist()
         ]
+
+
+def settled(columns: Mapping[str, Columns], found: Mapping[str, LabelColumn | None], what: str, config: Any) -> Chosen:
+    """Returns columns with the model's number for each label; the decision is one for all splits.
+
+    Args:
+        columns: by name of the split.
+        found: the labels of each split that has a column of labels; None where that is empty.
+        what: what the column holds, labels or tags.
+        config: the checkpoint's configuration.
+
+    Raises:
+        DataError: as for ``read_labels``.
+    """
+    labelled = {name: labels for name, labels in found.items() if labels is not None}
+    reading = read_labels(list(labelled.values()), config)
+    numbers = dict(zip(labelled, reading.numbers, strict=True))
+    chosen = {}
+    for name, own in columns.items():
+        if name in numbers:
+            chosen[name] = replace(own, label_ids=numbers[name], guesses=(*own.guesses, *reading.notes))
+        elif name in found:
+            note = f"column '{own.label}'{f' of the {name}' if name else ''} has no {what}: label-free"
+            chosen[name] = replace(own, label=None, guesses=(*own.guesses, note))
+        else:
+            chosen[name] = own
+    return Chosen(chosen, reading_note(reading, config) if numbers else None)
 
 
 def read_label_ids(dataset: Dataset, column: str, numbers: Mapping[str, int]) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +14,8 @@ from compress.data.batches import Encoded
 from compress.data.columns import Columns, choose_columns, read_texts
 from compress.data.labels import read_numbers
 from compress.data.names import SCORE_NAMES
-from compress.tasks.base import Task, check_finite, noise_like, require_labels, spearman
+from compress.tasks.base import Chosen, Task, check_finite, noise_like, require_labels, spearman
+from compress.tasks.standing import Standing, standing_of_ranks
 from compress.tasks.tokenization import encode_texts
 
 if TYPE_CHECKING:
@@ -43,12 +44,21 @@ class TextRegression(Task):
     head_suffixes = ("ForSequenceClassification",)
 
     def check_config(self, config: Any) -> None:
-        kind = getattr(config, "problem_type", None)
-        if kind not in (None, "regression") or config.num_labels != 1:
+        kind, outputs = getattr(config, "problem_type", None), config.num_labels
+        if kind == "regression" and outputs != 1:
             raise ModelError(
-                f"this checkpoint's head gives {config.num_labels} numbers per text"
-                f"{f' (problem_type {kind})' if kind else ''}: classes; {self.name} needs exactly one output"
+                f"this checkpoint's head gives {outputs} numbers per text (problem_type regression), and {self.name} "
+                "needs exactly one; if the outputs are classes, remove problem_type from config.json: then it is "
+                "text-classification"
             )
+        if kind not in (None, "regression") or outputs != 1:
+            raise ModelError(
+                f"this checkpoint's head gives {outputs} classes{f' (problem_type {kind})' if kind else ''}, and "
+                f"{self.name} needs exactly one number"
+            )
+
+    def is_meant(self, config: Any) -> bool:
+        return getattr(config, "problem_type", None) == "regression"
 
     def of_calibration(self, data: Encoded) -> TextRegression:
         spread = 0.0 if data.labels is None or not len(data) else float(np.std(data.labels))
@@ -62,14 +72,13 @@ class TextRegression(Task):
     def new_head(self, dataset: Dataset, columns: Columns) -> list[str]:
         return [require_labels(columns)]
 
-    def columns(
-        self, dataset: Dataset, config: Any, text_column: str | None = None, label_column: str | None = None
-    ) -> Columns:
-        columns = self.find_columns(dataset, text_column, label_column)
-        if columns.label is not None and read_numbers(dataset, columns.label) is None:
-            note = f"column '{columns.label}' has no numbers: label-free"
-            return replace(columns, label=None, guesses=(*columns.guesses, note))
-        return columns
+    def settle_labels(self, splits: Mapping[str, Dataset], columns: Mapping[str, Columns], config: Any) -> Chosen:
+        chosen = dict(columns)
+        for name, own in columns.items():
+            if own.label is not None and read_numbers(splits[name], own.label) is None:
+                note = f"column '{own.label}'{f' of the {name}' if name else ''} has no numbers: label-free"
+                chosen[name] = replace(own, label=None, guesses=(*own.guesses, note))
+        return Chosen(chosen)
 
     def encode(self, dataset: Dataset, tokenizer: Any, columns: Columns, seq_len: int, config: Any) -> Encoded:
         labels = None if columns.label is None else read_numbers(dataset, columns.label)
@@ -99,3 +108,8 @@ class TextRegression(Task):
 
     def scores(self, logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
         return np.stack([self.predictions(logits), np.asarray(labels, dtype=np.float64)], axis=1)
+
+    def standing(self, logits: NDArray[Any], data: Encoded) -> Standing | None:
+        if data.labels is None:
+            return None
+        return standing_of_ranks(self.scores(logits, data.labels))

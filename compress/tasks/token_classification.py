@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from compress.core.errors import ConfigError, DataError, ModelError
 from compress.data.batches import Encoded
 from compress.data.columns import Columns, choose_columns, read_column
-from compress.data.labels import label_text, tag_ids
+from compress.data.labels import label_text, tag_column
 from compress.data.names import TAG_NAMES, WORD_NAMES
 from compress.data.origin import place
 from compress.data.text_files import SPACES, split_words
 from compress.tasks.base import (
+    Chosen,
     Measured,
     Slice,
     Task,
@@ -26,6 +27,8 @@ from compress.tasks.base import (
     draw_categories,
     require_labels,
 )
+from compress.tasks.standing import Standing, standing_of_classes, standing_of_spans
+from compress.tasks.text_classification import settled
 from compress.tasks.tokenization import encode_words
 
 if TYPE_CHECKING:
@@ -63,6 +66,7 @@ class TokenClassification(Task):
     auto_class_name = "AutoModelForTokenClassification"
     head_suffixes = ("ForTokenClassification",)
     reads_words = True
+    has_classes = True
 
     def check_config(self, config: Any) -> None:
         if config.num_labels < 2:
@@ -78,24 +82,18 @@ class TokenClassification(Task):
         # The tag "O", outside all spans, comes first, as is usual.
         return sorted(tags, key=lambda name: (name != "O", name))
 
-    def columns(
-        self, dataset: Dataset, config: Any, text_column: str | None = None, label_column: str | None = None
-    ) -> Columns:
-        columns = self.find_columns(dataset, text_column, label_column)
-        if len(columns.text) > 1:
-            raise DataError(
-                f"{self.name} takes one column of words, not the pair {' and '.join(columns.text)}; name it with "
-                "--text-column"
-            )
-        if columns.label is None:
-            return columns
-        numbers, notes = tag_ids(dataset, columns.label, read_lists(dataset, columns.label), config)
-        return replace(
-            columns,
-            label=columns.label if numbers else None,
-            guesses=(*columns.guesses, *notes),
-            label_ids=numbers,
-        )
+    def settle_labels(self, splits: Mapping[str, Dataset], columns: Mapping[str, Columns], config: Any) -> Chosen:
+        found = {}
+        for name, own in columns.items():
+            if len(own.text) > 1:
+                raise DataError(
+                    f"{self.name} takes one column of words, not the pair {' and '.join(own.text)}; name it with "
+                    "--text-column"
+                )
+            if own.label is not None:
+                tags = read_lists(splits[name], own.label)
+                found[name] = tag_column(splits[name], own.label, tags, config, name)
+        return settled(columns, found, "tags", config)
 
     def encode(self, dataset: Dataset, tokenizer: Any, columns: Columns, seq_len: int, config: Any) -> Encoded:
         sentences = read_lists(dataset, columns.text[0])
@@ -103,7 +101,7 @@ class TokenClassification(Task):
         if columns.label is not None:
             tags = _tag_ids(dataset, sentences, columns, columns.label)
         encoded, positions = encode_words(sentences, tokenizer, seq_len, config)
-        names = tuple(name for _, name in sorted((config.id2label or {}).items()))
+        names = tuple(str(name) for _, name in sorted((config.id2label or {}).items()))
         labels = None if tags is None else _token_labels(tags, positions, seq_len)
         return replace(encoded, labels=labels, targets=Words(positions, tags, names))
 
@@ -152,6 +150,17 @@ class TokenClassification(Task):
             return Measured(name or "accuracy", np.array(rows, dtype=np.float64), share_of_counts)
         spans = _span_reader(words.names)
         return Measured(name or self.metric_name, _span_counts(map(spans, ours), map(spans, truth)), f1_of_counts)
+
+    def standing(self, logits: NDArray[Any], data: Encoded) -> Standing | None:
+        words: Words = data.targets
+        if words.tags is None:
+            return None
+        ours = np.concatenate([*_word_tags(self.predictions(logits), words), np.empty(0, dtype=np.int64)])
+        truth = np.concatenate([*words.tags, np.empty(0, dtype=np.int64)])
+        of_words = standing_of_classes(ours, truth, logits.shape[-1], share_of="tag")
+        if not _marks_spans(words.names):
+            return of_words
+        return standing_of_spans(self.evaluate(logits, data).scores, of_words)
 
     def slices(
         self,

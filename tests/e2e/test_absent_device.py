@@ -59,7 +59,7 @@ def slow(tmp_path: Path) -> Path:
 
 
 def configured(model: Path, data: Path, output: Path, **options: Any) -> RunConfig:
-    given = {"seq_len": LENGTH, "samples": 32, "precision": "fp16", "effort": "fast", **options}
+    given = {"seq_len": LENGTH, "samples": 32, "precision": "fp16", "effort": "fast", "allow_chance": True, **options}
     return RunConfig(model=str(model), data=str(data), eval_data=str(data), output=output, **given)
 
 
@@ -72,7 +72,17 @@ def test_a_run_plans_exports_and_stays_inconclusive(
     tiny_bert: Path, data_csv: Path, tmp_path: Path, slow: Path, said: Any
 ) -> None:
     out = tmp_path / "out"
-    arguments = ["run", str(tiny_bert), "--data", str(data_csv), "--eval-data", str(data_csv), "--speedup", "4"]
+    arguments = [
+        "run",
+        str(tiny_bert),
+        "--allow-chance",
+        "--data",
+        str(data_csv),
+        "--eval-data",
+        str(data_csv),
+        "--speedup",
+        "4",
+    ]
     arguments += ["--target", str(slow), "--seq-len", str(LENGTH), "--samples", "32", "--effort", "fast"]
     assert cli.main([*arguments, "--output", str(out)]) == 2
     printed = said()
@@ -157,7 +167,7 @@ def test_neither_gpu_nor_profile_nor_data_sheet_is_exit_3_and_nothing_written(
     bare = tmp_path / "bare.toml"
     bare.write_text('device = "a box"\nruntime = "onnxruntime-cuda"\n')
     arguments = [command, str(tiny_bert), "--data", str(data_csv), "--target", str(bare), "--seq-len", str(LENGTH)]
-    arguments += ["--speedup", "2"] if command == "run" else []
+    arguments += ["--speedup", "2", "--allow-chance"] if command == "run" else []
     assert cli.main([*arguments, "--output", str(tmp_path / "out")]) == 3
     message = said().err
     assert "compress profile" in message
@@ -241,7 +251,17 @@ def test_a_length_between_two_that_were_taken_is_called_interpolated(
     assert cli.main([*arguments[:-1], str(tmp_path / "long.json"), "--seq-len", "16,64"]) == 3
     printed = said().err
     assert "64 is beyond the 40 positions" in printed and printed.count("load: done") == 0
-    run = ["run", str(tiny_bert), "--data", str(data_csv), "--eval-data", str(data_csv), "--target", str(slow)]
+    run = [
+        "run",
+        str(tiny_bert),
+        "--allow-chance",
+        "--data",
+        str(data_csv),
+        "--eval-data",
+        str(data_csv),
+        "--target",
+        str(slow),
+    ]
     run += ["--speedup", "4", "--samples", "32", "--effort", "fast", "--profile", str(file), "--output"]
     out = tmp_path / "out"
     assert cli.main([*run, str(out), "--seq-len", str(LENGTH)]) == 2

@@ -478,6 +478,7 @@ def configured(arguments: list[Any], output: Path, **options: Any) -> RunConfig:
         seq_len=LENGTH,
         samples=40,
         output=output,
+        allow_chance=True,
         **{"profile": values["--profile"], "macs": 0.5, **options},
     )
 
@@ -515,7 +516,19 @@ def test_activations_that_are_no_numbers_name_the_layer(
     # Sound numbers each, whose products are none.
     weights[name] = torch.full_like(weights[name], 1e38)
     save_file(weights, str(model / "model.safetensors"), metadata={"format": "pt"})
-    given = ["run", model, "--data", data_csv, "--macs", "0.5", "--method", "kwon", "--seq-len", LENGTH]
+    given = [
+        "run",
+        model,
+        "--allow-chance",
+        "--data",
+        data_csv,
+        "--macs",
+        "0.5",
+        "--method",
+        "kwon",
+        "--seq-len",
+        LENGTH,
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compression, "profiles_of", lambda *_: [])
         code = cli.main(as_options(given, "--output", tmp_path / "out"))

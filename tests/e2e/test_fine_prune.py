@@ -67,7 +67,7 @@ def recipe_file(tmp_path: Path) -> Path:
 
 
 def configured(model: Path, data: Path, output: Path, **options: Any) -> RunConfig:
-    given = {"seq_len": 24, "samples": 32, "effort": "fast", **options}
+    given = {"seq_len": 24, "samples": 32, "effort": "fast", "allow_chance": True, **options}
     return RunConfig(model=str(model), data=str(data), eval_data=str(data), output=output, **given)
 
 
@@ -236,7 +236,19 @@ def test_bad_input_is_one_clear_message_exit_3_and_nothing_written(
     given = [str(places.get(argument, argument)) for argument in arguments]
     data = [] if "--data" in given else ["--data", str(rows_file)]
     out = tmp_path / "out"
-    command = ["run", str(tiny_bert), *data, *given, "--eval-data", str(rows_file), "--macs", "0.5", "--seq-len", "24"]
+    command = [
+        "run",
+        str(tiny_bert),
+        "--allow-chance",
+        *data,
+        *given,
+        "--eval-data",
+        str(rows_file),
+        "--macs",
+        "0.5",
+        "--seq-len",
+        "24",
+    ]
     assert cli.main([*command, "--output", str(out)]) == 3
     message = capsys.readouterr().err
     assert all(word in message for word in words), message
@@ -252,7 +264,18 @@ def test_a_training_that_diverges_and_a_budget_out_of_reach_end_with_a_message(
     rates = "epochs = 2.0\nbatch_size = 16\nlearning_rate = 1e18\nclip = 1e30\n"
     own.write_text(f"[weights]\n{rates}", encoding="utf-8")
     data = ["--data", str(rows_file), "--eval-data", str(rows_file), "--seq-len", "24", "--effort", "fast"]
-    command = ["run", str(tiny_bert), *data, "--output", str(out), "--samples", "32", "--fine-prune", str(own)]
+    command = [
+        "run",
+        str(tiny_bert),
+        "--allow-chance",
+        *data,
+        "--output",
+        str(out),
+        "--samples",
+        "32",
+        "--fine-prune",
+        str(own),
+    ]
     checkpoints = ["--checkpoints", str(kept), "--checkpoint-minutes", "0.000001"]
     assert cli.main([*command, *checkpoints, "--macs", "0.5"]) == 3
     message = capsys.readouterr().err

@@ -143,7 +143,7 @@ def test_an_unreachable_budget_says_what_is_reachable_and_leaves_nothing(
 ) -> None:
     out = tmp_path / "out"
     options = {"--data": str(data_csv), "--latency-ms": "1e-6", "--seq-len": str(LENGTH), "--output": str(out)}
-    code = cli.main(["run", str(one_layer), *(text for pair in options.items() for text in pair)])
+    code = cli.main(["run", str(one_layer), "--allow-chance", *(text for pair in options.items() for text in pair)])
     assert code == 1
     assert "least reachable" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -240,7 +240,7 @@ def test_int8_that_loses_too_much_is_refused_with_the_layers_to_blame(
     with pytest.MonkeyPatch.context() as patch:
         # Nothing may be left out: the file then has to be refused.
         patch.setattr("compress.stages.present_device.hold_accuracy", lambda path, engine, *_: engine)
-        code = cli.main(["run", str(model), *(text for pair in options.items() for text in pair)])
+        code = cli.main(["run", str(model), "--allow-chance", *(text for pair in options.items() for text in pair)])
     said = capsys.readouterr().err
     assert code == 1 and "int8 loses" in said and "layer.1.output.dense" in said.partition("most in ")[2].split(",")[0]
     assert not out.exists()
@@ -359,7 +359,9 @@ def test_bad_input_is_one_clear_message_exit_3_and_nothing_written(
     options = {"--data": str(data_csv), "--eval-data": str(data_csv), "--macs": "0.5", "--seq-len": str(LENGTH)}
     options |= {"--output": str(out), **changes}
     arguments = [str(tiny_bert) if p == "MODEL" else p for p in positional]
-    code = cli.main(["run", *arguments, *(t for k, v in options.items() if v is not None for t in (k, v))])
+    code = cli.main(
+        ["run", "--allow-chance", *arguments, *(t for k, v in options.items() if v is not None for t in (k, v))]
+    )
     said = capsys.readouterr()
     assert code == 3
     assert message in said.err
@@ -374,7 +376,17 @@ def test_a_missing_runtime_is_said_before_anything_is_exported(
     monkeypatch.setattr(
         "compress.stages.dense_model.write_onnx", lambda *_: pytest.fail("the dense model was exported")
     )
-    arguments = ["run", str(tiny_bert), "--data", str(data_csv), "--macs", "0.5", "--seq-len", str(LENGTH)]
+    arguments = [
+        "run",
+        str(tiny_bert),
+        "--allow-chance",
+        "--data",
+        str(data_csv),
+        "--macs",
+        "0.5",
+        "--seq-len",
+        str(LENGTH),
+    ]
     assert cli.main([*arguments, "--target", "cpu-openvino", "--output", str(tmp_path / "out")]) == 3
     assert "pip install 'compress[openvino]'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -386,7 +398,17 @@ def test_an_output_that_is_not_empty_is_left_alone(
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
-    arguments = ["run", str(tiny_bert), "--data", str(data_csv), "--macs", "0.5", "--output", str(out)]
+    arguments = [
+        "run",
+        str(tiny_bert),
+        "--allow-chance",
+        "--data",
+        str(data_csv),
+        "--macs",
+        "0.5",
+        "--output",
+        str(out),
+    ]
     assert cli.main(arguments) == 3
     assert "not empty" in capsys.readouterr().err
     assert [p.name for p in out.iterdir()] == ["thesis.txt"]
@@ -400,7 +422,17 @@ def test_an_interrupt_leaves_no_half_artifact(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("compress.stages.write.write_manifest", interrupted)
-    arguments = ["run", str(tiny_bert), "--data", str(data_csv), "--macs", "0.5", "--seq-len", str(LENGTH)]
+    arguments = [
+        "run",
+        str(tiny_bert),
+        "--allow-chance",
+        "--data",
+        str(data_csv),
+        "--macs",
+        "0.5",
+        "--seq-len",
+        str(LENGTH),
+    ]
     assert cli.main([*arguments, "--output", str(tmp_path / "out")]) == 130
     assert not list(tmp_path.iterdir())
 

@@ -146,7 +146,7 @@ def test_wrong_input_says_what_is_wrong(
 ) -> None:  # fmt: skip
     data = write_rows(tmp_path / "rows.jsonl", {**ROWS, **WRONG}[rows])
     options = ["--data", str(data), "--task", task, "--macs", "0.5", "--output", str(tmp_path / "out")]
-    assert cli.main(["run", str(checkpoints[model]), "--seq-len", "24", *options]) == 3
+    assert cli.main(["run", str(checkpoints[model]), "--allow-chance", "--seq-len", "24", *options]) == 3
     assert message in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl"]
 
@@ -166,5 +166,5 @@ def test_embeddings_of_a_classifier(
         "--embedding",
         "pooled",
     ]
-    assert cli.main(["run", *arguments, "--output", str(tmp_path / "out")]) == 3
+    assert cli.main(["run", "--allow-chance", *arguments, "--output", str(tmp_path / "out")]) == 3
     assert "--embedding pooled is for sentence-similarity" in capsys.readouterr().err

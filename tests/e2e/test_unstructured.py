@@ -46,7 +46,7 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(model: Path, data: Path, output: Path, *options: str) -> list[str]:
     return [
-        *("run", str(model), "--data", str(data), "--eval-data", str(data)),
+        *("run", str(model), "--allow-chance", "--data", str(data), "--eval-data", str(data)),
         *("--seq-len", "24", "--samples", "32", "--output", str(output), *options),
     ]
 
@@ -197,7 +197,9 @@ def test_no_data_and_other_commands(
     assert "no data given" in capsys.readouterr().err
     # From a file, too, it is for `compress run` alone.
     file = tmp_path / "compress.toml"
-    file.write_text(f'model = "{tiny_bert}"\ndata = "{rows_file}"\nunstructured = 0.1\nseq_len = 24\n')
+    file.write_text(
+        f'model = "{tiny_bert}"\ndata = "{rows_file}"\nunstructured = 0.1\nseq_len = 24\nallow_chance = true\n'
+    )
     assert cli.main(["plan", "--config", str(file)]) == 3
     assert "--unstructured 0.1 is for `compress run` alone" in capsys.readouterr().err
     assert cli.main(["run", "--config", str(file), "--dry-run", "--output", out]) == 0

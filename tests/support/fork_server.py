@@ -42,7 +42,9 @@ def run(command: dict[str, Any], said: int) -> int:
     device.CHECK_SECONDS = 0.05
     device.FORM_SECONDS = 0.02
     compress.stages.validate.MEASURE_SECONDS = (0.05,)  # type: ignore[assignment]
-    return cli.main(command["arguments"])
+    verb, *rest = command["arguments"]
+    # Random models are at chance.
+    return cli.main([verb, *(["--allow-chance"] if verb in ("run", "plan", "sweep") else []), *rest])
 
 
 def warm_up() -> None:

@@ -83,7 +83,7 @@ def test_layer_by_layer_is_the_model_and_all_positions_are_real(tiny_vit: Path, 
 
 def _fails(model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
     options = ["--data", str(data), "--macs", "0.5", "--output", str(tmp_path / "out"), *more]
-    assert cli.main(["run", str(model), *options]) == 3
+    assert cli.main(["run", str(model), "--allow-chance", *options]) == 3
     assert not (tmp_path / "out").exists()
     return capsys.readouterr().err
 
