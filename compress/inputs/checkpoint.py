@@ -18,15 +18,18 @@ from compress.core.errors import ModelError
 from compress.data.hub import existing_path, hub_reachable, looks_like_path
 from compress.data.tables import first_line
 from compress.inputs.processors import IMAGE_PROCESSOR_FILES, TOKENIZER_FILES, load_image_processor, load_tokenizer
+from compress.inputs.sentence_encoder import MODULES, PATTERNS, find_sentence_folder, sentence_task
+from compress.inputs.task_choice import choose_task, refuse_sentence_options
+from compress.inputs.tokenizer_settings import settle_tokenizer
 from compress.models.encoder import Encoder, encoder_of, family_of, image_input, longest_input, shape_of
-from compress.tasks import Task, task_of
+from compress.tasks import SentenceSimilarity, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from compress.tasks.sentence_similarity import Embedding
+
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
-# Files of sentence-transformers that say how token embeddings are pooled.
-_POOLING = ("modules.json", "*_Pooling/config.json")
 # Errors of transformers for weights that contradict the configuration; it has no error class of its own for them.
 _LOADING_ERRORS = (
     *(OSError, ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, AssertionError, ImportError),
@@ -45,6 +48,7 @@ class Checkpoint:
         task: the task of the head.
         fingerprint: SHA-256 (hex) of the weights file, or of a list of names and hashes if there are several files.
         directory: the checkpoint's files (for a model of the hub: in the hub's cache).
+        said: sentences for the user: what is assumed, left out, or set right.
     """
 
     name: str
@@ -54,41 +58,64 @@ class Checkpoint:
     task: Task
     fingerprint: str
     directory: Path
+    said: tuple[str, ...] = ()
 
 
-def load_checkpoint(model: str, task: str | None = None, seq_len: int | None = None) -> Checkpoint:
+def load_checkpoint(
+    model: str,
+    task: str | None = None,
+    seq_len: int | None = None,
+    *,
+    embedding: Embedding | None = None,
+    prompt: str | None = None,
+) -> Checkpoint:
     """Loads and checks a checkpoint.
 
     Args:
         model: a local directory, or a name on the hub.
         task: a name of ``TASKS``; None infers the task from the checkpoint's head.
         seq_len: the sequence length it will be used with, special tokens included; None skips the check.
+        embedding: what the exported file of a sentence encoder gives; None takes what its files say.
+        prompt: name of a sentence encoder's prompt, ``none`` for no prompt; None takes its default.
 
     Raises:
         ModelError: the checkpoint is missing or damaged, is not an encoder of a supported family, has no trained head
             that fits the task, has weights that are NaN or infinite, has no tokenizer, or has fewer than ``seq_len``
             positions.
-        ConfigError: there is no such task.
+        ConfigError: there is no such task or prompt, or the task has no embeddings or prompts.
     """
-    directory = _local_directory(model)
+    given = _local_directory(model)
+    folder = find_sentence_folder(given) if task in (None, SentenceSimilarity.name) else None
+    # Older folders of sentence-transformers keep the transformer in a folder of its own.
+    directory = given if folder is None else folder.transformer
     config = _read_config(directory, model)
-    chosen = task_of(config, task).of_checkpoint(directory)
-    _check_length(config, seq_len, model)
     files = _weight_files(directory, model)
+    chosen, said = choose_task(config, task, folder, files)
+    _check_length(config, seq_len, model)
     fingerprint = _fingerprint(files)
     with _quiet():
         load = load_image_processor if chosen.processor == "image" else load_tokenizer
         tokenizer = load(directory, config, model)
+    if isinstance(chosen, SentenceSimilarity):
+        lower_case, longest = (False, None) if folder is None else (folder.lower_case, folder.max_seq_length)
+        said += settle_tokenizer(tokenizer, lower_case=lower_case, longest=longest)
+        chosen, lines = sentence_task(folder, embedding, prompt, tokenizer)
+        said += lines
+    else:
+        if chosen.processor == "tokenizer":
+            said += settle_tokenizer(tokenizer)
+        refuse_sentence_options(chosen, embedding, prompt)
     network = _load_model(directory, config, chosen, model)
     return Checkpoint(
         # Directories in the hub's cache are named after commits.
-        name=directory.name if existing_path(model) else model.rsplit("/", 1)[-1],
+        name=given.name if existing_path(model) else model.rsplit("/", 1)[-1],
         model=network,
         tokenizer=tokenizer,
         encoder=encoder_of(network),
         task=chosen,
         fingerprint=fingerprint,
         directory=directory,
+        said=tuple(said),
     )
 
 
@@ -107,17 +134,18 @@ def _local_directory(model: str) -> Path:
 
 
 def _from_hub(model: str) -> Path:
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import snapshot_download
 
     advice = f"if '{model}' was meant as a path, there is no such directory"
     # Without a connection the model may still be in the cache.
     cached_only = not hub_reachable()
     try:
         with _quiet():
-            config = Path(hf_hub_download(model, "config.json", local_files_only=cached_only))
+            config = _first_file(model, cached_only)
             # Checked before gigabytes of a model that cannot be compressed are downloaded.
-            _read_config(config.parent, model)
-            beside = (*TOKENIZER_FILES, *IMAGE_PROCESSOR_FILES, *_POOLING)
+            if config.name == "config.json":
+                _read_config(config.parent, model)
+            beside = (*TOKENIZER_FILES, *IMAGE_PROCESSOR_FILES, *PATTERNS)
             patterns = ["config.json", WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors", *beside]
             return Path(snapshot_download(model, allow_patterns=patterns, local_files_only=cached_only))
     except (OSError, ValueError, RuntimeError) as error:
@@ -126,6 +154,20 @@ def _from_hub(model: str) -> Path:
                 f"model '{model}' is not on this machine and the hub cannot be reached; {advice}"
             ) from None
         raise ModelError(f"cannot get model '{model}' from the hub: {first_line(error)}; {advice}") from None
+
+
+def _first_file(model: str, cached_only: bool) -> Path:
+    """Gets a model's config.json; modules.json where the transformer has a folder of its own."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(model, "config.json", local_files_only=cached_only))
+    except EntryNotFoundError as error:
+        try:
+            return Path(hf_hub_download(model, MODULES, local_files_only=cached_only))
+        except EntryNotFoundError:
+            raise error from None
 
 
 def _read_config(directory: Path, model: str) -> Any:
@@ -241,6 +283,9 @@ def _load_model(directory: Path, config: Any, task: Task, model: str) -> PreTrai
     except (*_LOADING_ERRORS, SafetensorError) as error:
         raise ModelError(f"model '{model}' cannot be loaded: {_one_line(error)}") from None
     _check_complete(network, report, task, model)
+    if isinstance(task, SentenceSimilarity):
+        # config.json may name a head that was left out; whoever reads the artifact builds this class.
+        network.config.architectures = [type(network).__name__]
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())

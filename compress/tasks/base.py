@@ -16,8 +16,6 @@ from compress.data.columns import Columns, choose_columns
 from compress.tasks.tokenization import encode_texts
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
     from datasets import Dataset
     from torch import Tensor
@@ -94,10 +92,6 @@ class Task(ABC):
         Raises:
             ModelError: it does not.
         """
-
-    def of_checkpoint(self, directory: Path) -> Task:
-        """Returns this task with settings from the checkpoint's other files, such as the pooling of embeddings."""
-        return self
 
     def of_calibration(self, data: Encoded) -> Task:
         """Returns this task with settings from calibration data: the scale of a regression comes from its labels."""
