@@ -6,6 +6,7 @@
     validation   the schema of validation.json
     outcomes     outcomes.json: the result of every example
     summary      the result table of terminal, report and card
+    sentence_files  modules.json and the other files of a sentence encoder
     sparse       what an artifact of --unstructured says of itself
     manifest     SHA-256 of every file, versions, configuration
     verify       whether every file is as it was written

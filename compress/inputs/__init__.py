@@ -10,6 +10,10 @@
     load           checkpoint, target, calibration and evaluation examples
     head           the head against id2label
     sanity         the dense model's metric against chance
+    tokenizer_settings  padding side, attention mask, lower case, longest text
+    task_choice  the task, from the head and the files beside it
+    sentence_encoder    modules.json: pooling, prompts, and what else makes an embedding
+    embedding_layers    weights of the layers after pooling
 
 May import tasks, models, data, options, profile, core.
 """

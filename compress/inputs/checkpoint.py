@@ -33,15 +33,17 @@ from compress.inputs.processors import (
     tokenizer_files,
 )
 from compress.inputs.quiet import quiet
+from compress.inputs.sentence_encoder import MODULES, PATTERNS, find_sentence_folder, sentence_task
+from compress.inputs.task_choice import choose_task, refuse_sentence_options
+from compress.inputs.tokenizer_settings import settle_tokenizer
 from compress.inputs.weights import check_files, check_finite, check_names, fingerprint
 from compress.models.encoder import Encoder, encoder_of, image_input, longest_input
-from compress.tasks import Task, task_of
+from compress.tasks import SentenceSimilarity, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Files of sentence-transformers that say how token embeddings are pooled.
-_POOLING = ("modules.json", "*_Pooling/config.json")
+    from compress.tasks.sentence_similarity import Embedding
 # Errors of transformers for weights that contradict the configuration; it has no error class of its own for them.
 _LOADING_ERRORS = (
     *(OSError, ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, AssertionError, ImportError),
@@ -61,6 +63,7 @@ class Checkpoint:
         fingerprint: SHA-256 (hex) of the weights file, or of a list of names and hashes if there are several files.
         directory: the checkpoint's files (for a model of the hub: in the hub's cache).
         left_out: weights of the checkpoint that are not part of the model, such as another head.
+        said: sentences for the user: what is assumed, left out, or set right.
     """
 
     name: str
@@ -71,39 +74,62 @@ class Checkpoint:
     fingerprint: str
     directory: Path
     left_out: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
 
 
-def load_checkpoint(model: str, task: str | None = None, seq_len: int | None = None) -> Checkpoint:
+def load_checkpoint(
+    model: str,
+    task: str | None = None,
+    seq_len: int | None = None,
+    *,
+    embedding: Embedding | None = None,
+    prompt: str | None = None,
+) -> Checkpoint:
     """Loads and checks a checkpoint.
 
     Args:
         model: a local directory, or a name on the hub.
         task: a name of ``TASKS``; None infers the task from the checkpoint's head.
         seq_len: the sequence length it will be used with, special tokens included; None skips the check.
+        embedding: what the exported file of a sentence encoder gives; None takes what its files say.
+        prompt: name of a sentence encoder's prompt, ``none`` for no prompt; None takes its default.
 
     Raises:
         ModelError: the checkpoint is missing or damaged, is an adapter, is not an encoder of a supported family, has no
             trained head that fits the task, has weights that are NaN, infinite or quantized, has no tokenizer, has
             fewer than ``seq_len`` positions, or cannot be saved again.
-        ConfigError: there is no such task.
+        ConfigError: there is no such task or prompt, or the task has no embeddings or prompts.
     """
-    directory = _local_directory(model)
+    given = _local_directory(model)
+    refuse_adapter(given, model)
+    folder = find_sentence_folder(given) if task in (None, SentenceSimilarity.name) else None
+    # Older folders of sentence-transformers keep the transformer in a folder of its own.
+    directory = given if folder is None else folder.transformer
     refuse_adapter(directory, model)
     refuse_without_config(directory, model)
     config = read_config(directory, model)
-    chosen = task_of(config, task).of_checkpoint(directory)
-    _check_length(config, seq_len, model)
     files = weight_files(directory, model)
     check_files(files, model)
+    chosen, said = choose_task(config, task, folder, files)
     check_head(config, chosen, directory, files, model)
+    _check_length(config, seq_len, model)
     with quiet():
         load = load_image_processor if chosen.processor == "image" else load_tokenizer
         tokenizer = load(directory, config, model)
+    if isinstance(chosen, SentenceSimilarity):
+        lower_case, longest = (False, None) if folder is None else (folder.lower_case, folder.max_seq_length)
+        said += settle_tokenizer(tokenizer, lower_case=lower_case, longest=longest)
+        chosen, lines = sentence_task(folder, embedding, prompt, tokenizer)
+        said += lines
+    else:
+        if chosen.processor == "tokenizer":
+            said += settle_tokenizer(tokenizer)
+        refuse_sentence_options(chosen, embedding, prompt)
     network, left_out = _load_model(directory, config, chosen, model)
     _try_to_save(network, tokenizer, model)
     return Checkpoint(
         # Directories in the hub's cache are named after commits.
-        name=directory.name if existing_path(model) else model.rsplit("/", 1)[-1],
+        name=given.name if existing_path(model) else model.rsplit("/", 1)[-1],
         model=network,
         tokenizer=tokenizer,
         encoder=encoder_of(network),
@@ -111,6 +137,7 @@ def load_checkpoint(model: str, task: str | None = None, seq_len: int | None = N
         fingerprint=fingerprint(files),
         directory=directory,
         left_out=left_out,
+        said=tuple(said),
     )
 
 
@@ -137,21 +164,16 @@ def _from_hub(model: str) -> Path:
     cached_only = not hub_reachable()
     try:
         with quiet():
-            try:
-                config_file = Path(
-                    from_hub(model, lambda: hf_hub_download(model, "config.json", local_files_only=cached_only))
-                )
-            except EntryNotFoundError:
-                # An adapter has no config.json.
-                notes = Path(hf_hub_download(model, ADAPTER_CONFIG, local_files_only=cached_only))
-                refuse_adapter(notes.parent, model)
-                raise
+            first = _first_file(model, cached_only)
             # Checked before gigabytes of a model that cannot be compressed are downloaded.
-            config = read_config(config_file.parent, model)
-            # Without this file the class of the family's tokenizer is taken.
-            with suppress(EntryNotFoundError):
-                hf_hub_download(model, TOKENIZER_CONFIG, local_files_only=cached_only)
-            beside = (*tokenizer_files(config_file.parent, config), *IMAGE_PROCESSOR_FILES, *_POOLING, ADAPTER_CONFIG)
+            beside: tuple[str, ...] = (TOKENIZER_CONFIG,)
+            if first.name == "config.json":
+                config = read_config(first.parent, model)
+                # Without this file the class of the family's tokenizer is taken.
+                with suppress(EntryNotFoundError):
+                    hf_hub_download(model, TOKENIZER_CONFIG, local_files_only=cached_only)
+                beside = tokenizer_files(first.parent, config)
+            beside = (*beside, *IMAGE_PROCESSOR_FILES, *PATTERNS, ADAPTER_CONFIG)
             patterns = ["config.json", WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors", *beside]
             return Path(
                 from_hub(
@@ -165,6 +187,26 @@ def _from_hub(model: str) -> Path:
                 f"model '{model}' is not on this machine and the hub cannot be reached; {advice}"
             ) from None
         raise ModelError(f"cannot get model '{model}' from the hub: {first_line(error)}; {advice}") from None
+
+
+def _first_file(model: str, cached_only: bool) -> Path:
+    """Gets a model's config.json; modules.json where the transformer has a folder of its own."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    def download(name: str) -> Path:
+        return Path(from_hub(model, lambda: hf_hub_download(model, name, local_files_only=cached_only)))
+
+    try:
+        return download("config.json")
+    except EntryNotFoundError as error:
+        # An adapter has no config.json.
+        for name in (MODULES, ADAPTER_CONFIG):
+            with suppress(EntryNotFoundError):
+                found = download(name)
+                refuse_adapter(found.parent, model)
+                return found
+        raise error
 
 
 def _check_length(config: Any, seq_len: int | None, model: str) -> None:
@@ -203,6 +245,9 @@ def _load_model(directory: Path, config: Any, task: Task, model: str) -> tuple[P
     check_finite(network, model)
     # The folder's place is nobody's business but the user's.
     network.config.name_or_path = ""
+    if isinstance(task, SentenceSimilarity):
+        # config.json may name a head that was left out; whoever reads the artifact builds this class.
+        network.config.architectures = [type(network).__name__]
     network.requires_grad_(False)
     return network.eval(), left_out
 

@@ -15,6 +15,7 @@ from compress.data.origin import notes_of, select_rows
 from compress.data.splits import CALIBRATION, EVALUATION, label_difference
 from compress.inputs.checkpoint import Checkpoint, load_checkpoint
 from compress.inputs.sanity import MOST_ROWS, check_standing
+from compress.inputs.tokenizer_settings import longest_text
 from compress.options.help import DEFAULTS
 from compress.options.run_config import RunConfig
 from compress.profile.target import Target, load_target, offered_precisions
@@ -70,17 +71,33 @@ class Loaded:
         return tuple(self.calibration.features)
 
 
-def load_model(config: RunConfig) -> Loaded:
+def load_model(config: RunConfig, progress: Progress | None = None) -> Loaded:
     """Loads checkpoint and target; calibration and evaluation data stay empty.
+
+    Args:
+        config: resolved options.
+        progress: receives what the checkpoint's files leave open, and what was set right; None says nothing.
 
     Raises:
         CompressError: of the class that fits the fault.
     """
     target = load_target(config.target).for_calls(config.batch_size, config.seq_len)
     offered_precisions(target, config.precision)
-    checkpoint = load_checkpoint(config.model, config.task, config.seq_len)
-    if config.embedding is not None:
-        checkpoint = replace(checkpoint, task=checkpoint.task.giving(config.embedding))
+    checkpoint = load_checkpoint(
+        config.model, config.task, config.seq_len, embedding=config.embedding, prompt=config.prompt
+    )
+    longest = longest_text(checkpoint.tokenizer)
+    if config.seq_len > longest and config.seq_len != DEFAULTS["seq_len"]:
+        raise ConfigError(
+            f"--seq-len {config.seq_len} is more than the {longest:.0f} tokens that the model's tokenizer cuts texts "
+            f"to; --seq-len must be at most {longest:.0f}, or raise model_max_length in tokenizer_config.json "
+            "(max_seq_length in sentence_bert_config.json)"
+        )
+    if progress is not None:
+        for sentence in checkpoint.said:
+            progress.info(sentence)
+        if config.seq_len > longest:
+            progress.info(f"texts are cut to {longest:.0f} tokens, as the model's tokenizer does")
     return Loaded(checkpoint, target, _no_examples(checkpoint), _no_examples(checkpoint))
 
 
@@ -95,7 +112,7 @@ def load(config: RunConfig, progress: Progress, *, evaluation: bool = True) -> L
     Raises:
         CompressError: of the class that fits the fault.
     """
-    bare = load_model(config)
+    bare = load_model(config, progress)
     checkpoint = bare.checkpoint
     if checkpoint.left_out:
         progress.info(f"weights that the model does not use are left out: {', '.join(checkpoint.left_out[:3])}")
@@ -159,7 +176,9 @@ def _check_standing(config: RunConfig, loaded: Loaded, splits: Mapping[str, Data
 
 
 def settle_seq_len(config: RunConfig, loaded: Loaded) -> RunConfig:
-    """Returns the options with the model's sequence length: the size of an image fixes its number of positions.
+    """Returns the options with the model's sequence length.
+
+    The size of an image fixes its number of positions, and a tokenizer may cut texts shorter than the default length.
 
     Args:
         config: resolved options.
@@ -169,6 +188,9 @@ def settle_seq_len(config: RunConfig, loaded: Loaded) -> RunConfig:
         ConfigError: ``--seq-len`` was given for a model of images.
     """
     positions = loaded.calibration.positions
+    longest = longest_text(loaded.checkpoint.tokenizer)
+    if positions is None and config.seq_len > longest:
+        return config.model_copy(update={"seq_len": int(longest)})
     if positions is None or config.seq_len == positions:
         return config
     if config.seq_len != DEFAULTS["seq_len"]:
@@ -230,11 +252,12 @@ def train_and_validation(
 
 
 def _encode(config: RunConfig, checkpoint: Checkpoint, rows: Dataset, columns: Columns, samples: int | None) -> Encoded:
+    seq_len = int(min(config.seq_len, longest_text(checkpoint.tokenizer)))
     encoded = checkpoint.task.encode(
         sample_rows(rows, samples, config.seed),
         checkpoint.tokenizer,
         columns,
-        config.seq_len,
+        seq_len,
         checkpoint.model.config,
     )
     # A row may give several examples: the two texts of a pair, the windows of a long context.

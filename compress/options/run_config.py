@@ -67,6 +67,7 @@ class RunConfig(BaseModel):
         latency_ms: budget in milliseconds; at most one budget is given, none only where a stage needs none.
         speedup: budget as a factor over the dense model.
         macs: budget as a fraction of the dense model's multiply-accumulates.
+        prompt: name of a sentence encoder's prompt, ``none`` for no prompt; None means its default prompt.
         unstructured: fraction of single weights that stay, instead of a budget; None for a budget.
         profile: None means the target is measured.
         fine_prune: recipe; None trains nothing.
@@ -99,6 +100,7 @@ class RunConfig(BaseModel):
     text_column: str | None = None
     label_column: str | None = None
     embedding: Literal["normalized", "pooled", "tokens"] | None = None
+    prompt: str | None = None
     profile: Annotated[Path | None, Field(strict=False)] = None
     fine_prune: Annotated[str | None, BeforeValidator(_text_of_path)] = None
     teacher: Place | None = None

@@ -212,6 +212,13 @@ OPTIONS: dict[str, Option] = {
             example="normalized",
         ),
         Option(
+            "prompt",
+            "Prompt of a sentence encoder that is put before every text: a name from its files, or none; without it, "
+            "the encoder's default prompt.",
+            metavar="NAME",
+            example="query",
+        ),
+        Option(
             "profile",
             "Profile made by `compress profile`, to use instead of measuring.",
             metavar="FILE",

@@ -82,7 +82,7 @@ def profile_model(config: RunConfig, *, estimate: bool = False, progress: Progre
     """
     stages = Stages(progress or Silent())
     with stages.stage("load"):
-        loaded = load_model(config)
+        loaded = load_model(config, stages)
         config = settle_seq_len(config, loaded)
     if estimate:
         precision = offered_precisions(loaded.target, config.precision)[-1]
@@ -129,7 +129,7 @@ def export_plan(config: RunConfig, plan: Plan | None, *, progress: Progress | No
     stages = Stages(progress or Silent())
     with staged(config.output) as output:
         with stages.stage("load"):
-            loaded = load(config, stages, evaluation=False) if config.data else load_model(config)
+            loaded = load(config, stages, evaluation=False) if config.data else load_model(config, stages)
             run = Run(settle_seq_len(config, loaded), loaded, stages)
             chosen = plan or dense_plan(run)
             refuse_other_shape(loaded, chosen)

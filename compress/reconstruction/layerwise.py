@@ -223,9 +223,13 @@ def positions_read(encoder: Encoder, task: Task, data: Encoded, batch_size: int 
         batch_size: examples in that batch.
 
     Returns:
-        Positions [n]; None if the head reads more than half of them.
+        Positions [n], the same for all examples; None if the head reads more than half of them, or other positions of
+        other examples (the last token).
     """
-    batch = next(iter(data.batches(batch_size)))
+    # The longest and the shortest: a position that depends on the length differs between them.
+    order = np.argsort(data.lengths, kind="stable")
+    ends = np.unique(np.concatenate([order[: batch_size // 2], order[-(batch_size - batch_size // 2) :]]))
+    batch = next(iter(data.select(ends).batches(batch_size)))
     caught: list[Tensor] = []
 
     def catch(_: Any, __: Any, output: Any) -> Any:
@@ -242,8 +246,10 @@ def positions_read(encoder: Encoder, task: Task, data: Encoded, batch_size: int 
     # In a random direction, since for example the length of a normalised embedding has no gradient.
     direction = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0))
     (gradient,) = torch.autograd.grad((outputs * direction).sum(), caught)
-    read = gradient.abs().sum(-1).gt(0).any(0)
-    return None if bool(read.sum() * 2 > len(read)) else read.nonzero().squeeze(-1)
+    rows = gradient.abs().sum(-1).gt(0)
+    read = rows.any(0)
+    unlike = bool((rows != read).any())
+    return None if unlike or bool(read.sum() * 2 > len(read)) else read.nonzero().squeeze(-1)
 
 
 def divergence(dense: nn.Module, student: nn.Module, task: Task, data: Encoded, batch_size: int = 64) -> float:

@@ -15,6 +15,7 @@ from compress.artifact.manifest import SEAL, described, write_manifest
 from compress.artifact.model import save_model
 from compress.artifact.sbom import NAME as SBOM
 from compress.artifact.sbom import sbom_text
+from compress.artifact.sentence_files import write_sentence_files
 from compress.artifact.sparse import card as sparse_card
 from compress.artifact.validation import Validation
 from compress.core.errors import ConfigError
@@ -22,6 +23,7 @@ from compress.core.hashing import sha256_of
 from compress.core.plan import Plan
 from compress.export.ort_format import write_ort
 from compress.export.tensorrt import keep_engine
+from compress.inputs.tokenizer_settings import cutting_to, longest_text
 from compress.options.run_config import RunConfig
 from compress.profile.target import Target
 from compress.report.sources import read_training
@@ -29,6 +31,7 @@ from compress.report.write import NAME as REPORT
 from compress.report.write import renew_report, report_text
 from compress.stages.context import Run
 from compress.stages.dense_model import deployment_feed
+from compress.tasks import SentenceSimilarity
 
 if TYPE_CHECKING:
     from compress.stages.results import Evaluated, Finished
@@ -58,7 +61,12 @@ def write_artifact(
     save_model(done.model, directory)
     # Both loaders look beside model.onnx: optimum for config.json, a tokenizer for its own files.
     loaded.checkpoint.model.config.save_pretrained(directory)
-    loaded.checkpoint.tokenizer.save_pretrained(directory)
+    with cutting_to(loaded.checkpoint.tokenizer, config.seq_len):
+        loaded.checkpoint.tokenizer.save_pretrained(directory)
+    task = loaded.checkpoint.task
+    if isinstance(task, SentenceSimilarity):
+        longest = min(float(config.seq_len), longest_text(loaded.checkpoint.tokenizer))
+        write_sentence_files(directory, task, loaded.shape.hidden_size, int(longest))
     (directory / "plan.json").write_text(plan.to_json(), encoding="utf-8")
     if profile is not None:
         (directory / "profile.json").write_text(profile.to_json(), encoding="utf-8")

@@ -7,6 +7,7 @@
     question_answering    the span of a context that answers a question
     qa_columns            columns of questions, contexts and answers
     sentence_similarity   one embedding per text
+    pooling               token embeddings as one embedding, and the layers after that
     image_classification  one class per image
     tokenization          texts, words and long contexts as rows of token ids
 

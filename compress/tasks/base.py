@@ -19,8 +19,6 @@ from compress.tasks.standing import spearman as spearman
 from compress.tasks.tokenization import encode_texts
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
     from datasets import Dataset
     from torch import Tensor
@@ -120,10 +118,6 @@ class Task(ABC):
     def is_meant(self, config: Any) -> bool:
         """Returns whether a configuration that no task fits was meant for this one: its refusal is the one to give."""
         return False
-
-    def of_checkpoint(self, directory: Path) -> Task:
-        """Returns this task with settings from the checkpoint's other files, such as the pooling of embeddings."""
-        return self
 
     def of_calibration(self, data: Encoded) -> Task:
         """Returns this task with settings from calibration data: the scale of a regression comes from its labels."""

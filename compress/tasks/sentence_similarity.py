@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.core.errors import ModelError
+from compress.core.errors import DataError
 from compress.data.batches import Encoded
 from compress.data.columns import Columns, choose_columns, read_texts
 from compress.data.labels import read_numbers
 from compress.data.names import SCORE_NAMES
 from compress.tasks.base import Chosen, Measured, Task, check_finite, noise_like, spearman
+from compress.tasks.pooling import Layer, pool, unit_length
 from compress.tasks.standing import Standing, standing_of_ranks
 from compress.tasks.tokenization import encode_texts
 
@@ -25,9 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-Pooling = Literal["mean", "cls"]
 Embedding = Literal["normalized", "pooled", "tokens"]
-_POOLING_CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -46,23 +43,54 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class EncoderNotes:
+    """What the files of sentence-transformers say beyond pooling, so that the artifact can say it again.
+
+    Attributes:
+        complete: whether the task computes everything that the files ask for; if not, none are written.
+        described: text of config_sentence_transformers.json: prompts, similarity and so on.
+        prompt_name: name of the prompt in use; None without one.
+        include_prompt: whether the tokens of a prompt are pooled.
+        lower_case: whether texts are put into lower case.
+        max_seq_length: tokens that a text is cut to; None takes the tokenizer's.
+    """
+
+    complete: bool = True
+    described: str = "{}"
+    prompt_name: str | None = None
+    include_prompt: bool = True
+    lower_case: bool = False
+    max_seq_length: int | None = None
+
+
+@dataclass(frozen=True)
 class SentenceSimilarity(Task):
-    """One embedding per text: the mean of its tokens' last hidden states, or that of the first token.
+    """One embedding per text: its tokens' last hidden states, pooled, and layers after that.
 
     There are no labels to calibrate on: the dense model's own embeddings are the reference. An embedding is taken as
     the mean of a normal distribution of unit variance. Labels drawn from it give the Gauss-Newton matrix of the
     squared error, in one random direction per example.
 
     Attributes:
-        pooling: mean over the tokens of the text, or the first token.
+        pooling: a name of ``POOLINGS``; several are joined by ``+``, and so are their embeddings.
         normalize: whether embeddings have length 1.
-        embedding: output of the exported file: ``normalized`` or ``pooled`` embeddings [batch, hidden], or
+        embedding: output of the exported file: ``normalized`` or ``pooled`` embeddings [batch, dimension], or
             ``tokens``, the last hidden state [batch, sequence, hidden], which the user pools.
+        layers: layers between pooling and the normalisation, in order.
+        truncate: entries at the start of an embedding that are kept, after everything else; None keeps all.
+        prompt: text before every text.
+        prompt_tokens: tokens at the start of a row that are not pooled: those of the prompt, where it is left out.
+        notes: what the artifact says again.
     """
 
-    pooling: Pooling = "mean"
+    pooling: str = "mean"
     normalize: bool = True
     embedding: Embedding = "normalized"
+    layers: tuple[Layer, ...] = ()
+    truncate: int | None = None
+    prompt: str = ""
+    prompt_tokens: int = 0
+    notes: EncoderNotes = field(default=EncoderNotes(), compare=False)
 
     name = "sentence-similarity"
     metric_name = "spearman"
@@ -75,40 +103,23 @@ class SentenceSimilarity(Task):
     def check_config(self, config: Any) -> None:
         """Accepts every configuration: any encoder without a head gives embeddings."""
 
-    def of_checkpoint(self, directory: Path) -> SentenceSimilarity:
-        """Returns the task with pooling and normalisation from the checkpoint's sentence-transformers files.
-
-        Without such files the defaults stay: mean pooling, normalised.
-
-        Raises:
-            ModelError: the files cannot be read, or ask for a pooling that is not supported.
-        """
-        modules = directory / "modules.json"
-        if not modules.is_file():
-            return self
-        try:
-            kinds = {str(m["type"]).rsplit(".", 1)[-1]: str(m["path"]) for m in json.loads(modules.read_text("utf-8"))}
-            pooling = self.pooling
-            if "Pooling" in kinds:
-                # A name with several folders in it could lead anywhere.
-                notes = directory / Path(kinds["Pooling"]).name / _POOLING_CONFIG
-                pooling = _pooling_of(json.loads(notes.read_text("utf-8")), notes)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"'{modules}' does not say how embeddings are made: {error!r}") from None
-        others = sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"})
-        if others:
-            raise ModelError(
-                f"'{modules}' has {', '.join(others)} after pooling, which is not supported; remove it from the file "
-                "to compress the encoder alone"
-            )
-        normalize = "Normalize" in kinds
-        return replace(self, pooling=pooling, normalize=normalize, embedding="normalized" if normalize else "pooled")
-
     def giving(self, embedding: str) -> SentenceSimilarity:
-        return replace(self, embedding=cast("Embedding", embedding))
+        # Cut off and then normalised is not normalised and then cut off: the task computes what the file gives.
+        cut = self.truncate is not None and embedding == "pooled"
+        normalize = embedding == "normalized" or (self.normalize and not cut)
+        return replace(self, embedding=cast("Embedding", embedding), normalize=normalize)
 
     def settings(self) -> dict[str, Any]:
-        return {**super().settings(), "pooling": self.pooling, "embedding": self.embedding}
+        return {
+            **super().settings(),
+            "pooling": self.pooling,
+            "embedding": self.embedding,
+            "normalize": self.normalize,
+            "layers": [layer.describe() for layer in self.layers],
+            "truncate": self.truncate,
+            "prompt": self.prompt,
+            "prompt_tokens": self.prompt_tokens,
+        }
 
     def find_columns(
         self, dataset: Dataset, text_column: str | None = None, label_column: str | None = None
@@ -135,22 +146,30 @@ class SentenceSimilarity(Task):
         texts = [read_texts(dataset, name) for name in columns.text]
         position: dict[str, int] = {}
         places = [[position.setdefault(text, len(position)) for text in column] for column in texts]
-        encoded = encode_texts([list(position)], tokenizer, seq_len, config)
+        if self.prompt:
+            check_prompt(self.prompt, tokenizer, seq_len)
+        encoded = encode_texts([[self.prompt + text for text in position]], tokenizer, seq_len, config)
         if len(places) == 1:
             return encoded
         scores = None if columns.label is None else read_numbers(dataset, columns.label)
         first, second = (np.array(column, dtype=np.int64) for column in places)
         return replace(encoded, targets=Pairs(first, second, scores))
 
-    def forward(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        embeddings = self._pooled(_hidden(model, inputs), inputs)
-        return _unit_length(embeddings) if self.normalize else embeddings
+    def made_up(self, config: Any, names: tuple[str, ...], length: int, count: int) -> Encoded:
+        # A row of prompt alone has nothing to pool.
+        return super().made_up(config, names, max(length, self.prompt_tokens + 2), count)
 
-    def _pooled(self, hidden: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        if self.pooling == "cls":
-            return hidden[:, 0]
-        mask = inputs["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-        return (hidden * mask).sum(1) / mask.sum(1).clamp_min(1e-9)
+    def forward(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        return self._embedded(_hidden(model, inputs), inputs["attention_mask"], self.normalize)
+
+    def _embedded(self, hidden: Tensor, mask: Tensor, normalize: bool) -> Tensor:
+        """Pools, applies the layers, and normalises if asked to, [batch, dimension]."""
+        embeddings = pool(hidden, mask, self.pooling.split("+"), self.prompt_tokens)
+        for layer in self.layers:
+            embeddings = layer(embeddings)
+        if normalize:
+            embeddings = unit_length(embeddings)
+        return embeddings if self.truncate is None else embeddings[:, : self.truncate]
 
     @property
     def file_names(self) -> tuple[str, ...]:
@@ -160,8 +179,7 @@ class SentenceSimilarity(Task):
         hidden = _hidden(model, inputs)
         if self.embedding == "tokens":
             return (hidden,)
-        pooled = self._pooled(hidden, inputs)
-        return (_unit_length(pooled) if self.embedding == "normalized" else pooled,)
+        return (self._embedded(hidden, inputs["attention_mask"], self.embedding == "normalized"),)
 
     def read_file(self, answer: NDArray[Any], inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         import torch
@@ -169,9 +187,8 @@ class SentenceSimilarity(Task):
         embeddings = torch.from_numpy(answer)
         if self.embedding == "tokens":
             mask = torch.from_numpy(inputs["attention_mask"])
-            embeddings = self._pooled(embeddings, {"attention_mask": mask})
-        answer = (_unit_length(embeddings) if self.normalize else embeddings).numpy()
-        return answer
+            return self._embedded(embeddings, mask, self.normalize).numpy()
+        return unit_length(embeddings).numpy() if self.normalize and self.embedding == "pooled" else answer
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return 0.5 * (logits - labels).square().sum(-1)
@@ -220,24 +237,24 @@ def cosines(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
     return cast("NDArray[np.float64]", (a * b).sum(-1) / np.maximum(lengths, 1e-12))
 
 
-def _pooling_of(notes: Mapping[str, Any], file: Path) -> Pooling:
-    modes = {key.removeprefix("pooling_mode_"): value for key, value in notes.items() if key.startswith("pooling_mode")}
-    chosen = sorted(name for name, value in modes.items() if value is True)
-    known: dict[str, Pooling] = {"mean_tokens": "mean", "cls_token": "cls"}
-    # Newer files name the one mode instead: "pooling_mode": "mean".
-    named = modes.get("pooling_mode")
-    if isinstance(named, str):
-        chosen = [{"mean": "mean_tokens", "cls": "cls_token"}.get(named, named)]
-    if len(chosen) != 1 or chosen[0] not in known:
-        raise ModelError(f"'{file}' asks for pooling {', '.join(chosen) or 'of no kind'}; supported are mean and cls")
-    return known[chosen[0]]
-
-
 def _hidden(model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     return cast("Tensor", model(**inputs).last_hidden_state)
 
 
-def _unit_length(embeddings: Tensor) -> Tensor:
-    from torch.nn.functional import normalize
+def check_prompt(prompt: str, tokenizer: Any, seq_len: int) -> None:
+    """Checks that a prompt leaves room for at least one token of text.
 
-    return normalize(embeddings, dim=-1)
+    Args:
+        prompt: text before every text.
+        tokenizer: the checkpoint's tokenizer.
+        seq_len: tokens per row, special tokens included.
+
+    Raises:
+        DataError: it does not.
+    """
+    taken = len(tokenizer(prompt)["input_ids"])
+    if taken >= seq_len:
+        raise DataError(
+            f"the prompt {prompt!r} takes {taken} of {seq_len} tokens and leaves no room for a text: --seq-len must be "
+            f"at least {taken + 1}, or give --prompt none"
+        )

@@ -21,6 +21,7 @@ from compress.export.onnx import check_parity, export_onnx
 from compress.export.runtime import open_session
 from compress.export.session import Session
 from compress.inputs.checkpoint import Checkpoint, load_checkpoint
+from compress.inputs.sentence_encoder import find_sentence_folder, sentence_task
 from compress.profile.target import Target
 from compress.reconstruction.layerwise import positions_read
 from compress.tasks import SentenceSimilarity, Task, TextClassification, task_of
@@ -49,13 +50,21 @@ def encoder(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def notes(directory: Path, *modules: str, **pooling: Any) -> Path:
     """Write what sentence-transformers notes beside a checkpoint."""
     directory.mkdir(exist_ok=True)
+    if not (directory / "config.json").is_file():
+        (directory / "config.json").write_text("{}")
     listed = [{"path": f"{i}_{kind}", "type": f"sentence_transformers.models.{kind}"} for i, kind in enumerate(modules)]
+    listed.insert(0, {"path": "", "type": "sentence_transformers.models.Transformer"})
     (directory / "modules.json").write_text(json.dumps(listed))
     for i, kind in enumerate(modules):
         if kind == "Pooling":
             (directory / f"{i}_{kind}").mkdir(exist_ok=True)
             (directory / f"{i}_{kind}" / "config.json").write_text(json.dumps(pooling))
     return directory
+
+
+def task_beside(directory: Path) -> SentenceSimilarity:
+    """The task that the files of a folder ask for."""
+    return sentence_task(find_sentence_folder(directory), None, None, None)[0]
 
 
 def pairs(**columns: list[Any]) -> Any:
@@ -80,39 +89,39 @@ def test_head_is_none(checkpoint: Checkpoint, tiny_bert: Path) -> None:
 @pytest.mark.parametrize(
     ("modules", "pooling", "expected"),
     [
-        (["Transformer", "Pooling", "Normalize"], {"pooling_mode_mean_tokens": True}, ("mean", True, "normalized")),
+        (["Pooling", "Normalize"], {"pooling_mode_mean_tokens": True}, ("mean", True, "normalized")),
         (["Pooling"], {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, ("cls", False, "pooled")),
-        (["Transformer", "Pooling"], {"pooling_mode": "mean"}, ("mean", False, "pooled")),
+        (["Pooling"], {"pooling_mode": "mean"}, ("mean", False, "pooled")),
     ],
 )
 def test_pooling_is_read_from_the_checkpoint(
     tmp_path: Path, modules: list[str], pooling: dict[str, Any], expected: tuple[Any, ...]
 ) -> None:
-    task = TASK.of_checkpoint(notes(tmp_path, *modules, **pooling))
+    task = task_beside(notes(tmp_path, *modules, **pooling))
     assert (task.pooling, task.normalize, task.embedding) == expected
 
 
 def test_without_notes_the_mean_is_taken(tmp_path: Path) -> None:
-    assert TASK.of_checkpoint(tmp_path) is TASK
+    assert task_beside(tmp_path) == TASK
 
 
 @pytest.mark.parametrize(
     ("modules", "pooling", "message"),
     [
-        (["Pooling"], {"pooling_mode_max_tokens": True}, "asks for pooling max_tokens; supported are mean and cls"),
-        (["Pooling"], {"pooling_mode_max_tokens": True, "pooling_mode_mean_tokens": True}, "max_tokens, mean_tokens"),
-        (["Pooling", "Dense"], {"pooling_mode_mean_tokens": True}, "has Dense after pooling"),
+        (["Pooling"], {"pooling_mode": "median"}, "asks for pooling median; supported are cls, max, mean"),
+        (["Pooling"], {"pooling_mode": ["median", "mean", "mode"]}, "asks for pooling median, mode; supported"),
+        (["Pooling", "Conv"], {"pooling_mode_mean_tokens": True}, "has Conv, which is not supported"),
     ],
 )
 def test_other_poolings_are_refused(tmp_path: Path, modules: list[str], pooling: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        TASK.of_checkpoint(notes(tmp_path, *modules, **pooling))
+        task_beside(notes(tmp_path, *modules, **pooling))
 
 
 def test_damaged_notes(tmp_path: Path) -> None:
     (tmp_path / "modules.json").write_text("[")
     with pytest.raises(ModelError, match="does not say how embeddings are made"):
-        TASK.of_checkpoint(tmp_path)
+        task_beside(tmp_path)
 
 
 def test_pairs_refer_to_every_text_once(checkpoint: Checkpoint) -> None:
