@@ -30,7 +30,8 @@ TRANSFORMER_SETTINGS = tuple(
 )
 # What of these belongs to an encoder, for downloads: module folders are called 1_Pooling, 2_Dense, 0_Transformer.
 PATTERNS = (MODULES, SETTINGS, "sentence_*_config.json", *(f"[0-9]_*/*{end}" for end in (".json", ".txt", ".model")))
-PATTERNS += ("[0-9]_*/*.safetensors", "[0-9]_*/pytorch_model.bin")
+# Of a hub no pickle is fetched, whatever it holds.
+PATTERNS += ("[0-9]_*/*.safetensors",)
 _PACKAGE = "sentence_transformers."
 _POOLED = "sentence_embedding"
 _TOKENS_ALONE = "--embedding tokens compresses the transformer alone and leaves the rest to the caller"
@@ -283,7 +284,7 @@ def _choose_prompt(folder: SentenceFolder, asked: str | None) -> tuple[str | Non
     """Chooses the prompt: its name, its text, and sentences for the user."""
     prompts = {str(name): str(text or "") for name, text in (folder.settings.get("prompts") or {}).items()}
     written = {name: text for name, text in prompts.items() if text}
-    names = ", ".join(written) or "none"
+    names = ", ".join(sorted(written)) or "none"
     default = folder.settings.get("default_prompt_name")
     if asked == "none":
         return None, "", ["no prompt is put before texts (--prompt none)"] if written else []

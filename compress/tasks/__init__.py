@@ -8,6 +8,7 @@
     qa_columns            columns of questions, contexts and answers
     sentence_similarity   one embedding per text
     pooling               token embeddings as one embedding, and the layers after that
+    standing              how far a metric is above chance
     image_classification  one class per image
     tokenization          texts, words and long contexts as rows of token ids
 

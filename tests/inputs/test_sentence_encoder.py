@@ -308,7 +308,7 @@ def test_prompts_are_chosen_by_name(tokenizer: Any, tmp_path: Path) -> None:
 
 def test_prompts_without_a_default_are_named(tokenizer: Any, tmp_path: Path) -> None:
     found = load_checkpoint(str(sentence_folder(tmp_path, tokenizer, prompts=PROMPTS)))
-    assert any("has prompts (query, document) and no default: none is used" in line for line in found.said)
+    assert any("has prompts (document, query) and no default: none is used" in line for line in found.said)
 
 
 def test_prompt_is_for_sentence_encoders(tiny_bert: Path, tokenizer: Any, tmp_path: Path) -> None:
