@@ -47,7 +47,8 @@ DEFAULT_LIMIT_GB = 10.0
 # A cache must not fill a disk: with less space than this left nothing is kept.
 LEAST_FREE_BYTES = 256 * 2**20
 # Changes take moments; a holder that takes longer than this is stopped, or its disk hangs.
-LOCK_SECONDS = 60.0
+# Who has met it once does not wait as long again.
+LOCK_SECONDS, LOCK_SECONDS_AGAIN = 60.0, 1.0
 _NAME = re.compile(r"[a-z][a-z-]*")
 _KEY = re.compile(r"[0-9a-f]{32}")
 
@@ -85,6 +86,7 @@ class Store:
 
     def __init__(self, root: Path, limit_bytes: int = int(DEFAULT_LIMIT_GB * 1e9)) -> None:
         self.root, self.limit_bytes = root, limit_bytes
+        self._lock_seconds = LOCK_SECONDS
 
     @classmethod
     def default(cls) -> Store:
@@ -139,6 +141,7 @@ class Store:
             with suppress(OSError):
                 # A store that may only be read is good for reading.
                 os.utime(path / RECORD)
+            return entry_at(path)
         except FileNotFoundError as error:
             # Another process may have removed it just now; else a file is missing.
             if not path.is_dir():
@@ -150,7 +153,6 @@ class Store:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise Damaged(f"it cannot be read: {error.strerror or error}") from None
-        return entry_at(path)
 
     def keep(
         self,
@@ -262,12 +264,13 @@ class Store:
         """
         self.root.mkdir(parents=True, exist_ok=True)
         with ExitStack() as held:
-            what = f"the cache '{self.root}'"
+            seconds, what = self._lock_seconds, f"the cache '{self.root}'"
             try:
-                held.enter_context(only_one(self.root / ".lock", wait_seconds=LOCK_SECONDS, what=what, keep=True))
+                held.enter_context(only_one(self.root / ".lock", wait_seconds=seconds, what=what, keep=True))
             except Held as error:
+                self._lock_seconds = LOCK_SECONDS_AGAIN
                 raise OSError(
-                    errno.EBUSY, f"{error.holder} has held the cache for {LOCK_SECONDS:.0f} s; if it hangs, end it"
+                    errno.EBUSY, f"{error.holder} has kept its lock for more than {seconds:g} s; if it hangs, end it"
                 ) from None
             yield
 

@@ -109,14 +109,14 @@ def end(code: int, say: Callable[[int], None]) -> None:
         code: exit code.
         say: tells the user; given the exit code.
     """
-    for undo in list(_undo.values())[::-1]:
-        with suppress(Exception):
-            undo()
-    # Those of libraries, too: their owners do not come to it any more.
+    # Those of libraries, too: nobody else comes to it any more. First, since some lie beside an output.
     for found in gc.get_objects():
         if type(found) is tempfile.TemporaryDirectory:
             with suppress(Exception):
                 found.cleanup()
+    for undo in list(_undo.values())[::-1]:
+        with suppress(Exception):
+            undo()
     # A reader that does not read must not hold up the end.
     telling = threading.Thread(target=say, args=(code,), daemon=True)
     telling.start()

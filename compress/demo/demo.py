@@ -138,7 +138,7 @@ def fine_tuned(progress: Progress, recipe: FineTuneRecipe | None = None) -> Path
     lock, what = checkpoint.with_name(f".{checkpoint.name}.lock"), "the demo's checkpoint"
     with ExitStack() as held:
         try:
-            held.enter_context(only_one(lock, wait_seconds=FINE_TUNE_SECONDS, what=what, keep=True))
+            held.enter_context(only_one(lock, wait_seconds=FINE_TUNE_SECONDS, what=what))
         except Held as error:
             raise ModelError(f"{what} is being made by {error.holder}; end that, or wait for it") from None
         return _cached_or_made(checkpoint, source, recipe, ingredients, progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from compress.cache import store as stores
 from compress.cache.entry import RECORD, Damaged, Entry, canonical, digest_of, key_of
 from compress.cache.store import Store, cache_directory, cache_limit_bytes
 from compress.core.errors import ConfigError
+from compress.core.locks import only_one
 
 INPUTS = {"model": "a" * 64, "seed": 0, "share": 0.968}
 FILES = {"result.json": b'{"kept": [1, 2, 3]}', "files/model.bin": bytes(range(256)) * 5}
@@ -231,6 +233,24 @@ def test_ages_are_never_negative_whatever_the_clock_does(
         assert found.age_seconds() == found.idle_seconds() == 0.0
         assert found.to_json()["age_seconds"] == 0
     assert store.clean(older_than_days=1) == []
+
+
+def test_a_holder_that_hangs_is_named_and_costs_no_result(
+    store: Store, entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("compress.core.waiting.SAY_AFTER", 0.05)
+    monkeypatch.setattr(stores, "LOCK_SECONDS_AGAIN", 0.01)
+    store._lock_seconds = 0.3
+    with only_one(store.root / ".lock", keep=True):
+        for _ in range(2):
+            reason = store.keep("profile", {**INPUTS, "seed": 1}, write())
+            assert reason is not None and f"process {os.getpid()} on " in reason and "if it hangs, end it" in reason
+        with pytest.raises(OSError, match="has kept its lock for more than"):
+            store.clean()
+        assert store.find("profile", INPUTS, tmp_path / "read") is not None
+    # Said once, not for every result.
+    assert len(re.findall("waiting for the cache '.*', for at most 0.3 s: process", capsys.readouterr().err)) == 1
+    assert store.keep("profile", {**INPUTS, "seed": 1}, write()) is None
 
 
 def test_a_place_that_cannot_be_written_to_is_no_error(tmp_path: Path) -> None:

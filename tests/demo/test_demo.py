@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.errors import DataError, ModelError
+from compress.core.locks import only_one
 from compress.core.progress import Silent
 from compress.demo import demo
 
@@ -79,6 +83,36 @@ def test_an_interrupted_fine_tuning_leaves_nothing(trainer: Trainer, tmp_path: P
     with pytest.raises(type(error)):
         demo.fine_tuned(Silent())
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_two_demos_at_once_fine_tune_once(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("compress.core.waiting.SAY_AFTER", 0.05)
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> float:
+        began.set()
+        assert go_on.wait(60)
+        return trainer(*arguments)
+
+    monkeypatch.setattr(demo, "_train", slow)
+    found: list[Path] = []
+    first, second = (threading.Thread(target=lambda: found.append(demo.fine_tuned(Silent()))) for _ in range(2))
+    first.start()
+    assert began.wait(60)
+    second.start()
+    time.sleep(0.5)
+    go_on.set()
+    first.join()
+    second.join()
+    assert len(set(found)) == 1 and len(found) == 2 and trainer.calls == 1
+    assert capsys.readouterr().err.startswith("waiting for the demo's checkpoint, for at most 1800 s: process ")
+
+    monkeypatch.setattr(demo, "FINE_TUNE_SECONDS", 0.0)
+    held = pytest.raises(ModelError, match="the demo's checkpoint is being made by process")
+    with only_one(found[0].with_name(f".{found[0].name}.lock")), held:
+        demo.fine_tuned(Silent())
 
 
 def test_other_weights_than_expected_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

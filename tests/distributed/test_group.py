@@ -7,12 +7,12 @@ import torch
 from compress.distributed.group import Group, Place, joined, meant_to_be_several, place
 from support.processes import together
 
-MET = "import os, torch; from compress.distributed.group import LostProcess, meet, place; g = meet(place())\n"
+MET = "import os, sys, torch; from compress.distributed.group import LostProcess, meet, place; g = meet(place())\n"
 
 
 def test_a_launcher_says_where_a_process_is() -> None:
     meeting = {"MASTER_ADDR": "a", "MASTER_PORT": "1"}
-    torchrun = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", **meeting}
+    torchrun = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none", **meeting}
     assert place(torchrun) == Place(3, 4, 2)
     mpi = {"PMI_RANK": "1", "PMI_SIZE": "2", **meeting}
     assert place(mpi) == Place(1, 2, 1)
@@ -56,6 +56,8 @@ def test_processes_share_and_add() -> None:
         "except Exception as error:\n"
         "    print(type(error).__name__, error)\n"
         "g.leave() if g.first else g.share()\n"
+        # As the command does: threads of gloo may abort an interpreter that is being taken down.
+        "sys.stdout.flush(); os._exit(0)\n"
     )
     first, second = together("-c", script)
     assert first[0] == second[0] == 0, (first, second)
