@@ -30,7 +30,7 @@ def label_text(value: Any) -> str:
 
 def model_labels(config: Any) -> dict[str, int]:
     """Returns the number of each class name of a checkpoint, and of each lower-case spelling that is unambiguous."""
-    named = {str(name).strip(): int(number) for number, name in (config.id2label or {}).items()}
+    named = {str(name).strip(SPACES): int(number) for number, name in (config.id2label or {}).items()}
     lowered: dict[str, set[int]] = {}
     for name, number in named.items():
         lowered.setdefault(name.lower(), set()).add(number)
@@ -119,7 +119,7 @@ def _match_labels(
     known = model_labels(config)
 
     def number(name: str) -> int | None:
-        return known.get(name.strip(), known.get(name.strip().lower()))
+        return known.get(name.strip(SPACES), known.get(name.strip(SPACES).lower()))
 
     if stated:
         # Hub data sets store numbers and declare the names, in an order that may differ from the model's.

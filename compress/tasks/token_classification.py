@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
+# So many rows of one word each are no sentences.
+_SURELY_SENTENCES = 20
 # Label that loss and metric skip, by the convention of PyTorch.
 IGNORED = -100
 
@@ -89,7 +91,13 @@ class TokenClassification(Task):
             )
         if columns.label is None:
             return columns
-        numbers, notes = tag_ids(dataset, columns.label, read_lists(dataset, columns.label), config)
+        tags = read_lists(dataset, columns.label)
+        if len(tags) >= _SURELY_SENTENCES and all(len(row) == 1 for row in tags):
+            raise DataError(
+                f"every row of the data has one word and one tag ('{columns.label}'), so sentences have no ends; give "
+                "a list of words and a list of tags per row, or a CoNLL file with an empty line after each sentence"
+            )
+        numbers, notes = tag_ids(dataset, columns.label, tags, config)
         return replace(
             columns,
             label=columns.label if numbers else None,
