@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from compress.core.waiting import in_background
 from compress.data.tables import SUFFIXES
-from compress.data.text_files import PACKED
+from compress.data.text_files import PACKED, SPACES
 
 Result = TypeVar("Result")
 
@@ -28,7 +28,7 @@ def existing_path(source: str) -> Path | None:
     except RuntimeError:  # The home directory of an unknown user.
         return None
     # An empty name would be the current directory.
-    return path if source.strip() and path.exists() else None
+    return path if source.strip(SPACES) and path.exists() else None
 
 
 def looks_like_path(source: str) -> bool:

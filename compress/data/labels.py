@@ -37,7 +37,7 @@ def model_labels(config: Any) -> dict[str, int]:
     exact: dict[str, set[int]] = {}
     lowered: dict[str, set[int]] = {}
     for number, name in (config.id2label or {}).items():
-        text = str(name).strip()
+        text = str(name).strip(SPACES)
         exact.setdefault(text, set()).add(int(number))
         lowered.setdefault(text.lower(), set()).add(int(number))
     return {name: min(numbers) for names in (lowered, exact) for name, numbers in names.items() if len(numbers) == 1}
@@ -229,7 +229,7 @@ def _by_name(labels: LabelColumn, config: Any) -> dict[str, int]:
 
 
 def _named(name: str, known: Mapping[str, int]) -> int | None:
-    spellings = [name.strip(), name.strip().lower()]
+    spellings = [name.strip(SPACES), name.strip(SPACES).lower()]
     if (whole := _whole_number(name)) is not None:
         # Files of numbers may hold 1.0 for a class called "1".
         spellings.append(str(whole))
@@ -360,7 +360,7 @@ def read_numbers(dataset: Dataset, column: str) -> NDArray[np.float64] | None:
 
 def _whole_number(text: str) -> int | None:
     """Parses a number such as ``"1"`` or ``"1.0"``; None where the text is not a whole number."""
-    return int(text.split(".")[0]) if re.fullmatch(r"\+?[0-9]{1,9}(\.0*)?", text.strip()) else None
+    return int(text.split(".")[0]) if re.fullmatch(r"\+?[0-9]{1,9}(\.0*)?", text.strip(SPACES)) else None
 
 
 def label_list(config: Any) -> str:

@@ -37,10 +37,10 @@ SCORE_NAMES = (
 )
 
 # Words and tags, one list of each per row.
-WORD_NAMES = ("tokens", "words", "text", "sentence")
+WORD_NAMES = ("tokens", "words", "word", "token", "text", "sentence")
 TAG_NAMES = ("tags", "ner_tags", "labels", "ner", "tag", "label", "pos_tags", "pos", "chunk_tags")
 # The first line of files with one word per line, where it names the columns.
-ONE_WORD_NAMES = ("word", "token", "form", *WORD_NAMES)
+ONE_WORD_NAMES = ("word", "token", "form", *(name for name in WORD_NAMES if name not in ("word", "token")))
 ONE_TAG_NAMES = ("ner_tag", "entity", *TAG_NAMES, "pos_tag", "chunk", "upos", "xpos")
 
 QUESTION_NAMES = ("question", "query")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from compress.core.errors import DataError
 from compress.data.columns import Columns
+from compress.data.text_files import SPACES
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -80,7 +81,7 @@ def _common(
 
 
 def _plain(names: _Names) -> _Names:
-    return tuple(name.strip().lower() for name in names)
+    return tuple(name.strip(SPACES).lower() for name in names)
 
 
 def _shown(names: _Names) -> str:

@@ -183,7 +183,7 @@ def _header(file: TextFile, separator: str, *, quotes: bool, skipped: int) -> tu
         for _ in range(skipped):
             stream.readline()
         start = stream.tell() if stream.seekable() else 0
-        raw = next((line for line in stream.read(2**16).split("\n") if line.strip(" \t\r")), "").strip("\r")
+        raw = next((line for line in split_lines(stream.read(2**16)) if line.strip(" \t")), "")
         stream.seek(start)
         try:
             return next((row for row in _rows(stream, separator, quotes=quotes) if row), []), raw
@@ -198,8 +198,8 @@ def _rows(stream: Iterable[str], separator: str, *, quotes: bool) -> Any:
 
 def _other_separator(header: list[str], raw: str, separator: str) -> str | None:
     """Returns the separator of a header that the expected one leaves in one piece; None where it has one column."""
-    # A name in quotes may hold any character.
-    if len(header) != 1 or (raw.startswith('"') and separator == "," and header[0] != raw):
+    # A name that is in quotes as a whole may hold any character.
+    if len(header) != 1 or raw == f'"{header[0]}"':
         return None
     found: dict[str, int] = {}
     for other in _SEPARATORS:

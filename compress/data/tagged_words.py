@@ -118,7 +118,9 @@ def _sentences(path: Path, lines: Sequence[str], tabs: bool) -> tuple[list[list[
     rows = [row for row in rows if not row.fields[0].startswith("-DOCSTART-")]
     if not rows:
         raise DataError(f"data file '{path}' has no rows; give one word and its tag per line")
-    plain = [row for row in rows if not row.fields[0].startswith("#")] or rows
+    plain = [row for row in rows if not row.fields[0].startswith("#")] or [r for r in rows if r.fields[0] != "#"]
+    if not plain:
+        raise DataError(f"data file '{path}' has no words, only comments; give one word and its tag per line")
     width, same = Counter(len(row.fields) for row in plain).most_common(1)[0]
     if not tabs and same < _SAME_COLUMNS * len(plain):
         first = plain[0]
@@ -150,7 +152,7 @@ def _sentences(path: Path, lines: Sequence[str], tabs: bool) -> tuple[list[list[
             sentences[-1].append(kept[number])
     found = [sentence for sentence in sentences if sentence]
     if not found:
-        raise DataError(f"data file '{path}' has no words, only comments; give one word and its tag per line")
+        raise DataError(f"data file '{path}' names its columns in line {plain[0].number} and has no words")
     return found, width, header
 
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
+# So many rows of one word each are no sentences.
+_SURELY_SENTENCES = 20
 # Label that loss and metric skip, by the convention of PyTorch.
 IGNORED = -100
 
@@ -92,6 +94,12 @@ class TokenClassification(Task):
                 )
             if own.label is not None:
                 tags = read_lists(splits[name], own.label)
+                if len(tags) >= _SURELY_SENTENCES and all(len(row) == 1 for row in tags):
+                    raise DataError(
+                        f"every row of the data has one word and one tag ('{own.label}'), so sentences have no ends; "
+                        "give a list of words and a list of tags per row, or a CoNLL file with an empty line after "
+                        "each sentence"
+                    )
                 found[name] = tag_column(splits[name], own.label, tags, config, name)
         return settled(columns, found, "tags", config)
 

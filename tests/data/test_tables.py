@@ -119,16 +119,22 @@ def test_empty_file(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json"])
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_other_encodings(tmp_path: Path, suffix: str, encoding: str) -> None:
     lines = '{"text": "caf\u00e9"}\n' if suffix.startswith(".json") else "text\nplain\ncaf\u00e9\n"
+    if encoding in ("utf-16", "utf-32"):
+        # With a byte order mark, which names the encoding.
+        assert read(tmp_path, f"a{suffix}", lines.encode(encoding))["text"][-1] == "caf\u00e9"
+        return
     message = refusal(tmp_path, f"a{suffix}", lines.encode(encoding))
     assert "not UTF-8" in message and "iconv" in message
+    if encoding == "latin-1":
+        assert f"byte 0xe9 in line {1 if suffix.startswith('.json') else 3}" in message
 
 
 def test_wrong_encoding_far_down(tmp_path: Path) -> None:
     message = refusal(tmp_path, "a.csv", b"text,label\n" + b"plain,1\n" * 5000 + b"caf\xe9,0\n")
-    assert "not UTF-8" in message and "row #5002" in message
+    assert "not UTF-8" in message and "byte 0xe9 in line 5002" in message
 
 
 @pytest.mark.parametrize(
