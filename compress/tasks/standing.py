@@ -108,7 +108,7 @@ def standing_of_ranks(pairs: NDArray[np.float64]) -> Standing | None:
     value = spearman(pairs)
     related = value * np.sqrt(count - 1) > _SIGNIFICANT[count >= MANY]
     reach = np.arctanh(HALF_SKILL) - 1.645 / np.sqrt(count - 3)
-    improbable = np.arctanh(min(value, 1 - 1e-9)) < reach
+    improbable = np.arctanh(np.clip(value, -1 + 1e-9, 1 - 1e-9)) < reach
     return Standing(value, 0.0, "no relation", value, bool(improbable and not related), count)
 
 
