@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compress import cli
 from compress.core.errors import EXIT_ERROR, DataError
 from compress.core.progress import Silent
 from compress.inputs.checkpoint import load_checkpoint
@@ -140,6 +141,19 @@ def test_labels_of_another_order_are_at_chance(stars: tuple[Path, list[tuple[str
     told = Told()
     loaded(model, told, data=file, eval_data=bare, label_free=True)
     assert "evaluation data has no labels" in told.text
+
+
+def test_at_chance_the_command_ends_before_any_work(
+    stars: tuple[Path, list[tuple[str, int]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, pairs = stars
+    file = write_rows(tmp_path / "rows.csv", rows_of([(text, (label + 2) % 5) for text, label in pairs]))
+    out = tmp_path / "out"
+    options = ["--data", str(file), "--eval-data", str(file), "--macs", "0.5", "--seq-len", "24", "--output", str(out)]
+    assert cli.main(["run", str(model), *options]) == EXIT_ERROR
+    said = capsys.readouterr().err
+    assert "It is not above chance" in said and "Traceback" not in said and "export" not in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv"]
 
 
 def test_a_weak_model_is_said(stars: tuple[Path, list[tuple[str, int]]], tmp_path: Path) -> None:
