@@ -88,6 +88,7 @@ def main() -> None:
             long_texts(Path(scratch, "train.tsv"), 160)
             columns["BERT-base (random), 128 samples of 128 tokens"] = run(
                 [
+                    "--allow-chance",
                     f"{scratch}/bert-base",
                     "--data",
                     f"{scratch}/train.tsv",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from compress.core.errors import DataError
 from compress.tasks.base import outputs_of
 
@@ -35,6 +37,9 @@ def check_standing(
     """
     task = checkpoint.task
     outputs = outputs_of(checkpoint.model, task, examples)
+    if not np.isfinite(outputs).all():
+        # Calibration names the layer whose activations overflow.
+        return
     standing = task.standing(outputs, examples)
     if standing is None or not standing.weak:
         return

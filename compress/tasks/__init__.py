@@ -10,6 +10,7 @@
     pooling               token embeddings as one embedding, and the layers after that
     standing              how far a metric is above chance
     image_classification  one class per image
+    standing              a metric beside chance: at chance, weak or sound
     tokenization          texts, words and long contexts as rows of token ids
 
 A new task is one subclass of ``Task`` in a module of its own, listed in ``TASKS``. Stages use a task only through the
@@ -81,7 +82,7 @@ def task_of(config: Any, name: str | None = None) -> Task:
         if refusal is None:
             return task
         other = next((one for one in fitting if one is not task and _refusal(one, config) is None), None)
-        advice = f": {other.name} does, so give --task {other.name} or leave --task out" if other else ""
+        advice = f"; give --task {other.name}, which fits, or leave --task out" if other else ""
         raise ModelError(f"task {name} does not fit this checkpoint: {refusal}{advice}")
     refusals = {task: _refusal(task, config) for task in fitting}
     # Classifiers and regressors have the same class of head.

@@ -23,9 +23,8 @@ HALF_SKILL = 0.5
 IMPROBABLE = 0.05
 # F1 that random spans and answers reach.
 NEAR_ZERO = 0.05
-# From here on agreement must be significant (5 %, one-sided); with fewer examples one standard deviation is enough.
-MANY = 100
-_SIGNIFICANT = {False: 1.0, True: 1.645}
+# Standard deviations of a relation that is significant: 5 %, one-sided.
+SIGNIFICANT = 1.645
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def standing_of_classes(
     else:
         chance, by_order = float(shares.max()), float(shares @ answered)
         reference = f"the share of the most frequent {share_of}"
-        related = (value - by_order) > _SIGNIFICANT[count >= MANY] * np.sqrt(by_order * (1 - by_order) / count)
+        related = (value - by_order) > SIGNIFICANT * np.sqrt(by_order * (1 - by_order) / count)
     skill = (value - by_order) / (1 - by_order) if by_order < 1 else 0.0
     improbable = _improbable(int(right.sum()), count, chance)
     return Standing(value, chance, reference, skill, improbable and (value <= chance + 1e-9 or not related), count)
@@ -106,9 +105,9 @@ def standing_of_ranks(pairs: NDArray[np.float64]) -> Standing | None:
     if count < 4 or np.ptp(pairs[:, 1]) == 0:
         return None
     value = spearman(pairs)
-    related = value * np.sqrt(count - 1) > _SIGNIFICANT[count >= MANY]
-    reach = np.arctanh(HALF_SKILL) - 1.645 / np.sqrt(count - 3)
-    improbable = np.arctanh(min(value, 1 - 1e-9)) < reach
+    related = value * np.sqrt(count - 1) > SIGNIFICANT
+    reach = np.arctanh(HALF_SKILL) - SIGNIFICANT / np.sqrt(count - 3)
+    improbable = np.arctanh(np.clip(value, -1 + 1e-9, 1 - 1e-9)) < reach
     return Standing(value, 0.0, "no relation", value, bool(improbable and not related), count)
 
 

@@ -49,7 +49,12 @@ class TextClassification(Task):
                 "this checkpoint gives several labels to one example (problem_type multi_label_classification), and "
                 f"{self.name} is for exactly one; fine-tune it with one label per example"
             )
-        if kind == "regression" or config.num_labels < 2:
+        if kind == "regression" and config.num_labels > 1:
+            raise ModelError(
+                f"this checkpoint's {config.num_labels} outputs are numbers (problem_type regression), and {self.name} "
+                "is for classes; if they are classes, remove problem_type from config.json"
+            )
+        if config.num_labels < 2:
             outputs = f"{config.num_labels} number{'s' * (config.num_labels != 1)}"
             raise ModelError(
                 f"this checkpoint's head gives {outputs} per example (regression), and {self.name} needs at least two "

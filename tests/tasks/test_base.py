@@ -277,6 +277,35 @@ def test_heads_that_fit_no_task(changes: dict[str, Any], expected: str) -> None:
     assert expected in str(caught.value) and "text-classification" in str(caught.value)
 
 
+REGRESSION, SEVERAL = {"problem_type": "regression"}, {"problem_type": "multi_label_classification"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named", "said", "unsaid"),
+    [
+        # Heads of classifiers and regressors are of one class: only what the configuration means is said.
+        ({**REGRESSION, "num_labels": 3}, None, ["3 numbers per text", "remove problem_type"], ["one label"]),
+        ({**SEVERAL, "num_labels": 3}, None, ["several labels to one example", "one label per"], ["regression"]),
+        (REGRESSION, "text-regression", ["2 numbers per text", "remove problem_type"], ["--task"]),
+        (SEVERAL, "text-regression", ["text-regression needs exactly one number"], ["--task"]),
+        ({"num_labels": 3}, "text-regression", ["3 classes", "give --task text-classification"], []),
+        ({"num_labels": 1}, "text-classification", ["1 number per example", "give --task text-regression"], []),
+        ({"architectures": ["BertForQuestionAnswering"]}, "text-classification", ["--task question-answering"], []),
+        ({"architectures": ["BertForTokenClassification"]}, "text-regression", ["--task token-classification"], []),
+        ({"architectures": ["BertForMaskedLM"]}, None, ["BertForMaskedLM", "no task is for"], ["needs"]),
+        ({"architectures": ["ViTForImageClassification"], **SEVERAL}, None, ["image-classification"], ["text-"]),
+    ],
+)
+def test_a_refusal_gives_one_reason_and_one_remedy(
+    changes: dict[str, Any], named: str | None, said: list[str], unsaid: list[str]
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        task_of(config(**changes), named)
+    message = str(caught.value)
+    assert all(word in message for word in said), message
+    assert not any(word in message for word in unsaid), message
+
+
 def test_named_task_that_does_not_fit() -> None:
     with pytest.raises(ModelError, match="does not fit this checkpoint: its head is BertForQuestionAnswering"):
         task_of(config(architectures=["BertForQuestionAnswering"]), "text-classification")
