@@ -147,6 +147,14 @@ def load_teacher(name: str, config: RunConfig, ours: Checkpoint) -> Checkpoint:
             f"teacher '{name}' has another tokenizer ({len(theirs.tokenizer)} tokens, the model "
             f"{len(ours.tokenizer)}): it reads other numbers; choose a teacher with the model's vocabulary"
         )
+    # A name or a prompt may differ; the same pooling and layers must make sense of both models' hidden states.
+    pooled = [getattr(c.task, "pooling", None) for c in (ours, theirs)]
+    sizes = [c.encoder.shape.hidden_size for c in (ours, theirs)]
+    if pooled[0] != pooled[1] or (getattr(ours.task, "layers", ()) and sizes[0] != sizes[1]):
+        raise ModelError(
+            f"teacher '{name}' pools {pooled[1]} of {sizes[1]} entries, the model {pooled[0]} of {sizes[0]}: their "
+            "embeddings cannot be compared; choose a teacher of the same kind"
+        )
     return replace(theirs, task=ours.task)
 
 

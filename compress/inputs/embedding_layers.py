@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle  # nosec B403: for the class of its error
+import pickle  # nosec B403
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
-# A damaged file may raise any of these, depending on where it is damaged.
+# A damaged file may raise any of these, depending on where it is damaged. Nothing is unpickled with ``pickle``.
 _READING_ERRORS = (OSError, RuntimeError, ValueError, EOFError, AttributeError, pickle.UnpicklingError)
 
 

@@ -76,7 +76,8 @@ def write_artifact(
         (directory / OUTCOMES).write_text(compact(done.outcomes.to_json()), encoding="utf-8")
     if trade_off:
         (directory / TRADE_OFF).write_text(dump(list(trade_off)), encoding="utf-8")
-    (directory / CARD).write_text(card(config, plan, validation), encoding="utf-8")
+    prompt = task.prompt if isinstance(task, SentenceSimilarity) else ""
+    (directory / CARD).write_text(card(config, plan, validation, prompt), encoding="utf-8")
     facts = described(
         {
             **inputs_of(run, origins),
@@ -153,7 +154,7 @@ def renew_validation(
     validation = found.validation
     texts = {
         VALIDATION: dump(validation.to_json()),
-        CARD: card(config, plan, validation),
+        CARD: card(config, plan, validation, manifest.get("task", {}).get("prompt", "")),
         OUTCOMES: compact(found.outcomes.to_json()),
     }
     for name, text in texts.items():
@@ -166,13 +167,14 @@ def renew_validation(
     renew_report(directory)
 
 
-def card(config: RunConfig, plan: Plan, validation: Validation | None) -> str:
+def card(config: RunConfig, plan: Plan, validation: Validation | None, prompt: str = "") -> str:
     """The artifact's README.md: what it is, what was measured, how to use it.
 
     Args:
         config: resolved options.
         plan: what was kept.
         validation: what was measured; None where nothing was.
+        prompt: text that every text begins with.
     """
     name = Path(config.model).name
     if validation is not None and validation.unstructured is not None:
@@ -187,6 +189,7 @@ def card(config: RunConfig, plan: Plan, validation: Validation | None) -> str:
     if validation is not None:
         lines += _measured(plan, validation)
     lines += [
+        *([f"Measured with the prompt {prompt!r} before every text: put it there in use too.", ""] if prompt else []),
         "```python",
         "import onnxruntime",
         'session = onnxruntime.InferenceSession("model.onnx")',

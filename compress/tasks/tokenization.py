@@ -253,9 +253,9 @@ def encode_windows(
 
 
 def _cut(texts: list[str], tokenizer: Any, longest: int) -> list[str]:
-    """Cuts texts to at most ``longest`` tokens."""
+    """Cuts texts to at most ``longest`` tokens, on the side that the tokenizer cuts."""
     found = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=longest, return_offsets_mapping=True)
     return [
-        text[: offsets[-1][1]] if len(offsets) == longest else text
+        text[offsets[0][0] : offsets[-1][1]] if len(offsets) == longest else text
         for text, offsets in zip(texts, found["offset_mapping"], strict=True)
     ]

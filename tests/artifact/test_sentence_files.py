@@ -93,6 +93,7 @@ def test_chosen_prompt_is_the_next_default(tokenizer: Any, tmp_path: Path) -> No
         )
         task = json.loads((artifact / "manifest.json").read_text())["task"]
         assert task["prompt"] == (PROMPTS["document"] if default else "")
+        assert ("the prompt 'waiter : ' before every text" in (artifact / "README.md").read_text()) == bool(default)
 
 
 def test_parts_of_an_encoder_are_not_called_the_whole(tokenizer: Any, tmp_path: Path) -> None:

@@ -248,6 +248,11 @@ def test_all_positions_are_read(checkpoint: Checkpoint) -> None:
     assert positions_read(checkpoint.encoder, TASK, encoded) is None
     first = positions_read(checkpoint.encoder, SentenceSimilarity(pooling="cls"), encoded)
     assert first is not None and first.tolist() == [0]
+    # The last token lies elsewhere in every text.
+    assert positions_read(checkpoint.encoder, SentenceSimilarity(pooling="lasttoken"), encoded) is None
+    assert positions_read(checkpoint.encoder, SentenceSimilarity(pooling="max"), encoded) is None
+    short = encoded.select([0] * 6 + [1] * 6)
+    assert positions_read(checkpoint.encoder, SentenceSimilarity(pooling="lasttoken"), short) is None
 
 
 def test_task_is_told_by_the_absent_head() -> None:
