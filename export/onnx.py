@@ -110,7 +110,7 @@ def export_onnx(
 
     Raises:
         ModelError: unsupported family.
-        ExportError: the exporter failed, or the graph does not pass ONNX's checker.
+        ExportError: the exporter failed, the graph does not pass ONNX's checker, or it has a fixed batch or length.
     """
     from compress.export import graph
 
@@ -122,8 +122,25 @@ def export_onnx(
         return tuple(answer[name] for name in names)
 
     proto = graph.tidy(_trace(model, tuple(input_names), names, outputs or fields), parameter_prefix="model.")
+    _check_dynamic(proto, tuple(input_names), model.config)
     graph.save(proto, file, external_above_bytes=EXTERNAL_DATA_ABOVE_BYTES)
     return read_report(file)
+
+
+def _check_dynamic(proto: Any, input_names: tuple[str, ...], config: Any) -> None:
+    """Raise ExportError where the exporter has made a constant of a batch size or a length that it was told is free."""
+    _, axes = example_inputs(input_names, config)
+    sizes = {value.name: value.type.tensor_type.shape.dim for value in proto.graph.input}
+    for name, free in zip(input_names, axes, strict=True):
+        # An input that nothing reads is not in the graph.
+        fixed = [axis for axis in free if name in sizes and not sizes[name][axis].dim_param]
+        if fixed:
+            what = "batch size" if fixed[0] == 0 else "length"
+            raise ExportError(
+                f"torch {torch.__version__} exports this {config.model_type} model with one fixed {what}, "
+                f"{sizes[name][fixed[0]].dim_value}, for '{name}': something in the model computes with that size as a "
+                "constant; set the option that does so in its config.json back to its default"
+            )
 
 
 def read_report(path: str | Path) -> ExportReport:

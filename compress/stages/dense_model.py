@@ -17,7 +17,7 @@ from compress.export.narrowing import narrow
 from compress.options.run_config import RunConfig
 from compress.stages import cache_codecs
 from compress.stages.cache_keys import model_inputs
-from compress.stages.export import DENSE_ENGINE, made_up, write_onnx
+from compress.stages.export import DENSE_ENGINE, check_on_processor, made_up, write_onnx
 from compress.stages.stage import Stage, stage
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ TIMED_VOCABULARY = 2000
 
 
 @stage(
-    Stage("dense", version=1, after=None, libraries=EXPORTERS),
+    Stage("dense", version=2, after=None, libraries=EXPORTERS),
     inputs=lambda run, scratch: {"model": model_inputs(run), "inputs": list(run.loaded.input_names)},
     codec=cache_codecs.FILE,
 )
@@ -43,9 +43,13 @@ def export_dense(run: Run, scratch: Path) -> Path:
 
     Returns:
         The file.
+
+    Raises:
+        ExportError: it is not the model at every batch size and length.
     """
     path = scratch / "dense.onnx"
     write_onnx(run.loaded.checkpoint.model, path, run.loaded)
+    check_on_processor(path, run.loaded.checkpoint.model, run.loaded)
     return path
 
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from compress.data.batches import Encoded
+from compress.data.batches import Encoded, fixed_batch
 from compress.export import fp16, graph, openvino
 from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
 from compress.export.lowering import Engine, lower
 from compress.export.onnx import check_parity, export_onnx, read_report
 from compress.export.runtime import open_session
 from compress.inputs.load import Loaded
+from compress.models.encoder import longest_input
+from compress.profile.target import load_target
 from compress.stages.results import Exported
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from compress.core.progress import Progress
 
 PARITY_EXAMPLES = 64
@@ -26,6 +33,8 @@ PARITY_EXAMPLES = 64
 STATIC_EXAMPLES = 128
 # As exported, in float32.
 DENSE_ENGINE = Engine()
+# Batch sizes and lengths that every file is run at, beside those of the examples. The exporter traces another pair.
+OTHER_SHAPES = ((1, 7), (3, 19))
 
 
 def export_checked(
@@ -129,7 +138,9 @@ def write_onnx(model: Any, path: Path, loaded: Loaded) -> None:
 
 
 def parity_of(path: Path, model: Any, loaded: Loaded, tolerance: float = 1e-3) -> float:
-    """Largest difference of a file from the PyTorch model that it should equal, on real examples.
+    """Largest difference of a file from the PyTorch model that it should equal.
+
+    Compared on real examples, and on two other batch sizes and lengths: examples may all have one length.
 
     Args:
         path: the file.
@@ -143,10 +154,46 @@ def parity_of(path: Path, model: Any, loaded: Loaded, tolerance: float = 1e-3) -
     examples, task = _some_examples(loaded), loaded.checkpoint.task
     session = open_session(path, loaded.target)
     try:
-        batches = (batch.inputs for batch in examples.batches(8))
+        batches = chain((batch.inputs for batch in examples.batches(8)), _of_other_shapes(examples, loaded))
         return check_parity(session, model, batches, task.forward, tolerance, read=task.read_file)
     finally:
         session.close()
+
+
+def check_on_processor(path: Path, model: Any, loaded: Loaded) -> None:
+    """Compare an exported float32 file with its PyTorch model at ``OTHER_SHAPES``, before anything rests on it.
+
+    Nothing is compared where ONNX Runtime is not installed: the file of the artifact is, in the target's runtime.
+
+    Args:
+        path: the file, as exported.
+        model: in PyTorch.
+        loaded: examples and task.
+
+    Raises:
+        ExportError: they differ, or the file does not run at these shapes.
+    """
+    if find_spec("onnxruntime") is None:
+        return
+    task = loaded.checkpoint.task
+    session = open_session(path, load_target("cpu"))
+    try:
+        batches = _of_other_shapes(_some_examples(loaded), loaded)
+        check_parity(session, model, batches, task.forward, read=task.read_file)
+    finally:
+        session.close()
+
+
+def _of_other_shapes(examples: Encoded, loaded: Loaded) -> Iterator[dict[str, Tensor]]:
+    """Yields batches of ``OTHER_SHAPES``, within the model's length and that of the target's calls."""
+    import torch
+
+    longest = longest_input(loaded.checkpoint.model.config) or OTHER_SHAPES[-1][1]
+    calls = loaded.target.calls
+    least, most = (1, longest) if calls is None else (calls.seq_len[0], min(calls.seq_len[2], longest))
+    for batch, length in OTHER_SHAPES:
+        feed = fixed_batch(examples, batch, max(least, min(length, most)))
+        yield {name: torch.from_numpy(array) for name, array in feed.items()}
 
 
 def write_lowered(source: Path, engine: Engine, path: Path, loaded: Loaded) -> None:

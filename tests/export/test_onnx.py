@@ -142,6 +142,15 @@ def test_a_failed_export_restores_the_model_and_explains(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_length_that_the_exporter_makes_a_constant_is_refused(tmp_path: Path) -> None:
+    model = random_model("bert")
+    for layer in model.bert.encoder.layer:
+        layer.chunk_size_feed_forward = 4
+    with pytest.raises(ExportError, match="one fixed length, 16, for 'input_ids'"):
+        export_onnx(model, tmp_path / "model.onnx", input_names=list(padded_inputs("bert")))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_large_weights_go_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "EXTERNAL_DATA_ABOVE_BYTES", 1000)
     model, path = random_model("bert"), tmp_path / "model.onnx"

@@ -81,6 +81,14 @@ def test_embeddings_and_large_matrices_are_int8_and_small_things_are_half(tmp_pa
     assert compress.load_compact(tmp_path / "large").classifier.bias[0].item() == 1e6
 
 
+def test_the_file_does_not_say_where_the_checkpoint_lay(tmp_path: Path) -> None:
+    model = thinned()
+    model.config.name_or_path = "/home/somebody/model"
+    write_compact(model, tmp_path / NAME)
+    assert "_name_or_path" not in read_state(tmp_path / NAME)[0]
+    assert b"somebody" not in (tmp_path / NAME).read_bytes()
+
+
 def test_an_artifact_directory_leads_to_its_file(tmp_path: Path) -> None:
     write_compact(thinned(), tmp_path / NAME)
     assert compress.load_compact(str(tmp_path)).config.model_type == "bert"
