@@ -36,9 +36,10 @@ from compress.data.batches import Encoded
 from compress.fineprune.distill import Teaching
 from compress.fineprune.masking import Masking, masking_schedule
 from compress.fineprune.parallel import on_device
+from compress.fineprune.phase import Execution, PhaseSpec, steps_of
 from compress.fineprune.projection import dense_cost, project, unit_costs
 from compress.fineprune.recipe import Distilling, Rates, StructureRecipe
-from compress.fineprune.train import Execution, PhaseSpec, Trainer, steps_of
+from compress.fineprune.train import Trainer
 from compress.fineprune.unit_scores import SCORERS, scorer_of
 from compress.inputs.checkpoint import load_checkpoint
 from compress.models.encoder import encoder_of

@@ -3,7 +3,7 @@
     recipe           phases, rates and losses of a training: ``configs/recipes/*.toml``
     prepare          reads and checks recipe, teacher and examples;  prepared: the result
     session          the phases of a recipe, one after the other
-    train            the training loop of one phase;  parallel: over several processes
+    train            the training loop of one phase;  phase: its values;  parallel: over several processes
     checkpoints      its checkpoints;  log: training.csv
     distill          losses against a teacher
     scores           base of the scorers of units and of single weights

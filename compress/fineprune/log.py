@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compress.fineprune.train import Phase, Row
+    from compress.fineprune.phase import Phase, Row
 
 
 def phase_summary(phase: Phase) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def write_log(path: Path, rows: list[Row]) -> None:
         path: of the file.
         rows: of all phases, in order.
     """
-    from compress.fineprune.train import Row
+    from compress.fineprune.phase import Row
 
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, [field.name for field in fields(Row)])

@@ -28,10 +28,11 @@ from compress.fineprune.fake_quant import Rounding
 from compress.fineprune.mask_protocol import Mask
 from compress.fineprune.masking import Choose, Masking, Settle, fold, masking_schedule
 from compress.fineprune.parallel import mean_loss
+from compress.fineprune.phase import Execution, Phase, PhaseSpec, phase_of, steps_of
 from compress.fineprune.prepared import Prepared
 from compress.fineprune.projection import masks_of, unit_costs
 from compress.fineprune.recipe import Rates, ScoredRates
-from compress.fineprune.train import Execution, Phase, PhaseSpec, Trainer, phase_of, steps_of
+from compress.fineprune.train import Trainer
 from compress.fineprune.unit_scores import UnitImportance, Units, scorer_of
 from compress.inputs.checkpoint import Checkpoint
 from compress.models.encoder import Encoder, encoder_of

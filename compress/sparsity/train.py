@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from compress.fineprune.mask_protocol import Projected
+from compress.fineprune.phase import Phase, steps_of
 from compress.fineprune.recipe import Recipe
 from compress.fineprune.schedule import Schedule, schedule_of
-from compress.fineprune.train import Phase, steps_of
 from compress.inputs.checkpoint import Checkpoint
 from compress.models.encoder import encoder_of
 from compress.sparsity.masking import ElementMasking

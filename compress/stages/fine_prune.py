@@ -24,8 +24,8 @@ from compress.stages.settle_structure import Settling, costs_of
 
 if TYPE_CHECKING:
     from compress.fineprune.fake_quant import Rounding
+    from compress.fineprune.phase import Phase
     from compress.fineprune.session import TrainingSession
-    from compress.fineprune.train import Phase
     from compress.profile.take import Profile
     from compress.stages.results import Finished, Repairs
 

@@ -33,7 +33,7 @@ from compress.core.statistics import Interval, Verdict, drop_interval, score_int
 from compress.data.batches import Encoded
 from compress.profile.target import describe_device
 from compress.tasks import Task
-from compress.tasks.base import Measured
+from compress.tasks.measured import Measured
 
 if TYPE_CHECKING:
     from compress.export.lowering import Engine

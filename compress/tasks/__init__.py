@@ -1,6 +1,7 @@
 """One class per task: columns of the data, loss, metric.
 
-    base                  ``Task``, the class that all stages see; metrics and what they have in common
+    base                  ``Task``, the class that all stages see
+    measured              values of a metric;  losses: those that several tasks share
     text_classification   one class per text or pair of texts
     text_regression       one number per text or pair of texts
     token_classification  one tag per word, scored by spans
@@ -24,8 +25,9 @@ from __future__ import annotations
 from typing import Any
 
 from compress.core.errors import ConfigError, ModelError, did_you_mean
-from compress.tasks.base import Measured, Task, outputs_of
+from compress.tasks.base import Task, outputs_of
 from compress.tasks.image_classification import ImageClassification
+from compress.tasks.measured import Measured
 from compress.tasks.question_answering import QuestionAnswering
 from compress.tasks.sentence_similarity import SentenceSimilarity
 from compress.tasks.text_classification import TextClassification

@@ -14,6 +14,7 @@ from compress.core.errors import ConfigError, DataError
 from compress.data.batches import Encoded
 from compress.data.columns import Columns, choose_columns
 from compress.data.splits import agree_on_columns
+from compress.tasks.measured import Measured, Slice
 from compress.tasks.standing import Standing
 from compress.tasks.standing import spearman as spearman
 from compress.tasks.tokenization import encode_texts
@@ -22,30 +23,6 @@ if TYPE_CHECKING:
     import torch
     from datasets import Dataset
     from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A metric and the scores it is computed from, so that it can be resampled.
-
-    Attributes:
-        name: name of the metric.
-        scores: one row per unit (a text, a pair, a question): [units], or [units, parts].
-        combine: computes the metric from such rows; None takes their mean.
-        also: further metrics of the same units.
-    """
-
-    name: str
-    scores: NDArray[np.float64]
-    combine: Callable[[NDArray[np.float64]], float] | None = None
-    also: tuple[Measured, ...] = ()
-
-    @property
-    def value(self) -> float:
-        """The metric over all units; NaN without units."""
-        if not len(self.scores):
-            return float("nan")
-        return float(self.scores.mean()) if self.combine is None else self.combine(self.scores)
 
 
 @dataclass(frozen=True)
@@ -59,21 +36,6 @@ class Chosen:
 
     columns: Mapping[str, Columns]
     reading: str | None = None
-
-
-@dataclass(frozen=True)
-class Slice:
-    """The metric on a part of the evaluation data: one class, one type of span.
-
-    Attributes:
-        name: name of the part.
-        count: number of texts, spans or questions in the part.
-        measured: the metric on the part; its rows have the same order for every model.
-    """
-
-    name: str
-    count: int
-    measured: Measured
 
 
 class Task(ABC):
@@ -471,91 +433,3 @@ def require_labels(columns: Columns) -> str:
     if columns.label is None:
         raise DataError("the data has no labels to train on; name their column with --label-column")
     return columns.label
-
-
-def check_finite(reference: Tensor) -> None:
-    """Checks that a model's outputs are finite.
-
-    Raises:
-        DataError: one of them is NaN or infinite.
-    """
-    import torch
-
-    if not bool(torch.isfinite(reference).all()):
-        raise DataError(
-            "the model's outputs on the calibration data are not finite: its activations overflow; check the "
-            "checkpoint in float32, and the data for texts unlike those it was trained on"
-        )
-
-
-def noise_like(reference: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draws standard normal noise.
-
-    Args:
-        reference: gives shape and dtype.
-        generator: source of randomness; None takes torch's global one.
-    """
-    import torch
-
-    return torch.randn(reference.shape, generator=generator, dtype=reference.dtype)
-
-
-def categorical_divergence(logits: Tensor, reference: Tensor) -> Tensor:
-    """Returns the KL divergence KL(reference || logits) of the distributions over the last axis.
-
-    Args:
-        logits: [..., categories].
-        reference: [..., categories].
-
-    Returns:
-        [...].
-    """
-    from torch.nn.functional import kl_div, log_softmax
-
-    pointwise = kl_div(log_softmax(logits, -1), log_softmax(reference, -1), reduction="none", log_target=True)
-    return pointwise.sum(-1)
-
-
-def draw_categories(reference: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draws one category from each distribution over the last axis.
-
-    Args:
-        reference: logits [..., categories].
-        generator: source of randomness; None takes torch's global one.
-
-    Returns:
-        int64 [...].
-
-    Raises:
-        DataError: the logits are not finite.
-    """
-    import torch
-
-    check_finite(reference)
-    flat = reference.reshape(-1, reference.shape[-1]).softmax(-1)
-    return torch.multinomial(flat, 1, generator=generator).reshape(reference.shape[:-1])
-
-
-def categorical_direction(reference: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draws a random direction with covariance diag(p) - p pᵀ for each distribution p over the last axis.
-
-    The direction is Σ_c ±√p_c (e_c - p), with a random sign per category c. The gradient of the loss for one drawn
-    label has the same covariance, but it is nearly always 0 where one category is nearly certain.
-
-    Args:
-        reference: logits [..., categories].
-        generator: source of randomness; None takes torch's global one.
-
-    Returns:
-        [..., categories].
-
-    Raises:
-        DataError: the logits are not finite.
-    """
-    import torch
-
-    check_finite(reference)
-    probabilities = reference.softmax(-1)
-    signs = torch.randint(0, 2, reference.shape, generator=generator, dtype=reference.dtype) * 2 - 1
-    parts = signs * probabilities.sqrt()
-    return parts - probabilities * parts.sum(-1, keepdim=True)

@@ -15,16 +15,9 @@ from numpy.typing import NDArray
 from compress.core.errors import ModelError
 from compress.data.batches import Encoded
 from compress.data.columns import Columns
-from compress.tasks.base import (
-    Chosen,
-    Measured,
-    Slice,
-    Task,
-    categorical_direction,
-    categorical_divergence,
-    draw_categories,
-    require_labels,
-)
+from compress.tasks.base import Chosen, Task, require_labels
+from compress.tasks.losses import categorical_direction, categorical_divergence, draw_categories
+from compress.tasks.measured import Measured, Slice
 from compress.tasks.qa_columns import Answer, choose_answer_columns, read_questions
 from compress.tasks.standing import Standing, standing_of_answers
 from compress.tasks.tokenization import Windows, encode_windows

@@ -14,7 +14,9 @@ from compress.data.batches import Encoded
 from compress.data.columns import Columns, choose_columns, read_texts
 from compress.data.labels import read_numbers
 from compress.data.names import SCORE_NAMES
-from compress.tasks.base import Chosen, Measured, Task, check_finite, noise_like, spearman
+from compress.tasks.base import Chosen, Task, spearman
+from compress.tasks.losses import check_finite, noise_like
+from compress.tasks.measured import Measured
 from compress.tasks.pooling import Layer, pool, unit_length
 from compress.tasks.standing import Standing, standing_of_ranks
 from compress.tasks.tokenization import encode_texts

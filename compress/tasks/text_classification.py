@@ -13,16 +13,9 @@ from compress.core.errors import DataError, ModelError
 from compress.data.batches import Encoded
 from compress.data.columns import Columns, read_column, read_texts
 from compress.data.labels import LabelColumn, label_column, label_text, read_labels, reading_note
-from compress.tasks.base import (
-    Chosen,
-    Measured,
-    Slice,
-    Task,
-    categorical_direction,
-    categorical_divergence,
-    draw_categories,
-    require_labels,
-)
+from compress.tasks.base import Chosen, Task, require_labels
+from compress.tasks.losses import categorical_direction, categorical_divergence, draw_categories
+from compress.tasks.measured import Measured, Slice
 from compress.tasks.standing import Standing, standing_of_classes
 from compress.tasks.tokenization import encode_texts
 

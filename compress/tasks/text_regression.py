@@ -14,7 +14,8 @@ from compress.data.batches import Encoded
 from compress.data.columns import Columns, choose_columns, read_texts
 from compress.data.labels import read_numbers
 from compress.data.names import SCORE_NAMES
-from compress.tasks.base import Chosen, Task, check_finite, noise_like, require_labels, spearman
+from compress.tasks.base import Chosen, Task, require_labels, spearman
+from compress.tasks.losses import check_finite, noise_like
 from compress.tasks.standing import Standing, standing_of_ranks
 from compress.tasks.tokenization import encode_texts
 

@@ -17,16 +17,9 @@ from compress.data.labels import label_text, tag_column
 from compress.data.names import TAG_NAMES, WORD_NAMES
 from compress.data.origin import place
 from compress.data.text_files import SPACES, split_words
-from compress.tasks.base import (
-    Chosen,
-    Measured,
-    Slice,
-    Task,
-    categorical_direction,
-    categorical_divergence,
-    draw_categories,
-    require_labels,
-)
+from compress.tasks.base import Chosen, Task, require_labels
+from compress.tasks.losses import categorical_direction, categorical_divergence, draw_categories
+from compress.tasks.measured import Measured, Slice
 from compress.tasks.standing import Standing, standing_of_classes, standing_of_spans
 from compress.tasks.text_classification import settled
 from compress.tasks.tokenization import encode_words
