@@ -92,9 +92,7 @@ def meeting_seconds(where: Place, environment: Mapping[str, str] | None = None) 
 def remedy() -> str:
     """Return what to do where the processes do not meet, in words."""
     names = [name for name in (*_RANK, *_WORLD) if name in os.environ]
-    return (
-        f"if it is meant to be alone: unset {' '.join(names)}; if not: start the others (torchrun, accelerate launch)"
-    )
+    return f"if this one is alone, unset {' '.join(names)}; if not, start the others (torchrun, accelerate launch)"
 
 
 @contextmanager
