@@ -81,7 +81,7 @@ def standing_of_classes(
     shares, answered = (np.bincount(values, minlength=size) / count for values in (truth, predicted))
     if shares.max() == 1.0:
         # The answer that is always right is not chance: nothing but the number of classes is left to compare with.
-        chance, by_order, reference = 1 / classes, 1 / classes, f"one of {classes} {share_of}es"
+        chance, by_order, reference = 1 / classes, 1 / classes, f"one {share_of} of {classes}"
         related = True
     else:
         chance, by_order = float(shares.max()), float(shares @ answered)
