@@ -65,7 +65,7 @@ def test_squad_as_published(tmp_path: Path, value: Any, indent: int | None) -> N
         ('{"text": "a"}\n{"text": \n', "line 2 of"),
         (
             '{"data": [{"paragraphs": [{"qas": [{"question": "q"}]}]}]}',
-            "paragraph 1 of .* is not as in SQuAD .KeyError: 'context'",
+            "paragraph 1 of .* .KeyError: 'context'",
         ),
         ('{\n "a": ' + "[" * 100_000, "not valid JSON"),
     ],
