@@ -17,6 +17,7 @@ from pathlib import Path
 from compress.cli.progress import progress_for
 from compress.core.errors import CompressError
 from compress.core.progress import Progress
+from compress.data.origin import notes_of
 from compress.demo.demo import encoder_directory
 from compress.demo.fine_tune import FineTuneRecipe, fine_tune
 from compress.inputs.load import train_and_validation
@@ -48,9 +49,9 @@ def run(given: argparse.Namespace, progress: Progress) -> None:
     task = TASKS[given.task]
     if given.output.exists():
         raise SystemExit(f"error: '{given.output}' exists; choose another --output")
-    rows, held, note = train_and_validation(given.data, given.eval_data, given.seed)
-    if note:
-        progress.info(note)
+    rows, held, note = train_and_validation(given.data, given.eval_data, given.seed, words=task.reads_words)
+    for sentence in filter(None, dict.fromkeys((note, *notes_of(rows), *notes_of(held)))):
+        progress.info(sentence)
     model, tokenizer = fine_tune(
         given.model or encoder_directory(),
         task,

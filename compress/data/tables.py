@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from compress.core.errors import DataError
 from compress.data.headerless import known_columns, read_headerless, read_plain_text
 from compress.data.json_files import read_json
-from compress.data.names import LABEL_NAMES, PAIR_NAMES, SCORE_NAMES, TEXT_NAMES
+from compress.data.names import LABEL_NAMES, PAIR_NAMES, SCORE_NAMES, TEXT_NAMES, WORD_NAMES
 from compress.data.tagged_words import looks_tagged, read_tagged_words
 from compress.data.text_files import PACKED, FileRows, TextFile, data_suffix, first_line, split_lines
 
@@ -118,7 +118,15 @@ def _read_separated(file: TextFile, *, tabs: bool, words: bool) -> FileRows:
         lines = split_lines(file.text())
         if (tabs or "," not in next(iter(lines), "")) and looks_tagged(lines):
             return read_tagged_words(file.path, lines)
+        rows = _read_csv(file, tabs=tabs)
+        names = rows.table.column_names
+        # A lone column without a usual name is a word and its tag between spaces, or plain text.
+        return rows if len(names) > 1 or _is_text_name(names[0]) else read_tagged_words(file.path, lines)
     return _read_csv(file, tabs=tabs)
+
+
+def _is_text_name(name: str) -> bool:
+    return name.strip(" ").lower() in (*WORD_NAMES, *TEXT_NAMES)
 
 
 def _read_csv(file: TextFile, tabs: bool) -> FileRows:

@@ -63,7 +63,10 @@ def test_squad_as_published(tmp_path: Path, value: Any, indent: int | None) -> N
         ('{\n "columns": ["a"], "data": [[1]]\n}', "keys 'columns', 'data'"),
         ('{\n "text": ["a"],\n}', "line 3 of .* is not valid JSON"),
         ('{"text": "a"}\n{"text": \n', "line 2 of"),
-        ('{"data": [{"paragraphs": [{"qas": [{"question": "q"}]}]}]}', "paragraph 1 of .* KeyError: 'context'"),
+        (
+            '{"data": [{"paragraphs": [{"qas": [{"question": "q"}]}]}]}',
+            "paragraph 1 of .* .KeyError: 'context'",
+        ),
         ('{\n "a": ' + "[" * 100_000, "not valid JSON"),
     ],
 )

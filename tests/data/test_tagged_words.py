@@ -98,6 +98,19 @@ def test_tables_stay_tables(tmp_path: Path) -> None:
     assert read_file(tmp_path / "a.tsv", words=True).table.to_pydict()["tokens"] == ["Alice lives", "in Paris"]
 
 
+def test_words_in_a_csv_file(tmp_path: Path) -> None:
+    """A tagger takes no line of a csv file for a sentence where it is a word and its tag."""
+    file = tmp_path / "a.csv"
+    for separator in (" ", "\t"):
+        file.write_text(f"Alice{separator}B-PER\nlives{separator}O\n\nhere{separator}O\n")
+        assert read_file(file, words=True).table.to_pydict()["tokens"] == [["Alice", "lives"], ["here"]]
+    file.write_text("a good film\nnobody liked\nit\n")
+    with pytest.raises(DataError, match="is plain text, not words with tags"):
+        read_file(file, words=True)
+    file.write_text("text\nAlice lives\n")
+    assert read_file(file, words=True).table.to_pydict() == {"text": ["Alice lives"]}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -215,3 +215,9 @@ def test_head() -> None:
         task_of(SimpleNamespace(architectures=["BertForTokenClassification"], num_labels=1))
     data = dataset(tokens=SENTENCES, tags=TAGS)
     assert TASK.new_head(data, TASK.find_columns(data)) == ["O", "B-food", "B-person"]
+
+
+def test_one_word_per_row_has_no_sentences() -> None:
+    rows = dataset(tokens=[["word"]] * 30, tags=[["O"]] * 30)
+    with pytest.raises(DataError, match=r"one word and one tag .*sentences have no ends"):
+        TASK.columns(rows, CONFIG)
