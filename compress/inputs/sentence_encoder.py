@@ -95,10 +95,10 @@ def find_sentence_folder(directory: Path) -> SentenceFolder | None:
     if not (above / MODULES).is_file():
         return None
     try:
-        listed = [str(module["path"]) for module in _read_json(above / MODULES)]
+        listed = [PurePosixPath(module["path"]) for module in _read_json(above / MODULES)]
     except (TypeError, KeyError):
         return None
-    return _read_folder(above) if directory.name in listed[:1] else None
+    return _read_folder(above) if PurePosixPath(directory.name) in listed[:1] else None
 
 
 def _read_folder(root: Path) -> SentenceFolder | None:
@@ -147,6 +147,14 @@ def _check_transformer(settings: Mapping[str, Any], file: Path | None) -> None:
     output = text.get("method_output_name", "last_hidden_state")
     if text.get("method", "forward") != "forward" or output != "last_hidden_state":
         raise ModelError(f"'{file}' reads {output} of the transformer, which is not supported: only last_hidden_state")
+    output = settings.get("module_output_name", "token_embeddings")
+    if output != "token_embeddings":
+        raise ModelError(f"'{file}' makes {output} of the transformer, which is not supported: only token_embeddings")
+    if settings.get("processing_kwargs"):
+        raise ModelError(
+            f"'{file}' has processing_kwargs {json.dumps(settings['processing_kwargs'])}, which are not read here; "
+            "write them into tokenizer_config.json instead"
+        )
     for key in ("tokenizer_args", "processor_kwargs", "config_args", "config_kwargs"):
         further = {name: value for name, value in (settings.get(key) or {}).items() if name not in _HARMLESS}
         if further:

@@ -237,6 +237,8 @@ def test_folders_without_a_transformer_are_refused(kind: str, tokenizer: Any, tm
             {"modality_config": {"text": {"method": "forward", "method_output_name": "pooler_output"}}},
             "reads pooler_output of the transformer",
         ),
+        ("sentence_bert_config.json", {"processing_kwargs": {"text": {"max_length": 5}}}, "has processing_kwargs"),
+        ("sentence_bert_config.json", {"module_output_name": "sentence_embedding"}, "makes sentence_embedding of"),
         ("sentence_bert_config.json", {"tokenizer_args": {"strip_accents": False}}, "tokenizer_args .*strip_accents"),
         ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "says SparseEncoder"),
         ("config_sentence_transformers.json", {"default_prompt_name": "x"}, "default_prompt_name 'x', which is not"),
