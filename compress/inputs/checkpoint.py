@@ -18,7 +18,7 @@ from compress.core.errors import ModelError
 from compress.data.hub import existing_path, hub_reachable, looks_like_path
 from compress.data.tables import first_line
 from compress.inputs.processors import IMAGE_PROCESSOR_FILES, TOKENIZER_FILES, load_image_processor, load_tokenizer
-from compress.inputs.sentence_encoder import MODULES, PATTERNS, find_sentence_folder, sentence_task
+from compress.inputs.sentence_encoder import MODULES, PATTERNS, find_sentence_folder, pickled_layers, sentence_task
 from compress.inputs.task_choice import choose_task, refuse_sentence_options
 from compress.inputs.tokenizer_settings import settle_tokenizer
 from compress.models.encoder import Encoder, encoder_of, family_of, image_input, longest_input, shape_of
@@ -147,7 +147,10 @@ def _from_hub(model: str) -> Path:
                 _read_config(config.parent, model)
             beside = (*TOKENIZER_FILES, *IMAGE_PROCESSOR_FILES, *PATTERNS)
             patterns = ["config.json", WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors", *beside]
-            return Path(snapshot_download(model, allow_patterns=patterns, local_files_only=cached_only))
+            path = Path(snapshot_download(model, allow_patterns=patterns, local_files_only=cached_only))
+            if pickled := pickled_layers(path):
+                snapshot_download(model, allow_patterns=pickled, local_files_only=cached_only)
+            return path
     except (OSError, ValueError, RuntimeError) as error:
         if cached_only:
             raise ModelError(

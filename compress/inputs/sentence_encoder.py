@@ -30,7 +30,7 @@ TRANSFORMER_SETTINGS = tuple(
 )
 # What of these belongs to an encoder, for downloads: module folders are called 1_Pooling, 2_Dense, 0_Transformer.
 PATTERNS = (MODULES, SETTINGS, "sentence_*_config.json", *(f"[0-9]_*/*{end}" for end in (".json", ".txt", ".model")))
-PATTERNS += ("[0-9]_*/*.safetensors", "[0-9]_*/pytorch_model.bin")
+PATTERNS += ("[0-9]_*/*.safetensors",)
 _PACKAGE = "sentence_transformers."
 _POOLED = "sentence_embedding"
 _TOKENS_ALONE = "--embedding tokens compresses the transformer alone and leaves the rest to the caller"
@@ -99,6 +99,12 @@ def find_sentence_folder(directory: Path) -> SentenceFolder | None:
     except (TypeError, KeyError):
         return None
     return _read_folder(above) if PurePosixPath(directory.name) in listed[:1] else None
+
+
+def pickled_layers(root: Path) -> list[str]:
+    """Returns the names of the files, below ``root``, of layers that have no safetensors: older Dense layers."""
+    folders = [folder for folder in root.glob("[0-9]_*") if folder.name.endswith(("Dense", "LayerNorm"))]
+    return [f"{folder.name}/pytorch_model.bin" for folder in folders if not any(folder.glob("*.safetensors"))]
 
 
 def _read_folder(root: Path) -> SentenceFolder | None:

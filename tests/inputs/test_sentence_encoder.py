@@ -125,6 +125,31 @@ def test_old_layout(tokenizer: Any, tmp_path: Path) -> None:
     assert load_checkpoint(str(folder)).name == "old"
 
 
+def test_old_layout_of_the_hub(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    folder = old_layout(sentence_folder(tmp_path, tokenizer, layers=("Dense",)))
+    fetched: list[str] = []
+
+    def file(name: str, path: str, local_files_only: bool) -> str:
+        if not (folder / path).is_file():
+            raise LocalEntryNotFoundError(path)
+        return str(folder / path)
+
+    def snapshot(name: str, allow_patterns: list[str], local_files_only: bool) -> str:
+        fetched.extend(allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr("compress.inputs.checkpoint.hub_reachable", lambda: True)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", file)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    checkpoint = load_checkpoint("someone/encoder")
+    assert checkpoint.name == "encoder" and checkpoint.directory == folder / "0_Transformer"
+    # A pickle is fetched only where a layer has nothing else.
+    assert [name for name in fetched if name.endswith(".bin")] == ["2_Dense/pytorch_model.bin"]
+
+
 def test_folder_that_nobody_names_is_assumed(tokenizer: Any, tmp_path: Path) -> None:
     folder = old_layout(sentence_folder(tmp_path, tokenizer, layers=("Dense",)))
     (folder / "0_Transformer").rename(folder / "query_0_Transformer")
@@ -310,7 +335,7 @@ def test_prompts_are_chosen_by_name(tokenizer: Any, tmp_path: Path) -> None:
 
 def test_prompts_without_a_default_are_named(tokenizer: Any, tmp_path: Path) -> None:
     found = load_checkpoint(str(sentence_folder(tmp_path, tokenizer, prompts=PROMPTS)))
-    assert any("has prompts (query, document) and no default: none is used" in line for line in found.said)
+    assert any("has prompts (document, query) and no default: none is used" in line for line in found.said)
 
 
 def test_prompt_is_for_sentence_encoders(tiny_bert: Path, tokenizer: Any, tmp_path: Path) -> None:
