@@ -33,7 +33,7 @@ from compress.inputs.processors import (
     tokenizer_files,
 )
 from compress.inputs.quiet import quiet
-from compress.inputs.sentence_encoder import MODULES, PATTERNS, find_sentence_folder, sentence_task
+from compress.inputs.sentence_encoder import MODULES, PATTERNS, find_sentence_folder, pickled_layers, sentence_task
 from compress.inputs.task_choice import choose_task, refuse_sentence_options
 from compress.inputs.tokenizer_settings import settle_tokenizer
 from compress.inputs.weights import check_files, check_finite, check_names, fingerprint
@@ -175,12 +175,19 @@ def _from_hub(model: str) -> Path:
                 beside = tokenizer_files(first.parent, config)
             beside = (*beside, *IMAGE_PROCESSOR_FILES, *PATTERNS, ADAPTER_CONFIG)
             patterns = ["config.json", WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors", *beside]
-            return Path(
-                from_hub(
-                    model,
-                    lambda: snapshot_download(model, allow_patterns=patterns, local_files_only=cached_only),
+
+            def fetch(patterns: list[str]) -> Path:
+                return Path(
+                    from_hub(
+                        model,
+                        lambda: snapshot_download(model, allow_patterns=patterns, local_files_only=cached_only),
+                    )
                 )
-            )
+
+            path = fetch(patterns)
+            if pickled := pickled_layers(path):
+                fetch(pickled)
+            return path
     except (OSError, ValueError, RuntimeError) as error:
         if cached_only:
             raise ModelError(

@@ -30,7 +30,6 @@ TRANSFORMER_SETTINGS = tuple(
 )
 # What of these belongs to an encoder, for downloads: module folders are called 1_Pooling, 2_Dense, 0_Transformer.
 PATTERNS = (MODULES, SETTINGS, "sentence_*_config.json", *(f"[0-9]_*/*{end}" for end in (".json", ".txt", ".model")))
-# Of a hub no pickle is fetched, whatever it holds.
 PATTERNS += ("[0-9]_*/*.safetensors",)
 _PACKAGE = "sentence_transformers."
 _POOLED = "sentence_embedding"
@@ -96,10 +95,16 @@ def find_sentence_folder(directory: Path) -> SentenceFolder | None:
     if not (above / MODULES).is_file():
         return None
     try:
-        listed = [str(module["path"]) for module in _read_json(above / MODULES)]
+        listed = [PurePosixPath(module["path"]) for module in _read_json(above / MODULES)]
     except (TypeError, KeyError):
         return None
-    return _read_folder(above) if directory.name in listed[:1] else None
+    return _read_folder(above) if PurePosixPath(directory.name) in listed[:1] else None
+
+
+def pickled_layers(root: Path) -> list[str]:
+    """Returns the names of the files, below ``root``, of layers that have no safetensors: older Dense layers."""
+    folders = [folder for folder in root.glob("[0-9]_*") if folder.name.endswith(("Dense", "LayerNorm"))]
+    return [f"{folder.name}/pytorch_model.bin" for folder in folders if not any(folder.glob("*.safetensors"))]
 
 
 def _read_folder(root: Path) -> SentenceFolder | None:
@@ -148,6 +153,14 @@ def _check_transformer(settings: Mapping[str, Any], file: Path | None) -> None:
     output = text.get("method_output_name", "last_hidden_state")
     if text.get("method", "forward") != "forward" or output != "last_hidden_state":
         raise ModelError(f"'{file}' reads {output} of the transformer, which is not supported: only last_hidden_state")
+    output = settings.get("module_output_name", "token_embeddings")
+    if output != "token_embeddings":
+        raise ModelError(f"'{file}' makes {output} of the transformer, which is not supported: only token_embeddings")
+    if settings.get("processing_kwargs"):
+        raise ModelError(
+            f"'{file}' has processing_kwargs {json.dumps(settings['processing_kwargs'])}, which are not read here; "
+            "write them into tokenizer_config.json instead"
+        )
     for key in ("tokenizer_args", "processor_kwargs", "config_args", "config_kwargs"):
         further = {name: value for name, value in (settings.get(key) or {}).items() if name not in _HARMLESS}
         if further:

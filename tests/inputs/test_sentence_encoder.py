@@ -125,6 +125,31 @@ def test_old_layout(tokenizer: Any, tmp_path: Path) -> None:
     assert load_checkpoint(str(folder)).name == "old"
 
 
+def test_old_layout_of_the_hub(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    folder = old_layout(sentence_folder(tmp_path, tokenizer, layers=("Dense",)))
+    fetched: list[str] = []
+
+    def file(name: str, path: str, local_files_only: bool) -> str:
+        if not (folder / path).is_file():
+            raise LocalEntryNotFoundError(path)
+        return str(folder / path)
+
+    def snapshot(name: str, allow_patterns: list[str], local_files_only: bool) -> str:
+        fetched.extend(allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr("compress.inputs.checkpoint.hub_reachable", lambda: True)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", file)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    checkpoint = load_checkpoint("someone/encoder")
+    assert checkpoint.name == "encoder" and checkpoint.directory == folder / "0_Transformer"
+    # A pickle is fetched only where a layer has nothing else.
+    assert [name for name in fetched if name.endswith(".bin")] == ["2_Dense/pytorch_model.bin"]
+
+
 def test_folder_that_nobody_names_is_assumed(tokenizer: Any, tmp_path: Path) -> None:
     folder = old_layout(sentence_folder(tmp_path, tokenizer, layers=("Dense",)))
     (folder / "0_Transformer").rename(folder / "query_0_Transformer")
@@ -237,6 +262,8 @@ def test_folders_without_a_transformer_are_refused(kind: str, tokenizer: Any, tm
             {"modality_config": {"text": {"method": "forward", "method_output_name": "pooler_output"}}},
             "reads pooler_output of the transformer",
         ),
+        ("sentence_bert_config.json", {"processing_kwargs": {"text": {"max_length": 5}}}, "has processing_kwargs"),
+        ("sentence_bert_config.json", {"module_output_name": "sentence_embedding"}, "makes sentence_embedding of"),
         ("sentence_bert_config.json", {"tokenizer_args": {"strip_accents": False}}, "tokenizer_args .*strip_accents"),
         ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "says SparseEncoder"),
         ("config_sentence_transformers.json", {"default_prompt_name": "x"}, "default_prompt_name 'x', which is not"),
