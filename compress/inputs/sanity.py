@@ -52,8 +52,8 @@ def check_standing(
     )
     if standing.at_chance and not allow_chance:
         raise DataError(
-            f"{said}. It is not above chance, so the metric would mean nothing. Usual reasons: {reasons}. Correct that, "
-            "or give --allow-chance to go on all the same"
+            f"{said}. It is not above chance, so the metric would mean nothing. Usual reasons: {reasons}. Correct "
+            "that, or give --allow-chance to go on all the same"
         )
     how = "not above chance" if standing.at_chance else "far below a fine-tuned model"
     progress.info(f"warning: {said}, {how}. Usual reasons: {reasons}")
