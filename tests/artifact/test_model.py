@@ -197,8 +197,8 @@ def test_taken_outputs_are_refused_and_untouched(tmp_path: Path) -> None:
     (tmp_path / "dangling").symlink_to("nowhere")
     for name, words in (
         ("full", r"not empty \(it has 'mine'\)"),
-        ("file", "no directory"),
-        ("dangling", "no directory"),
+        ("file", "not a directory"),
+        ("dangling", "not a directory"),
     ):
         with pytest.raises(ArtifactError, match=words), staged(tmp_path / name):
             pytest.fail("the block must not run")
