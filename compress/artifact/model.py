@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.core.errors import ArtifactError, ModelError, PlanError
+from compress.inputs.configuration import registered_class
 from compress.inputs.torch_state import own_torch_state
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def dense_model(folder: Path) -> Any:
     name = (config.architectures or ["nothing"])[0]
     # The name comes from a file: only model classes that transformers has, or was told of, are made from it.
     kind = getattr(transformers, name, None) if name.isidentifier() else None
-    kind = kind or _registered(name, config)
+    kind = kind or registered_class(name, type(config))
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         raise ArtifactError(
             f"'{folder / CONFIG}' names the model class '{name}', which transformers {transformers.__version__} lacks"
@@ -132,17 +133,3 @@ def dense_model(folder: Path) -> Any:
         return kind(config)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise ArtifactError(f"'{folder / CONFIG}' describes no {name}: {error}; make the artifact again") from None
-
-
-def _registered(name: str, config: Any) -> Any:
-    """A model class of this name that was registered with transformers for the configuration's class, or None."""
-    import transformers
-
-    from compress.tasks import TASKS
-
-    for auto_class in sorted({task.auto_class_name for task in TASKS.values()}):
-        known = getattr(transformers, auto_class)._model_mapping.get(type(config), None)
-        for kind in known if isinstance(known, tuple) else (known,):
-            if kind is not None and kind.__name__ == name:
-                return kind
-    return None

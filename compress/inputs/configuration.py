@@ -109,7 +109,7 @@ def _refuse_own_code(raw: dict[str, Any], model: str) -> None:
         own = [
             str(head)
             for head in heads
-            if own_classes({"": head}) and not _registered(str(head), CONFIG_MAPPING[raw["model_type"]])
+            if own_classes({"": head}) and registered_class(str(head), CONFIG_MAPPING[raw["model_type"]]) is None
         ]
     if own:
         raise ModelError(
@@ -118,15 +118,21 @@ def _refuse_own_code(raw: dict[str, Any], model: str) -> None:
         )
 
 
-def _registered(name: str, config_class: type) -> bool:
-    """Whether a model class of this name was registered with transformers for a class of configurations."""
+def registered_class(name: str, config_class: type) -> Any:
+    """Returns a model class that was registered with transformers for a class of configurations; None if there is none.
+
+    Args:
+        name: of the model class.
+        config_class: of its configuration.
+    """
     import transformers
 
-    for auto_class in {task.auto_class_name for task in TASKS.values()}:
+    for auto_class in sorted({task.auto_class_name for task in TASKS.values()}):
         known = getattr(transformers, auto_class)._model_mapping.get(config_class, None)
-        if any(getattr(kind, "__name__", None) == name for kind in (known if isinstance(known, tuple) else (known,))):
-            return True
-    return False
+        for kind in known if isinstance(known, tuple) else (known,):
+            if kind is not None and kind.__name__ == name:
+                return kind
+    return None
 
 
 def own_classes(auto_map: Any) -> list[str]:

@@ -319,10 +319,12 @@ class Hub:
         monkeypatch.setattr(huggingface_hub, "snapshot_download", self.snapshot_download)
 
     def hf_hub_download(self, name: str, file: str, local_files_only: bool) -> str:
-        from huggingface_hub.errors import LocalEntryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         if local_files_only:
             raise LocalEntryNotFoundError("not in the cache\nmore advice")
+        if not (self.directory / file).is_file():
+            raise EntryNotFoundError(f"there is no {file}")
         self.fetched.append(file)
         return str(self.directory / file)
 
@@ -349,6 +351,24 @@ def test_unsupported_family_of_the_hub_is_not_downloaded(broken: Path, monkeypat
 def test_hub_out_of_reach_leaves_the_cache(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Hub(tiny_bert, monkeypatch, reachable=False)
     assert "not on this machine and the hub cannot be reached" in refusal("someone/sentiment")
+
+
+def test_adapter_of_the_hub_is_refused(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone, where there is no config.json to fetch, and beside base weights, which alone would be another model."""
+    (broken / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "someone/base"}')
+    hub = Hub(broken, monkeypatch)
+    assert "adapter that is not merged" in refusal("someone/lora")
+    assert "adapter_config.json" in hub.fetched
+    (broken / "config.json").unlink()
+    assert "M.from_pretrained('someone/base'), 'someone/lora')" in refusal("someone/lora")
+
+
+def test_tokenizer_files_of_the_hub_are_those_of_its_class(
+    shared_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub(shared_checkpoint("deberta-v2"), monkeypatch)
+    load_checkpoint("someone/deberta")
+    assert "spm.model" in hub.fetched and "vocab.txt" not in hub.fetched
 
 
 def ask_hub(code: str, **environment: str) -> str:
