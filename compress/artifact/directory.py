@@ -74,6 +74,8 @@ def staged(output: str | Path, needed_bytes: int = LEAST_FREE_BYTES) -> Iterator
             final = Path(os.path.realpath(path))
             held.enter_context(undone_at_end(lambda: _remove_empty(made)))
             _make_parents(final.parent, made)
+            if not final.parent.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(final.parent))
             if held.enter_context(only_one(final.with_name(f".{final.name}.lock"))):
                 _clear_leftovers(final)
             partial = final.with_name(f".{final.name}{_PARTIAL}{secrets.token_hex(4)}")

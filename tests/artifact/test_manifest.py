@@ -88,6 +88,6 @@ def test_a_newer_format_says_which_version_to_install(artifact: Path) -> None:
 
 
 def test_what_is_no_artifact(tmp_path: Path) -> None:
-    for place, words in ((tmp_path, f"has no {NAME}"), (tmp_path / "x", "is not there"), (Path(__file__), "no dir")):
+    for place, words in ((tmp_path, f"has no {NAME}"), (tmp_path / "x", "is not there"), (Path(__file__), "not a dir")):
         with pytest.raises(ArtifactError, match=words):
             read_manifest(place)

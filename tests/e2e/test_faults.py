@@ -554,7 +554,7 @@ def test_a_session_that_does_not_start(
 
     monkeypatch.setattr("compress.stages.dense_model.write_onnx", of_another_runtime)
     monkeypatch.setattr("compress.stages.present_device.FORM_SECONDS", 0.02)
-    code = cli.main(as_options(arguments, "--output", tmp_path / "out"))
+    code = cli.main(as_options(arguments, "--allow-chance", "--output", tmp_path / "out"))
     said = capsys.readouterr().err
     assert code == 3 and "Traceback" not in said
     assert re.search(r"ONNX Runtime .* cannot load .*OfAnotherRuntime", said), said
@@ -567,7 +567,7 @@ def test_kill_9_of_the_command_line_then_resume(
 ) -> None:
     """The words of the promise: ``kill -9`` during ``compress run``, then ``--resume``."""
     environment = {**os.environ, "COMPRESS_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-m", "compress", *as_options(arguments, "--output", tmp_path / "out")]
+    command = [sys.executable, "-m", "compress", *as_options(arguments, "--allow-chance", "--output", tmp_path / "out")]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     store = Store(tmp_path / "cache" / "results")
     while not any(entry.stage == "reconstruct" for entry in store.entries()):

@@ -151,10 +151,10 @@ def test_the_weights_that_do_better_go_on(
             return {"trained": trained, "rebuilt": rebuilt}[model]
 
     said: list[str] = []
-    stages: Any = SimpleNamespace(info=said.append)
+    run: Any = SimpleNamespace(info=said.append)
     monkeypatch.setattr(fine_prune, "prune", lambda *_: ("rebuilt", "repairs of rebuilt"))
     nothing: Any = None
-    model, repairs = fine_prune._better(nothing, nothing, nothing, "trained", Session(), "repairs of trained", stages)  # type: ignore[arg-type]
+    model, repairs = fine_prune._better(run, nothing, "trained", Session(), "repairs of trained")  # type: ignore[arg-type]
     assert (model, repairs) == (goes_on, f"repairs of {goes_on}")
     assert f"the {goes_on.replace('rebuilt', 'reconstructed')} weights go on" in said[0]
 
