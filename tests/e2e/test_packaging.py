@@ -89,8 +89,8 @@ def test_the_wheel_works_elsewhere(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     python("-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel))
     code = (
-        "import profile, cProfile, compress.profile.target, compress.export.runtime, compress.demo\n"
-        "assert compress.demo.DATA.joinpath('train.csv').is_file()\n"
+        "import profile, cProfile, compress.profile.target, compress.export.runtime, compress.demo.demo\n"
+        "assert compress.demo.demo.DATA.joinpath('train.csv').is_file()\n"
         "print(compress.__file__, [target.name for target in compress.profile.target.list_targets()])"
     )
     out = python("-c", code, cwd=tmp_path, PYTHONPATH=str(site))
