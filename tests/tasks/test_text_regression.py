@@ -45,7 +45,7 @@ def test_labels_are_numbers(regressor: Path) -> None:
 
 
 def test_classifiers_are_refused(tiny_bert: Path) -> None:
-    with pytest.raises(ModelError, match=r"2 numbers per text.*exactly one output"):
+    with pytest.raises(ModelError, match=r"2 classes, and text-regression needs exactly one number"):
         load_checkpoint(str(tiny_bert), task="text-regression")
 
 
