@@ -92,6 +92,7 @@ def test_leftover_variables_do_not_matter_to_python(
         effort="fast",
         seq_len=16,
         samples=16,
+        allow_chance=True,
         output=str(tmp_path / "out"),
     )
     assert (tmp_path / "out" / "manifest.json").is_file() and done.plan is not None
