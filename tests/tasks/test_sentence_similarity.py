@@ -25,7 +25,7 @@ from compress.inputs.sentence_encoder import find_sentence_folder, sentence_task
 from compress.profile.target import Target
 from compress.reconstruction.layerwise import positions_read
 from compress.tasks import SentenceSimilarity, Task, TextClassification, task_of
-from support.models import EVERY_FAMILY, random_model
+from support.models import OF_IMAGES, TINY_SIZES, random_model
 from support.structures import padded_inputs
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
@@ -168,7 +168,13 @@ def exported(task: Task, model: Any, inputs: dict[str, torch.Tensor], directory:
     return open_session(path, CPU)
 
 
-@pytest.mark.parametrize("family", EVERY_FAMILY)
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=[] if family == "bert" else pytest.mark.slow)
+        for family in sorted(set(TINY_SIZES) - set(OF_IMAGES))
+    ],
+)
 @pytest.mark.parametrize("embedding", ["normalized", "pooled", "tokens"])
 def test_file_gives_what_was_asked_for(family: str, embedding: str, tmp_path: Path) -> None:
     task, model, inputs = TASK.giving(embedding), base_model(family), padded_inputs(family)
