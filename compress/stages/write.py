@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress._version import __version__
 from compress.artifact import summary
-from compress.artifact.files import CARD, OUTCOMES, TRADE_OFF, TRAINING, VALIDATION, compact, dump
+from compress.artifact.files import CARD, MODEL, OUTCOMES, PLAN, PROFILE, TRADE_OFF, TRAINING, VALIDATION, compact, dump
 from compress.artifact.manifest import SEAL, described, write_manifest
 from compress.artifact.model import save_model
 from compress.artifact.sbom import NAME as SBOM
@@ -54,10 +54,10 @@ def write_artifact(
         origins: per option where its value came from; None where nobody knows.
     """
     config, loaded, stages = run.config, run.loaded, run.stages
-    keep_engine(directory / "model.onnx", loaded.target)
+    keep_engine(directory / MODEL, loaded.target)
     plan, profile, validation = done.proposal.plan, done.proposal.profile, done.validation
     if loaded.target.ort is not None:
-        write_ort(directory / "model.onnx", directory / "engine", deployment_feed(config, loaded), loaded.target.ort)
+        write_ort(directory / MODEL, directory / "engine", deployment_feed(config, loaded), loaded.target.ort)
     save_model(done.model, directory)
     # Both loaders look beside model.onnx: optimum for config.json, a tokenizer for its own files.
     loaded.checkpoint.model.config.save_pretrained(directory)
@@ -67,9 +67,9 @@ def write_artifact(
     if isinstance(task, SentenceSimilarity):
         longest = min(float(config.seq_len), longest_text(loaded.checkpoint.tokenizer))
         write_sentence_files(directory, task, loaded.shape.hidden_size, int(longest))
-    (directory / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+    (directory / PLAN).write_text(plan.to_json(), encoding="utf-8")
     if profile is not None:
-        (directory / "profile.json").write_text(profile.to_json(), encoding="utf-8")
+        (directory / PROFILE).write_text(profile.to_json(), encoding="utf-8")
     if validation is not None:
         (directory / VALIDATION).write_text(dump(validation.to_json()), encoding="utf-8")
     if done.outcomes is not None:
@@ -89,7 +89,7 @@ def write_artifact(
             "reused": [] if stages.memory is None else stages.memory.reused,
         }
     )
-    model_sha256 = sha256_of(directory / "model.onnx")
+    model_sha256 = sha256_of(directory / MODEL)
     try:
         (directory / SBOM).write_text(sbom_text(facts, model_sha256), encoding="utf-8")
     except ConfigError as error:
@@ -150,7 +150,7 @@ def renew_validation(
         plan: what the artifact keeps.
         target: what it was measured on.
     """
-    engine = {file.relative_to(directory).as_posix() for file in keep_engine(directory / "model.onnx", target)}
+    engine = {file.relative_to(directory).as_posix() for file in keep_engine(directory / MODEL, target)}
     validation = found.validation
     texts = {
         VALIDATION: dump(validation.to_json()),
