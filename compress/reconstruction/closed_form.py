@@ -19,7 +19,7 @@ examples. A fit is accepted only if its held-out error falls.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -31,8 +31,9 @@ from torch import Tensor, nn
 from compress.data.batches import Encoded
 from compress.models.encoder import Encoder, EncoderLayer
 from compress.models.families import SUBLAYER_KINDS, SublayerKind
-from compress.reconstruction.layerwise import LayerCall, Teacher, divergence, positions_read, run_sublayers
-from compress.reconstruction.least_squares import Gram, ridge_solution, scale_solution
+from compress.reconstruction.layerwise import Teacher, divergence, positions_read
+from compress.reconstruction.least_squares import Gram, GramSum, ridge_solution, scale_solution
+from compress.reconstruction.student_layer import Regressors, StudentLayer, width_of
 from compress.tasks import Task
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -163,12 +164,14 @@ def fit_sublayers(
     for number, layer in enumerate(student):
         last = number == layers - 1
         targets = teacher.targets(number)
+        running = StudentLayer(layer, teacher.calls, own)
         for kind, totals in targets.items():
-            grams = _accumulate(layer, kind, teacher.calls, own, totals, held_out, read if last else None)
+            width = width_of(layer, kind)
+            grams = _accumulate(running.regressors(kind), width, totals, held_out, read if last else None)
             unit_size = student.shape.head_size if kind == "attention" else 1
             results.append(_refit(layer, kind, grams, method, unit_size, ridges, bystanders))
         if not last:
-            own = [call(layer, hidden) for call, hidden in zip(teacher.calls, own, strict=True)]
+            own = running.outputs()
     return results
 
 
@@ -182,36 +185,29 @@ class _Grams:
 
 
 def _accumulate(
-    layer: EncoderLayer,
-    kind: SublayerKind,
-    calls: list[LayerCall],
-    hidden: list[Tensor],
+    regressors: Iterable[Regressors],
+    width: int,
     targets: list[Tensor],
     held_out: NDArray[np.bool_],
     read: Tensor | None,
 ) -> _Grams:
-    module: nn.Module = layer.get(f"{kind}_output")
-    weight = _weight(module)
-    width = 0 if weight is None else weight.shape[1]
     outputs = targets[0].shape[-1]
-    grams = _Grams(Gram.zeros(width, outputs), Gram.zeros(width, outputs))
-    if read is not None:
-        grams.train_rest = Gram.zeros(width, outputs)
-    for call, states, target in zip(calls, hidden, targets, strict=True):
-        seen = run_sublayers(call, layer, states, (kind,))[kind]
+    train, held = GramSum(width, outputs), GramSum(width, outputs)
+    rest = None if read is None else GramSum(width, outputs)
+    for (call, inputs, residual), target in zip(regressors, targets, strict=True):
         # The sublayer's target: added to the student's own residual it gives the teacher's sum.
-        y = target - (seen.total - seen.output)
-        x = seen.inputs[..., :width]
-        held = torch.from_numpy(held_out[call.indices])[:, None] & call.mask
-        train = ~torch.from_numpy(held_out[call.indices])[:, None] & call.mask
-        if read is not None and grams.train_rest is not None:
+        y = target - residual
+        x = inputs[..., :width]
+        is_held = torch.from_numpy(held_out[call.indices])[:, None] & call.mask
+        is_train = ~torch.from_numpy(held_out[call.indices])[:, None] & call.mask
+        if read is not None and rest is not None:
             matters = torch.zeros_like(call.mask)
             matters[:, read[read < matters.shape[1]]] = True
-            grams.train_rest.add(x[train & ~matters], y[train & ~matters])
-            held, train = held & matters, train & matters
-        grams.held.add(x[held], y[held])
-        grams.train.add(x[train], y[train])
-    return grams
+            rest.add(x[is_train & ~matters], y[is_train & ~matters])
+            is_held, is_train = is_held & matters, is_train & matters
+        held.add(x[is_held], y[is_held])
+        train.add(x[is_train], y[is_train])
+    return _Grams(train.gram(), held.gram(), None if rest is None else rest.gram())
 
 
 def _refit(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,8 @@ from compress.models.families import SUBLAYER_KINDS, SublayerKind
 from compress.tasks import Task
 
 
-class _Stop(Exception):
-    """Ends a forward pass as soon as the rest is not needed."""
+class Stop(Exception):
+    """Raised in a hook: ends a forward pass as soon as the rest is not needed."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,13 @@ def first_inputs(encoder: Encoder, task: Task, data: Encoded, batch_size: int) -
     def catch(_: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         caught.append((arguments, keywords))
         if len(caught) == len(watched):
-            raise _Stop
+            raise Stop
 
     result = []
     handles = [layer.module.register_forward_pre_hook(catch, with_kwargs=True) for layer in watched]
     try:
         for batch in data.batches(batch_size):
-            with suppress(_Stop):
+            with suppress(Stop):
                 task.forward(encoder.model, batch.inputs)
             arguments, keywords = caught[0]
             by_name = "hidden_states" in keywords
@@ -100,67 +101,16 @@ def first_inputs(encoder: Encoder, task: Task, data: Encoded, batch_size: int) -
     return result
 
 
-@dataclass(frozen=True)
-class SublayerStates:
-    """Inputs and outputs of one sublayer in one batch.
-
-    Attributes:
-        inputs: inputs of W_o or W_2, [batch, sequence, units]; meaningless for a removed sublayer.
-        output: output of W_o or W_2, [batch, sequence, hidden]; [hidden] for a removed sublayer.
-        total: output plus residual, [batch, sequence, hidden].
-    """
-
-    inputs: Tensor
-    output: Tensor
-    total: Tensor
-
-
 @contextmanager
-def _watched(
-    layer: EncoderLayer, kinds: tuple[SublayerKind, ...], *, stop: bool
-) -> Iterator[dict[SublayerKind, SublayerStates]]:
-    """Record sublayers' inputs and outputs while the block runs; ``stop`` ends the forward pass after the last one."""
-    seen: dict[SublayerKind, tuple[Tensor, Tensor]] = {}
-    found: dict[SublayerKind, SublayerStates] = {}
-
-    def watch(kind: SublayerKind) -> Iterator[Any]:
-        def projection(_: Any, arguments: tuple[Any, ...], output: Tensor) -> None:
-            seen[kind] = (arguments[0], output)
-
-        def total(value: Tensor) -> None:
-            found[kind] = SublayerStates(*seen[kind], value)
-            if stop and len(found) == len(kinds):
-                raise _Stop
-
-        yield layer.get(f"{kind}_output").register_forward_hook(projection)
-        yield layer.on_sum(kind, total)
-
-    handles = [handle for kind in kinds for handle in watch(kind)]
+def _sums_of(layer: EncoderLayer) -> Iterator[dict[SublayerKind, Tensor]]:
+    """Record output plus residual of both sublayers while the block runs."""
+    found: dict[SublayerKind, Tensor] = {}
+    handles = [layer.on_sum(kind, partial(found.__setitem__, kind)) for kind in SUBLAYER_KINDS]
     try:
         yield found
     finally:
         for handle in handles:
             handle.remove()
-
-
-@torch.no_grad()
-def run_sublayers(
-    call: LayerCall, layer: EncoderLayer, hidden: Tensor, kinds: tuple[SublayerKind, ...]
-) -> dict[SublayerKind, SublayerStates]:
-    """Run one layer as far as needed and return the inputs and outputs of its sublayers.
-
-    Args:
-        call: how the model calls the layer for this batch.
-        layer: the layer.
-        hidden: the layer's input [batch, sequence, hidden].
-        kinds: sublayers to record.
-
-    Returns:
-        Inputs and outputs by kind of sublayer.
-    """
-    with _watched(layer, kinds, stop=True) as found, suppress(_Stop):
-        call(layer, hidden)
-    return found
 
 
 class Teacher:
@@ -202,10 +152,10 @@ class Teacher:
         self._next += 1
         totals: dict[SublayerKind, list[Tensor]] = {kind: [] for kind in SUBLAYER_KINDS}
         for i, call in enumerate(self.calls):
-            with _watched(layer, SUBLAYER_KINDS, stop=False) as found:
+            with _sums_of(layer) as found:
                 self._states[i] = call(layer, self._states[i])
             for kind in SUBLAYER_KINDS:
-                totals[kind].append(found[kind].total)
+                totals[kind].append(found[kind])
         return totals
 
 

@@ -1,6 +1,6 @@
 """Least squares from Gram matrices: ridge regression towards given weights, and one scale per unit.
 
-Products within a batch are computed in the model's precision; sums over batches, and the solutions, in float64.
+Products over a few thousand tokens are computed in the model's precision; their sums, and the solutions, in float64.
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compress.core.errors import DataError
 
 LARGEST_SCALE = 10.0
+# Tokens of one product in the model's precision, before it is added in float64.
+TOKENS_AT_ONCE = 2048
 
 
 @dataclass
@@ -47,22 +49,6 @@ class Gram:
             torch.zeros(inputs + 1, outputs, dtype=torch.float64),
         )
 
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Add the tokens of a batch.
-
-        Args:
-            x: [tokens, inputs].
-            y: [tokens, outputs].
-        """
-        if not len(x):
-            return
-        ones = torch.ones(len(x), 1, dtype=x.dtype)
-        augmented = torch.cat([x, ones], dim=1)
-        self.xx += (augmented.T @ augmented).double()
-        self.xy += (augmented.T @ y).double()
-        self.yy += float(y.double().square().sum())
-        self.tokens += len(x)
-
     def plus(self, other: Gram, weight: float = 1.0) -> Gram:
         """Sums over the tokens of both.
 
@@ -84,6 +70,49 @@ class Gram:
         """Squared error of Y ≈ X̃ W, relative to ΣY²; weights [inputs + 1, outputs]."""
         total = (weights * (self.xx @ weights)).sum() - 2 * (weights * self.xy).sum() + self.yy
         return max(0.0, float(total)) / max(self.yy, 1e-30)
+
+
+class GramSum:
+    """Adds up a Gram matrix, several batches at a time.
+
+    A sum in float64 passes over whole matrices, which takes longer than the product of a few hundred tokens.
+
+    Args:
+        inputs: columns of X.
+        outputs: columns of Y.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        self._sum = Gram.zeros(inputs, outputs)
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._tokens = 0
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Add the tokens of a batch.
+
+        Args:
+            x: [tokens, inputs].
+            y: [tokens, outputs].
+        """
+        self._waiting.append((x, y))
+        self._tokens += len(x)
+        if self._tokens >= TOKENS_AT_ONCE:
+            self._flush()
+
+    def gram(self) -> Gram:
+        """The sums so far; they may go on afterwards."""
+        self._flush()
+        return self._sum
+
+    def _flush(self) -> None:
+        if self._tokens:
+            x = torch.cat([nn.functional.pad(x, (0, 1), value=1.0) for x, _ in self._waiting])
+            y = torch.cat([y for _, y in self._waiting])
+            self._sum.xx += x.T @ x
+            self._sum.xy += x.T @ y
+            self._sum.yy += float(y.double().square().sum())
+            self._sum.tokens += len(x)
+        self._waiting, self._tokens = [], 0
 
 
 def solve_spd(matrix: Tensor, right: Tensor) -> Tensor:
