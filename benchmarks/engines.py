@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.core.cores import usable_cores
 from compress.core.errors import CompressError
 from compress.core.plan import Plan, Widths
 from compress.core.progress import Silent
@@ -43,7 +44,7 @@ from compress.export.runtime import open_session
 from compress.export.session import Session
 from compress.inputs.load import Loaded, load
 from compress.options.run_config import make_config
-from compress.profile.target import Target, load_target, usable_cores
+from compress.profile.target import Target, load_target
 from compress.profile.timing import Schedule, sample_calls
 from compress.stages.export import samples_of
 from compress.stages.int8_accuracy import answers_of

@@ -8,6 +8,7 @@ import signal
 import sys
 from contextlib import suppress
 
+from compress.core.cores import wait_politely
 from compress.core.ending import end_now, end_on_signals
 
 
@@ -33,6 +34,7 @@ def main() -> None:
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     }.items():
         os.environ.setdefault(name, value)
+    wait_politely()
     end_on_signals(_say_end)
     try:
         code = _run()

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.core.cores import usable_cores
 from compress.core.errors import ExportError, TargetError
 from compress.export.inputs import select_inputs
-from compress.profile.target import usable_cores
 
 if TYPE_CHECKING:
     from compress.export.int8 import Feed

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.core.cores import usable_cores
 from compress.core.errors import TargetError, did_you_mean
 from compress.export import openvino, tensorrt
 from compress.export.cuda import absence, open_cuda, require_cuda
 from compress.export.session import OnnxRuntimeSession, Session, load_inference
-from compress.profile.target import GPU_RUNTIMES, usable_cores
+from compress.profile.target import GPU_RUNTIMES
 
 if TYPE_CHECKING:
     from compress.profile.target import Target

@@ -6,7 +6,6 @@ user's own file.
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping
 from importlib import metadata
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from compress.core.cores import usable_cores
 from compress.core.errors import ProfileError, TargetError, did_you_mean
 from compress.core.parsing import MOST_TOML_BYTES, Missing, Unreadable, parse_toml, read_text
 from compress.profile.gpu import matching_gpus, with_current_clock
@@ -362,13 +362,6 @@ def provenance(target: Target) -> Provenance:
     if target.runtime not in GPU_RUNTIMES or matching_gpus(target.compute_capability):
         return "measured here"
     return "none" if target.missing_for(target.precision) else "estimated"
-
-
-def usable_cores() -> int:
-    """Number of cores that this process may use: its affinity if the system tells it, otherwise all."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _processor() -> str:

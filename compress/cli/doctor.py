@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from compress.core.cores import quota, usable_cores
 from compress.export import cuda_events
 from compress.export.cuda import PROVIDER
 from compress.export.tensorrt import lacking_tensorrt, release
 from compress.profile.gpu import Gpu, gpus
-from compress.profile.target import usable_cores
 from compress.profile.timing import measure
 
 State = Literal["ok", "warning", "problem"]
@@ -202,6 +202,8 @@ def _threads() -> Check:
     usable, there = usable_cores(), os.cpu_count() or 1
     told = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ}
     value = f"{usable} of {there} cores usable" + "".join(f", {name}={text}" for name, text in told.items())
+    if (most := quota()) is not None:
+        value += f", CPU quota of {most:g} cores"
     if any(text.isdigit() and int(text) < usable for text in told.values()):
         return Check(
             "threads", WARNING, value, "PyTorch uses fewer threads than there are cores: unset it, unless that is meant"

@@ -6,6 +6,7 @@
     parsing      JSON and TOML that others may have written, with limits
     progress     the protocol that stages report to
     hashing      SHA-256 of files
+    cores        how many cores may be used, how threads wait
     locks        one process at a time
     waiting      says what is waited for
     ending       an end on signals, also in native code

@@ -17,6 +17,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from compress.core import errors
+from compress.core.cores import usable_cores
 from compress.core.errors import CompressError
 from compress.core.waiting import in_background
 from compress.distributed.place import MEETING_SECONDS, UNSURE_SECONDS, meeting_seconds, remedy
@@ -303,8 +304,7 @@ def meet(where: Place) -> Group:
         ) from None
     if where.rank == 0 and where.local > 1:
         own = torch.get_num_threads()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or own
-        group.use_threads(max(own, min(own * where.local, cores)), own)
+        group.use_threads(max(own, min(own * where.local, usable_cores())), own)
     _joined = group
     return group
 

@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from compress.core.cores import usable_cores
+
 
 @contextmanager
 def own_torch_state() -> Iterator[None]:
     """Sets torch's process-wide state for the block, and gives the caller's back at its end, on errors too.
 
     Inside: float32, the processor as default device, gradients, no inference mode or autocast, no deterministic
-    algorithms, no TF32, and random numbers from seed 0, those of NumPy and Python too. The number of threads stays, and
-    is given back as well. It is also a decorator.
+    algorithms, no TF32, no more threads than usable cores (``core/cores.py``), and random numbers from seed 0, those of
+    NumPy and Python too. It is also a decorator.
     """
     import numpy as np
     import torch
@@ -63,7 +65,7 @@ def _settings() -> list[tuple[Callable[[], Any], Callable[[Any], Any], Any]]:
     cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
     settings: list[tuple[Callable[[], Any], Callable[[Any], Any], Any]] = [
         (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
-        (torch.get_num_threads, torch.set_num_threads, None),
+        (torch.get_num_threads, torch.set_num_threads, min(torch.get_num_threads(), usable_cores())),
         (
             lambda: (
                 torch.are_deterministic_algorithms_enabled(),
