@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from compress.data.batches import Batch
 from compress.fineprune.recipe import Distilling
 from compress.models.encoder import Encoder
-from compress.reconstruction.joint import HiddenStates, hidden_distance
+from compress.reconstruction.hidden_states import HiddenStates, hidden_distance
 from compress.tasks import Task
 
 

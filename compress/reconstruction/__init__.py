@@ -3,7 +3,10 @@
     closed_form    sublayer by sublayer: ridge regression towards the original weights
     least_squares  ridge and scale fits from Gram matrices
     joint          all weights together, by gradient
-    layerwise      dense and pruned model side by side, one layer at a time
+    lessons        the dense model's answers on the training examples
+    hidden_states  hidden states in a forward pass, their distance
+    layerwise      the dense model, one layer at a time
+    student_layer  one layer of the pruned model while it is fitted
     trial          a quick score of a structure: prune, reconstruct, compare
 
 May import pruning, tasks, models, data, core.

@@ -5,17 +5,19 @@ errors: those that only show at the head, and those of weights that no sublayer'
 W_1, norms, the head). Here all weights but the embeddings are trained together. The loss is the divergence of the
 outputs plus the distance of the hidden states from the dense model's. No labels are read.
 
-The training is short: only the calibration examples, a number of steps that is fixed beforehand, a learning rate that
-falls to 0. The result is kept only if it lowers the held-out divergence from the dense model.
+The training is short: only the calibration examples, and a number of steps that is fixed beforehand. The learning rate
+falls to 0. How high it starts depends on how much there is to repair: a rate that helps at a tenth of the MACs destroys
+at half of them. So a pilot tries a few rates for a few steps. Where none lowers the divergence on examples held out,
+there is no training. Those examples take no part in the layer-by-layer fit either: on examples that it was fitted to,
+its result looks better than it is, and any training looks worse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,15 +25,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.core.plan import EncoderShape, Widths
-from compress.data.batches import Batch, Encoded
+from compress.data.batches import Encoded
 from compress.models.encoder import Encoder, widths_of
-from compress.reconstruction.layerwise import divergence, positions_read
+from compress.reconstruction.hidden_states import HiddenStates
+from compress.reconstruction.layerwise import positions_read
+from compress.reconstruction.lessons import Lesson, Lessons
 from compress.tasks import Task
 
 HELD_OUT = 0.1
 LEAST_SAMPLES = 64
 BATCH_SIZE = 32
-LEARNING_RATE = 1e-4
+# Learning rates that the pilot tries, highest first, and its steps with each of them, as a share of all steps.
+RATES = (3e-4, 1e-4, 3e-5, 1e-5)
+PILOT_SHARE, LEAST_PILOT = 0.1, 8
+# Divergence after a pilot, relative to that before, up to which a rate is not too high.
+HARMLESS = 1.1
 # Weight of the hidden states' mean squared error, relative to their variance; the divergence of the outputs has 1.
 HIDDEN_WEIGHT = 1.0
 _WARM_UP = 0.1
@@ -42,72 +50,31 @@ class JointFit:
     """The result of joint reconstruction.
 
     Attributes:
-        steps: of the optimizer, ``BATCH_SIZE`` examples each.
+        steps: of the optimizer, ``BATCH_SIZE`` examples each, without the pilot's.
         before, after: mean held-out divergence from the dense model.
         accepted: whether the result was kept; if not, the weights are restored.
+        rate: the highest learning rate; None where the pilot found none that helps.
     """
 
     steps: int
     before: float
     after: float
     accepted: bool
+    rate: float | None = None
 
 
-class HiddenStates:
-    """Records the output of every encoder layer in each forward pass."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        self.states: list[Tensor] = []
-        self._handles = [layer.module.register_forward_hook(self._catch) for layer in encoder]
-
-    def _catch(self, _: nn.Module, __: Any, output: Any) -> None:
-        self.states.append(output[0] if isinstance(output, tuple) else output)
-
-    def take(self) -> list[Tensor]:
-        """Return the states [batch, sequence, hidden] since the last call, first layer first."""
-        states, self.states = self.states, []
-        return states
-
-    def close(self) -> None:
-        """Remove the hooks."""
-        for handle in self._handles:
-            handle.remove()
-
-
-def hidden_distance(taught: list[Tensor], own: list[Tensor], real: Tensor, read: Tensor | None) -> Tensor:
-    """Squared error of hidden states at real tokens, relative to their variance.
+def split(examples: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split calibration examples into those held out, to judge on, and those to train on.
 
     Args:
-        taught: states of the teacher, [batch, sequence, hidden] per layer.
-        own: states of the student, of the same shapes.
-        real: real tokens, bool [batch, sequence].
-        read: positions of the last hidden state that count, [n]; None for all.
+        examples: their number.
+        seed: of the split.
 
     Returns:
-        Scalar, the sum over layers; the last layer counts as much as all others together.
+        Positions of both parts, ascending.
     """
-    total = own[0].new_zeros(())
-    for number, (target, state) in enumerate(zip(taught, own, strict=True)):
-        last = number == len(own) - 1
-        wanted = real
-        if last and read is not None:
-            wanted = torch.zeros_like(real)
-            wanted[:, read] = real[:, read]
-        target = target[wanted]
-        error = (state[wanted] - target).square().mean() / target.var(0, correction=0).mean().clamp_min(1e-6)
-        # The head reads the last layer, so it counts as much as all layers before it together.
-        total = total + error / (1 if last else max(1, len(own) - 1))
-    return total
-
-
-def _endless(data: Encoded, indices: NDArray[np.int64], generator: np.random.Generator) -> Iterator[Batch]:
-    """Batches of examples of about one length, in random order, pass after pass without end."""
-    while True:
-        # A little noise on the lengths mixes neighbours, so that batches differ from pass to pass.
-        order = indices[np.argsort(data.lengths[indices] + generator.uniform(-2, 2, len(indices)), kind="stable")]
-        for start in generator.permutation(np.arange(0, len(order), BATCH_SIZE)):
-            chosen = order[start : start + BATCH_SIZE]
-            yield next(iter(data.select(chosen).batches(len(chosen))))
+    held, train = np.split(np.random.default_rng(seed).permutation(examples), [max(1, int(HELD_OUT * examples))])
+    return np.sort(held), np.sort(train)
 
 
 def steps_within(
@@ -115,8 +82,8 @@ def steps_within(
 ) -> int:
     """Number of optimizer steps in so many passes over the training examples, cut off at a bound on their cost.
 
-    A step costs one forward pass of the dense model, and one forward and one backward pass of the pruned model. A
-    backward pass costs as much as two forward passes.
+    A step costs one forward and one backward pass of the pruned model. A backward pass costs as much as two forward
+    passes. The dense model's answers are computed once.
 
     Args:
         shape: the dense encoder.
@@ -128,17 +95,14 @@ def steps_within(
     Returns:
         Steps of ``BATCH_SIZE`` examples.
     """
-    train = len(data) - _held_out(len(data))
+    train = len(data) - max(1, int(HELD_OUT * len(data)))
     steps = epochs * -(-train // BATCH_SIZE)
     if most_flops is None:
         return steps
     length = data.mean_length
-    example = 2 * shape.macs(shape.dense, length) + 6 * shape.macs(widths, length)
-    return min(steps, int(most_flops / (BATCH_SIZE * max(example, 1.0))))
-
-
-def _held_out(examples: int) -> int:
-    return max(1, int(HELD_OUT * examples))
+    once = 2 * train * shape.macs(shape.dense, length)
+    step = 6 * BATCH_SIZE * shape.macs(widths, length)
+    return min(steps, max(0, int((most_flops - once) / max(step, 1.0))))
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -163,7 +127,7 @@ def fit_jointly(
         dense: the teacher; unchanged.
         student: the pruned model, reconstructed; all its weights but embeddings may change.
         task: gives outputs and their divergence.
-        data: calibration examples; labels are not read.
+        data: calibration examples; labels are not read. Those that ``split`` holds out judge.
         epochs: passes over the training part of the examples.
         most_flops: bound on floating-point operations, which can reduce the number of steps; None for no bound.
         seed: of the held-out split and the order of examples.
@@ -174,65 +138,107 @@ def fit_jointly(
     steps = steps_within(dense.shape, widths_of(student.model), data, epochs, most_flops)
     if steps < 1 or len(data) < LEAST_SAMPLES:
         return None
-    generator = np.random.default_rng(seed)
-    held, train = np.split(generator.permutation(len(data)), [_held_out(len(data))])
-    held_data = data.select(np.sort(held))
-    before = divergence(dense.model, student.model, task, held_data)
-    parameters = trained_parameters(student.model)
-    start = [p.detach().clone() for p in parameters]
-    with closing(_Loss(dense, student, task, positions_read(dense, task, data))) as loss_of:
-        _train(loss_of, islice(_endless(data, train, generator), steps), parameters, steps)
-    after = divergence(dense.model, student.model, task, held_data)
+    held, train = split(len(data), seed)
+    read = positions_read(dense, task, data)
+    judge = _Judge(student, task, Lessons(dense, task, data.select(held), read, BATCH_SIZE))
+    trainer = _Trainer(student, task, Lessons(dense, task, data.select(train), read, BATCH_SIZE), seed)
+    before = judge()
+    start = trainer.weights()
+    rate = _pilot(trainer, judge, before, steps)
+    if rate is None:
+        return JointFit(0, before, before, False)
+    trainer.train(rate, steps)
+    after = judge()
     accepted = after < before
     if not accepted:
-        with torch.no_grad():
-            for parameter, value in zip(parameters, start, strict=True):
-                parameter.copy_(value)
-    return JointFit(steps, before, after, accepted)
+        trainer.restore(start)
+    return JointFit(steps, before, after, accepted, rate)
 
 
-@torch.enable_grad()
-def _train(loss_of: _Loss, batches: Iterable[Batch], parameters: list[nn.Parameter], steps: int) -> None:
-    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0)
-    # Linear warm-up, then linearly down to 0: the small last steps average out the noise of the batches.
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / max(1.0, _WARM_UP * steps), 1 - step / steps)
-    )
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        for batch in batches:
-            loss = loss_of(batch)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-            parameter.grad = None
+def _pilot(trainer: _Trainer, judge: _Judge, before: float, steps: int) -> float | None:
+    """The highest rate whose first steps do no harm on the examples held out; None where even the lowest does not help.
 
-
-class _Loss:
-    """Divergence of the outputs, plus the hidden states' squared error relative to their variance.
-
-    Args:
-        read: positions of the last hidden state that the head reads; None for all.
+    A few steps at a good rate can raise the divergence a little: what they stir up is averaged out while the rate
+    falls. Far too high rates raise it by factors. With fewer steps than a pilot needs, the lowest rate is taken: the
+    guard at the end decides.
     """
+    few = max(LEAST_PILOT, int(PILOT_SHARE * steps))
+    if steps <= few:
+        return RATES[-1]
+    start = trainer.weights()
+    for rate in RATES:
+        trainer.train(rate, few)
+        found = judge()
+        trainer.restore(start)
+        if found <= (HARMLESS if rate > RATES[-1] else 1.0) * before:
+            return rate
+    return None
 
-    def __init__(self, dense: Encoder, student: Encoder, task: Task, read: Tensor | None) -> None:
-        self._dense, self._student, self._task, self._read = dense.model, student.model, task, read
-        self._taught, self._own = HiddenStates(dense), HiddenStates(student)
 
-    def __call__(self, batch: Batch) -> Tensor:
-        with torch.no_grad():
-            reference = self._task.forward(self._dense, batch.inputs)
-        outputs = self._task.forward(self._student, batch.inputs)
-        hidden = hidden_distance(self._taught.take(), self._own.take(), batch.mask, self._read)
-        return self._task.divergence(outputs, reference).mean() + HIDDEN_WEIGHT * hidden
+class _Judge:
+    """The examples held out; the dense model answers once."""
 
-    def close(self) -> None:
-        """Remove the hooks."""
-        self._taught.close()
-        self._own.close()
+    def __init__(self, student: Encoder, task: Task, lessons: Lessons) -> None:
+        self._student, self._task, self._lessons = student, task, lessons
+
+    @torch.no_grad()
+    def __call__(self) -> float:
+        """Mean divergence of the student, as it is now, from the dense model."""
+        examples, total = 0, 0.0
+        for lesson in self._lessons:
+            outputs = self._task.forward(self._student.model, lesson.batch.inputs)
+            total += float(self._task.divergence(outputs, lesson.outputs).sum())
+            examples += len(lesson.batch.indices)
+        return total / examples
+
+
+class _Trainer:
+    """Trains the student's weights, and puts earlier ones back."""
+
+    def __init__(self, student: Encoder, task: Task, lessons: Lessons, seed: int) -> None:
+        self._student, self._task, self._lessons, self._seed = student, task, lessons, seed
+        self._parameters = trained_parameters(student.model)
+
+    def weights(self) -> list[Tensor]:
+        """A copy of the weights."""
+        return [parameter.detach().clone() for parameter in self._parameters]
+
+    @torch.no_grad()
+    def restore(self, weights: Sequence[Tensor]) -> None:
+        """Put weights back."""
+        for parameter, value in zip(self._parameters, weights, strict=True):
+            parameter.copy_(value)
+
+    @torch.enable_grad()
+    def train(self, rate: float, steps: int) -> None:
+        """Take so many steps with a rate that rises at first and then falls to 0."""
+        optimizer = torch.optim.AdamW(self._parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+        # Linear warm-up, then linearly down to 0: the small last steps average out the noise of the batches.
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min((step + 1) / max(1.0, _WARM_UP * steps), 1 - step / steps)
+        )
+        lessons = self._lessons.endless(np.random.default_rng(self._seed))
+        with self._trainable(), closing(HiddenStates(self._student)) as own:
+            for lesson in islice(lessons, steps):
+                loss = self._loss(lesson, own)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
+                optimizer.step()
+                schedule.step()
+
+    def _loss(self, lesson: Lesson, own: HiddenStates) -> Tensor:
+        """Divergence of the outputs, plus the hidden states' squared error relative to their variance."""
+        outputs = self._task.forward(self._student.model, lesson.batch.inputs)
+        return self._task.divergence(outputs, lesson.outputs).mean() + HIDDEN_WEIGHT * lesson.distance(own.take())
+
+    @contextmanager
+    def _trainable(self) -> Iterator[None]:
+        try:
+            for parameter in self._parameters:
+                parameter.requires_grad_(True)
+            yield
+        finally:
+            for parameter in self._parameters:
+                parameter.requires_grad_(False)
+                parameter.grad = None

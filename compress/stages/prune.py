@@ -19,6 +19,7 @@ from compress.stages.stage import Inputs, Stage, stage
 if TYPE_CHECKING:
     from compress.data.batches import Encoded
     from compress.reconstruction.closed_form import SublayerFit
+    from compress.reconstruction.joint import JointFit
 
 
 def prune(run: Run, plan: Plan) -> tuple[Any, Repairs]:
@@ -53,7 +54,7 @@ def reconstruction_inputs(run: Run, plan: Plan) -> Inputs:
 
 
 @stage(
-    Stage("reconstruct", version=1, after="check", libraries=LIBRARIES),
+    Stage("reconstruct", version=2, after="check", libraries=LIBRARIES),
     inputs=reconstruction_inputs,
     codec=lambda run, plan: cache_codecs.pruned(run.loaded, plan),
 )
@@ -66,7 +67,7 @@ def reconstruct(run: Run, plan: Plan) -> tuple[Any, Repairs]:
     """
     from compress.models.encoder import encoder_of
     from compress.pruning.removal import remove
-    from compress.reconstruction import closed_form
+    from compress.reconstruction import closed_form, joint
 
     config, loaded = run.config, run.loaded
     model = copy.deepcopy(loaded.checkpoint.model)
@@ -76,7 +77,10 @@ def reconstruct(run: Run, plan: Plan) -> tuple[Any, Repairs]:
         run.info("no data: weights are not reconstructed")
         return model, Repairs()
     dense, task, student = loaded.checkpoint.encoder, loaded.checkpoint.task, encoder_of(model)
-    sublayers = tuple(closed_form.reconstruct(dense, student, task, data, method=config.method, seed=config.seed))
+    trains = config.method == "full" and EFFORT[config.effort].epochs > 0 and len(data) >= joint.LEAST_SAMPLES
+    # What judges the joint training must be as new to the first fit as to the training.
+    fitted = data.select(joint.split(len(data), config.seed)[1]) if trains else data
+    sublayers = tuple(closed_form.reconstruct(dense, student, task, fitted, method=config.method, seed=config.seed))
     if not sublayers:
         run.info(
             f"warning: {len(data)} examples are too few to reconstruct weights from: they stay as they were; give at "
@@ -85,21 +89,29 @@ def reconstruct(run: Run, plan: Plan) -> tuple[Any, Repairs]:
         return model, Repairs()
     if warning := _too_few(sublayers, data):
         run.info(warning)
-    if config.method != "full":
+    if not trains:
         return model, Repairs(sublayers)
-    from compress.reconstruction.joint import fit_jointly
-
     effort = EFFORT[config.effort]
-    joint = fit_jointly(
+    fit = joint.fit_jointly(
         dense, student, task, data, epochs=effort.epochs, most_flops=effort.most_flops, seed=config.seed
     )
-    if joint is not None:
-        outcome = "kept" if joint.accepted else "not kept: it did not help on examples held out"
-        run.info(
-            f"joint reconstruction, {joint.steps} steps: held-out divergence from the dense model {joint.before:.4f} "
-            f"to {joint.after:.4f}, {outcome}"
+    if fit is not None:
+        run.info(_of_joint(fit))
+    return model, Repairs(sublayers, fit)
+
+
+def _of_joint(fit: JointFit) -> str:
+    """What joint reconstruction did, in one line."""
+    if fit.rate is None:
+        return (
+            f"joint reconstruction left out: a pilot did not lower the held-out divergence from the dense model, "
+            f"{fit.before:.4f}"
         )
-    return model, Repairs(sublayers, joint)
+    outcome = "kept" if fit.accepted else "not kept: it did not help on examples held out"
+    return (
+        f"joint reconstruction, {fit.steps} steps at a rate of {fit.rate:g}: held-out divergence from the dense model "
+        f"{fit.before:.4f} to {fit.after:.4f}, {outcome}"
+    )
 
 
 def _too_few(sublayers: tuple[SublayerFit, ...], data: Encoded) -> str | None:

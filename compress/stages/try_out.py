@@ -66,7 +66,7 @@ def _inputs(
 
 
 @stage(
-    Stage("try-out", version=1, after="calibrate", depends_on=("calibrate",), libraries=LIBRARIES, optional=True),
+    Stage("try-out", version=2, after="calibrate", depends_on=("calibrate",), libraries=LIBRARIES, optional=True),
     inputs=_inputs,
     codec=cache_codecs.ARRAY,
     of=lambda run, importance, profile, share, size_limit: "" if profile is None else profile.precision,

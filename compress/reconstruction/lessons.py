@@ -1,0 +1,137 @@
+"""The dense model's answers on the training examples: batches with hidden states and outputs, computed once.
+
+Training passes over the same examples several times, and the teacher does not change. Its hidden states at real tokens
+are kept in float32, in bfloat16 where that takes too much memory, and computed anew for every step where that does
+too. So the batches stay what they are from pass to pass; their order changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compress.data.batches import Batch, Encoded
+from compress.models.encoder import Encoder
+from compress.reconstruction.hidden_states import HiddenStates
+from compress.tasks import Task
+
+# Most memory for the teacher's hidden states.
+KEPT_BYTES = 768_000_000
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One batch with the dense model's answers.
+
+    Attributes:
+        batch: the examples.
+        outputs: the dense model's, [batch, ...].
+        places: for every layer the tokens that count, numbered row by row, [n].
+        states: for every layer the dense model's hidden states there, [n, hidden].
+        scales: for every layer the weight of the mean squared error: one over the states' variance, and the last layer
+            counts as much as all others together.
+    """
+
+    batch: Batch
+    outputs: Tensor
+    places: tuple[Tensor, ...]
+    states: tuple[Tensor, ...]
+    scales: tuple[float, ...]
+
+    def distance(self, own: list[Tensor]) -> Tensor:
+        """Squared error of a student's hidden states relative to the teacher's variance, summed over layers.
+
+        Args:
+            own: hidden states of the student, [batch, sequence, hidden] per layer.
+
+        Returns:
+            A scalar with its graph.
+        """
+        total = own[0].new_zeros(())
+        for state, places, target, scale in zip(own, self.places, self.states, self.scales, strict=True):
+            error = state.flatten(0, 1).index_select(0, places) - target
+            total = total + scale * error.square().mean()
+        return total
+
+
+class Lessons:
+    """All lessons, in an order that is drawn anew for every pass.
+
+    Args:
+        dense: the teacher.
+        task: runs it.
+        data: the training examples; labels are not read.
+        read: positions of the last hidden state that the head reads, [n]; None for all.
+        batch_size: examples in a lesson.
+        kept_bytes: most memory for hidden states.
+    """
+
+    def __init__(
+        self,
+        dense: Encoder,
+        task: Task,
+        data: Encoded,
+        read: Tensor | None,
+        batch_size: int,
+        kept_bytes: int = KEPT_BYTES,
+    ) -> None:
+        self._dense, self._task, self._read = dense, task, read
+        self._batches = list(data.batches(batch_size))
+        numbers = int(data.lengths.sum()) * dense.shape.hidden_size * dense.shape.layers
+        self._dtype = torch.float32 if 4 * numbers <= kept_bytes else torch.bfloat16
+        self._keep = 2 * numbers <= kept_bytes
+        self._kept: dict[int, Lesson] = {}
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Lesson]:
+        return map(self._lesson, range(len(self._batches)))
+
+    def endless(self, generator: np.random.Generator) -> Iterator[Lesson]:
+        """Lessons in random order, pass after pass.
+
+        Args:
+            generator: draws the orders.
+        """
+        while True:
+            for number in generator.permutation(len(self._batches)).tolist():
+                yield self._lesson(number)
+
+    def _lesson(self, number: int) -> Lesson:
+        if number in self._kept:
+            return self._kept[number]
+        lesson = self._taught(self._batches[number])
+        if self._keep:
+            self._kept[number] = lesson
+        return lesson
+
+    @torch.no_grad()
+    def _taught(self, batch: Batch) -> Lesson:
+        with closing(HiddenStates(self._dense)) as caught:
+            outputs = self._task.forward(self._dense.model, batch.inputs)
+            states = caught.take()
+        everywhere = batch.mask.flatten().nonzero().squeeze(1)
+        at_last = everywhere if self._read is None else _at(batch.mask, self._read)
+        places = (*(everywhere,) * (len(states) - 1), at_last)
+        chosen = [state.flatten(0, 1)[where] for state, where in zip(states, places, strict=True)]
+        # The head reads the last layer, so it counts as much as all layers before it together.
+        shares = (*(1 / max(1, len(states) - 1),) * (len(states) - 1), 1.0)
+        scales = [
+            share / max(1e-6, float(state.var(0, correction=0).mean()))
+            for state, share in zip(chosen, shares, strict=True)
+        ]
+        return Lesson(batch, outputs, places, tuple(state.to(self._dtype) for state in chosen), tuple(scales))
+
+
+def _at(mask: Tensor, read: Tensor) -> Tensor:
+    """Numbers of the real tokens at these positions."""
+    wanted = torch.zeros_like(mask)
+    within = read[read < mask.shape[1]]
+    wanted[:, within] = mask[:, within]
+    return wanted.flatten().nonzero().squeeze(1)
