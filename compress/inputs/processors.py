@@ -9,6 +9,7 @@ from typing import Any
 from compress.core.errors import ModelError
 from compress.data.text_files import first_line
 from compress.inputs.configuration import own_classes
+from compress.tasks.tokenization import keep_truncation
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 # Runic, Cyrillic, Chinese and alchemical characters, one of which hardly any vocabulary has.
@@ -85,7 +86,9 @@ def load_tokenizer(directory: Path, config: Any, model: str) -> Any:
     # The tokenizers library raises bare Exception for a damaged tokenizer.json.
     except Exception as error:
         missing = [name for name in names[1:] if name not in found]
-        beside = f"; it has {', '.join(found)}, and no {' or '.join(missing)}" if missing else ""
+        beside = (
+            f"; it has {', '.join(found)}, and no {' or '.join(missing)}" if missing and names[0] not in found else ""
+        )
         raise ModelError(f"the tokenizer of model '{model}' cannot be read: {first_line(error)}{beside}") from None
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ModelError(
@@ -120,7 +123,8 @@ def _try_out(tokenizer: Any, config: Any, model: str) -> None:
             "tokens that the model was trained with, or remove the line"
         )
     try:
-        found = tokenizer([_UNKNOWN], [_UNKNOWN])
+        with keep_truncation(tokenizer):
+            found = tokenizer([_UNKNOWN], [_UNKNOWN])
     # The tokenizers library raises bare Exception.
     except Exception as error:
         raise ModelError(

@@ -159,10 +159,14 @@ def _inside(root: Path, path: str) -> Path:
 
 def _check_transformer(settings: Mapping[str, Any], file: Path | None) -> None:
     """Raises ModelError where the transformer's settings ask for something else than its last hidden state."""
+    for key in ("modality_config", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs"):
+        if not isinstance(settings.get(key) or {}, dict):
+            raise ModelError(f"'{file}' has {key} {settings[key]!r}, not an object; copy it from the checkpoint")
     task = settings.get("transformer_task", "feature-extraction")
     if task != "feature-extraction":
         raise ModelError(f"'{file}' asks for transformer_task {task}, which is not supported: only feature-extraction")
-    text = (settings.get("modality_config") or {}).get("text", {})
+    text = (settings.get("modality_config") or {}).get("text") or {}
+    text = text if isinstance(text, dict) else {"method": text}
     output = text.get("method_output_name", "last_hidden_state")
     if text.get("method", "forward") != "forward" or output != "last_hidden_state":
         raise ModelError(f"'{file}' reads {output} of the transformer, which is not supported: only last_hidden_state")
@@ -296,7 +300,7 @@ def _read_pooling(file: Path) -> tuple[tuple[str, ...], bool]:
     if named is None:
         chosen = tuple(mode for key, mode in _LEGACY_POOLINGS.items() if notes.get(key)) or ("mean",)
     else:
-        chosen = (named,) if isinstance(named, str) else tuple(named)
+        chosen = tuple(map(str, named)) if isinstance(named, list) else (str(named),)
     unknown = [str(mode) for mode in chosen if mode not in POOLINGS]
     # Older releases had no other keys than these, so an unknown one is another way of pooling.
     unknown += [

@@ -270,6 +270,14 @@ def test_folders_without_a_transformer_are_refused(kind: str, tokenizer: Any, tm
         ("config_sentence_transformers.json", {"prompts": ["query: "]}, "has prompts .*, not texts by name"),
         ("config_sentence_transformers.json", {"truncate_dim": 0}, "has truncate_dim 0; write a number from 1"),
         ("config_sentence_transformers.json", {"similarity_fn_name": "maxsim"}, "compares texts by 'maxsim'"),
+        ("1_Pooling/config.json", {"pooling_mode": 3}, "asks for pooling 3; supported are"),
+        ("sentence_bert_config.json", {"modality_config": "text"}, "has modality_config 'text', not an object"),
+        (
+            "sentence_bert_config.json",
+            {"modality_config": {"text": "x"}},
+            "reads last_hidden_state of the|not supported",
+        ),
+        ("sentence_bert_config.json", {"tokenizer_args": [1]}, r"has tokenizer_args \[1\], not an object"),
         ("sentence_bert_config.json", {"max_seq_length": "long"}, "has max_seq_length 'long'"),
     ],
 )
