@@ -15,6 +15,7 @@ from compress.data.text_files import SPACES
 _SEPARATORS = ("\t", ";", "|", ",")
 # In fewer texts, the same word at the same place may be chance.
 _ENOUGH = 10
+_A_FEW = 200
 # Characters of the name of a class.
 _LONGEST = 40
 
@@ -64,10 +65,15 @@ def refuse_classes_inside(texts: Sequence[str], column: str, config: Any, split:
         return
     known = {*(str(name).lower() for name in model_labels(config)), *map(str, range(config.num_labels))}
     for side, at in (("begins", 0), ("ends", -1)):
-        words = {re.split("[ \t\r\n;|,]+", text.strip(SPACES).lower())[at] for text in texts}
-        if len(words) > 1 and words <= known:
+        # A few texts tell most columns; all of them are read where these do not.
+        words = _words_at(texts[:_A_FEW], at)
+        if words <= known and len(words := _words_at(texts, at)) > 1 and words <= known:
             raise DataError(
                 f"every text in column '{column}'{f' of the {split}' if split else ''} {side} with a class of the "
                 f"model ({', '.join(sorted(words)[:4])}), so labels would be read as part of the texts; put them "
                 "into a column of their own, with a line that names the columns: text and label"
             )
+
+
+def _words_at(texts: Sequence[str], at: int) -> set[str]:
+    return {re.split("[ \t\r\n;|,]+", text.strip(SPACES).lower())[at] for text in texts}

@@ -225,7 +225,7 @@ def _other_separator(header: list[str], raw: str, separator: str) -> str | None:
 
 
 # A field in quotes that would be read wrongly without them: it holds quotes, tabs or line ends.
-_QUOTED = re.compile(r'(?:^|(?<=[\t\r\n]))"(?=((?:[^"]|"")*))\1"(?=[\t\r\n]|$)')
+_QUOTED = re.compile(r'(?:^|(?<=[\t\r\n]))"(?=([^"]*(?:""[^"]*)*))\1"(?=[\t\r\n]|$)')
 
 
 def _is_quoted(file: TextFile, separator: str) -> bool:
