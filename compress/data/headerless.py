@@ -5,19 +5,21 @@ A data set is recognised by its first row, and only where that row cannot be a h
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.core.errors import DataError
-from compress.data.text_files import FileRows, TextFile
+from compress.data.labels_in_texts import refuse_labels_beside
+from compress.data.text_files import FileRows, TextFile, split_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 # The STS benchmark; some of its rows end in two more fields, the licences of the sentences.
 STS = ("genre", "file", "year", "index", "score", "sentence1", "sentence2")
+_FAST_TEXT = "__label__"
 # CoLA: the publication, whether the sentence is acceptable, the mark of its author, the sentence.
 COLA = ("source", "label", "mark", "sentence")
 
@@ -54,31 +56,59 @@ def read_headerless(file: TextFile, names: Sequence[str]) -> FileRows:
 
     columns: list[list[str]] = [[] for _ in names]
     lines: list[int] = []
-    with file.stream() as stream:
-        for number, row in enumerate(csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
-            if not row:
-                continue
-            if len(row) < len(names):
-                raise DataError(
-                    f"line {number} of '{file.path}' has {len(row)} fields, expected {', '.join(names)}, separated by "
-                    "tabs"
-                )
-            lines.append(number)
-            for column, value in zip(columns, row, strict=False):
-                column.append(value)
+    for number, line in enumerate(split_lines(file.text()), start=1):
+        if not line:
+            continue
+        # Not the reader of the standard library, which has a limit on the length of a field.
+        row = line.split("\t")
+        if len(row) < len(names):
+            raise DataError(
+                f"line {number} of '{file.path}' has {len(row)} fields, expected {', '.join(names)}, separated by tabs"
+            )
+        lines.append(number)
+        for column, value in zip(columns, row, strict=False):
+            column.append(value)
     table = pa.table({name: pa.array(column, type=pa.string()) for name, column in zip(names, columns, strict=True)})
     note = f"'{file.path.name}' has no header; its columns are read as {', '.join(names)}"
     return FileRows(table, lines.__getitem__, (note,))
 
 
-def read_plain_text(lines: Sequence[str]) -> FileRows:
+def read_plain_text(path: Path, lines: Sequence[str]) -> FileRows:
     """Reads one text per line, in a column ``text``; empty lines are left out.
 
+    Lines that begin with ``__label__`` (fastText) give a column ``label`` as well.
+
     Args:
-        lines: lines of the file.
+        path: the file, for messages.
+        lines: its lines.
+
+    Raises:
+        DataError: every line holds a label beside its text, and no line names the columns: the labels would be read
+            as part of the texts.
     """
     import pyarrow as pa
 
     kept = [number for number, line in enumerate(lines) if line.strip(" \t")]
-    table: pa.Table = pa.table({"text": pa.array([lines[number] for number in kept], type=pa.string())})
-    return FileRows(table, lambda row: kept[row] + 1)
+    texts = [lines[number] for number in kept]
+    columns, notes = {"text": texts}, []
+    if texts and all(text.startswith(_FAST_TEXT) for text in texts):
+        columns = _fast_text(path, texts, kept)
+        notes.append(f"'{path.name}' is read as in fastText: a label such as {texts[0].split(' ')[0]}, then the text")
+    else:
+        refuse_labels_beside(path, texts)
+    table: pa.Table = pa.table({name: pa.array(column, type=pa.string()) for name, column in columns.items()})
+    return FileRows(table, lambda row: kept[row] + 1, tuple(notes))
+
+
+def _fast_text(path: Path, texts: Sequence[str], numbers: Sequence[int]) -> dict[str, list[str]]:
+    labels, rest = [], []
+    for number, line in zip(numbers, texts, strict=True):
+        label, _, text = line.replace("\t", " ").partition(" ")
+        if text.startswith(_FAST_TEXT):
+            raise DataError(
+                f"line {number + 1} of '{path}' has several labels ({text.split(' ')[0]} is the second); give one "
+                "label per text"
+            )
+        labels.append(label.removeprefix(_FAST_TEXT))
+        rest.append(text.lstrip(" "))
+    return {"text": rest, "label": labels}

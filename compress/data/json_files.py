@@ -1,4 +1,4 @@
-"""Reads JSON in its usual shapes: one object per line, a list, a list inside an object, SQuAD's nested articles."""
+"""Reads JSON in its usual shapes: objects in lines or a list, a list or table in one object, SQuAD's articles."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compress.core.errors import DataError
-from compress.data.text_files import SPACES, FileRows, TextFile, first_line, split_lines
+from compress.data.text_files import SPACES, FileRows, TextFile, data_suffix, first_line, split_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 # Names of the list of rows inside one object.
 _WRAPPERS = ("data", "rows", "examples", "items", "records", "instances", "questions", "samples")
+# Columns that hold a list in every row.
+_SENTENCES = ("tokens", "words")
 
 
 def read_json(file: TextFile) -> FileRows:
@@ -21,7 +23,8 @@ def read_json(file: TextFile) -> FileRows:
 
     Args:
         file: one object per line, a list of objects, objects over several lines, or one object with a list of rows,
-            such as ``{"data": [...]}``. Articles as in SQuAD give one row per question.
+            such as ``{"data": [...]}``, or with the columns or rows of a table, as pandas writes it. Articles as in
+            SQuAD give one row per question.
 
     Raises:
         DataError: it is not valid JSON, or holds no list of rows.
@@ -41,9 +44,13 @@ def read_json(file: TextFile) -> FileRows:
         numbered = [(n, line) for n, line in enumerate(split_lines(text), start=1) if line.strip(SPACES)]
         lines = [number for number, _ in numbered]
         rows = [_json_line(file, number, line) for number, line in numbered]
-        inside = _rows_inside(rows[0], notes) if len(rows) == 1 and isinstance(rows[0], dict) else None
-        if inside is not None:
-            rows, lines = inside, None
+        if len(rows) == 1 and isinstance(rows[0], dict):
+            inside = _rows_inside(rows[0], notes)
+            # By the rules of json lines every line is a row.
+            if inside is None and data_suffix(file.path) == ".json" and not _is_row(rows[0]):
+                inside = _only_object(file, rows[0], notes)
+            if inside is not None:
+                rows, lines = inside, None
     columns: dict[str, None] = {}
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
@@ -113,9 +120,11 @@ def _line_ends(text: str) -> int:
 
 
 def _only_object(file: TextFile, row: Any, notes: list[str]) -> list[Any]:
-    inside = _rows_inside(row, notes) if isinstance(row, dict) else None
-    if inside is not None:
-        return inside
+    if isinstance(row, dict):
+        inside = _rows_inside(row, notes)
+        inside = _rows_of_a_table(row, notes) if inside is None else inside
+        if inside is not None:
+            return inside
     keys = ", ".join(repr(key) for key in list(row)[:8]) if isinstance(row, dict) else str(row)[:40]
     raise DataError(
         f"data file '{file.path}' is one object, which begins in line 1 and has the keys {keys or 'of no name'}; none "
@@ -134,6 +143,44 @@ def _rows_inside(found: Mapping[str, Any], notes: list[str]) -> list[Any] | None
             wrapped = [row.get("row") for row in rows]
             return wrapped if name == "rows" and all(isinstance(row, dict) for row in wrapped) else rows
     return None
+
+
+def _is_row(found: Mapping[str, Any]) -> bool:
+    """Whether an object is one row, not a table: a value is no column, or is the words of one sentence."""
+    return any(isinstance(value, (str, int, float)) for value in found.values()) or any(
+        isinstance(found.get(name), list) and not _lists_inside(found[name]) for name in _SENTENCES
+    )
+
+
+def _lists_inside(values: Sequence[Any]) -> bool:
+    return any(isinstance(value, list) for value in values)
+
+
+def _rows_of_a_table(found: Mapping[str, Any], notes: list[str]) -> list[Any] | None:
+    """Returns the rows of an object as pandas writes a table: by column, by row, or with the names apart."""
+    names, cells = found.get("columns"), found.get("data")
+    if isinstance(names, list) and isinstance(cells, list):
+        if not all(_is_long(row, len(names)) for row in cells):
+            return None
+        notes.append(f"the file holds a table with the columns {', '.join(map(str, names))}")
+        return [dict(zip(map(str, names), row, strict=True)) for row in cells]
+    values = list(found.values())
+    if values and all(isinstance(value, list) for value in values):
+        if len({len(value) for value in values}) != 1 or all(isinstance(v, dict) for value in values for v in value):
+            return None
+        rows: list[Any] = [dict(zip(found, row, strict=True)) for row in zip(*values, strict=True)]
+    elif values and all(isinstance(value, dict) for value in values):
+        keys = list(dict.fromkeys(key for value in values for key in value))
+        numbered = all(key.isdigit() for key in keys)
+        rows = [{name: found[name].get(key) for name in found} for key in keys] if numbered else values
+    else:
+        return None
+    notes.append(f"the file holds a table of {len(rows)} rows in one object")
+    return rows
+
+
+def _is_long(row: Any, length: int) -> bool:
+    return isinstance(row, list) and len(row) == length
 
 
 def _questions(file: TextFile, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:

@@ -48,6 +48,9 @@ CONTEXT_NAMES = ("context", "passage", "document", "paragraph", "article", "revi
 ANSWER_NAMES = ("answers", "answer", "answer_text", "human_ans_spans", "answer_span", "label", "labels")
 PLACE_NAMES = ("answer_start", "answer_starts", "human_ans_indices", "answer_indices", "start")
 
+# Whether a question has no answer, in SQuAD 2.
+UNANSWERABLE_NAMES = ("is_impossible",)
+
 IMAGE_NAMES = ("image", "img", "picture", "photo", "image_path", "image_file", "path", "file", "file_name", "filename")
 
 # Rows with "-" in this column have no label: the annotators of SNLI and MNLI did not agree.

@@ -93,15 +93,17 @@ def _read_lines(file: TextFile, suffix: str, words: bool | None) -> FileRows:
     if words or suffix in _TAGGED:
         return read_tagged_words(file.path, lines)
     first = next((line for line in lines if line.strip(" \t") and not line.startswith("-DOCSTART-")), "")
+    if any(_is_header(first.split(separator)) for separator in ",;|"):
+        return _read_csv(file, tabs=False)
     if "\t" not in first.strip(" \t"):
-        return read_plain_text(lines)
+        return read_plain_text(file.path, lines)
     if _is_header(first.split("\t")) or known_columns(first.split("\t"), tabs=True) is not None:
         return _read_csv(file, tabs=True)
     if words is None:
         return read_tagged_words(file.path, lines)
     filled = [line for line in lines if line.strip(" \t")]
     if any("\t" not in line for line in filled):
-        return read_plain_text(lines)
+        return read_plain_text(file.path, lines)
     raise DataError(
         f"data file '{file.path}' has columns between tabs and no header: {first[:60]!r}; put a line with the names of "
         "the columns before it, such as label and text, and give the file the ending .tsv"
@@ -132,7 +134,9 @@ def _is_text_name(name: str) -> bool:
 def _read_csv(file: TextFile, tabs: bool) -> FileRows:
     path = file.path
     separator = "\t" if tabs else ","
-    quotes, skipped, notes = not tabs, 0, []
+    quotes, skipped, notes = not tabs or _is_quoted(file, separator), 0, []
+    if tabs and quotes:
+        notes.append(f"'{path.name}' is read with quotes around its fields, as programs write them")
     header, raw = _header(file, separator, quotes=quotes, skipped=skipped)
     stated = re.fullmatch(r"sep=(.)", raw)
     if stated is not None:
@@ -218,6 +222,19 @@ def _other_separator(header: list[str], raw: str, separator: str) -> str | None:
         if len(names) > 1 and all(name.strip(" ").count(" ") < 3 and len(name) <= 40 for name in names):
             found[other] = len(names)
     return max(found, key=lambda other: found[other], default=None)
+
+
+# A field in quotes that would be read wrongly without them: it holds quotes, tabs or line ends.
+_QUOTED = re.compile(r'(?:^|(?<=[\t\r\n]))"(?=([^"]*(?:""[^"]*)*))\1"(?=[\t\r\n]|$)')
+
+
+def _is_quoted(file: TextFile, separator: str) -> bool:
+    """Whether a program has put fields into quotes: the files of GLUE have quotes that are part of the texts."""
+    text = file.text()
+    fields = [found[1] for found in _QUOTED.finditer(text)] if '"' in text else []
+    header = text.split("\n", 1)[0].strip("\r").split(separator)
+    named = all(len(name) > 1 and name[0] == name[-1] == '"' for name in header)
+    return (named or any(re.search('["\t\r\n]', field) for field in fields)) and _quotes_are_sound(file, separator)
 
 
 def _quotes_are_sound(file: TextFile, separator: str) -> bool:

@@ -26,8 +26,8 @@ _WORD_NUMBER = re.compile(r"\d+([-.]\d+)?")
 _BLANKS = " \t"
 # A file in which fewer lines than this share have equally many columns is plain text.
 _SAME_COLUMNS = 0.9
-# More words than any sentence has.
-_LONGEST_SENTENCE = 2000
+# A lone sentence of more words is a file without empty lines.
+_LONGEST_SENTENCE = 200
 
 
 @dataclass(frozen=True)

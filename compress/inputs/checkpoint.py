@@ -245,6 +245,8 @@ def _load_model(directory: Path, config: Any, task: Task, model: str) -> tuple[P
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                # The report names weights of other sizes: `check_names` refuses them.
+                ignore_mismatched_sizes=True,
             )
     except (*_LOADING_ERRORS, SafetensorError) as error:
         raise ModelError(f"model '{model}' cannot be loaded: {one_line(error)}") from None

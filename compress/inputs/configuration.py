@@ -10,6 +10,7 @@ from compress.core.errors import ModelError
 from compress.data.text_files import first_line
 from compress.inputs.quiet import quiet
 from compress.models.encoder import family_of, shape_of
+from compress.models.families import FAMILIES
 from compress.tasks import TASKS
 
 # Keys that change outputs, tracing or where weights come from, and nothing of what a model computes. The library's own
@@ -59,15 +60,24 @@ def read_config(directory: Path, model: str) -> Any:
     file = directory / "config.json"
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
-        family = raw.get("model_type")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"'{file}' cannot be read as a configuration: {first_line(error)}") from None
+    if not isinstance(raw, dict):
+        raise ModelError(f"'{file}' cannot be read as a configuration: it is not a JSON object; save the model again")
+    family = raw.get("model_type")
+    if family is None:
+        # transformers wrote none before 2020.
+        raise ModelError(
+            f'\'{file}\' does not say the family of the model: add it, such as "model_type": "bert"; supported are '
+            f"{', '.join(FAMILIES)}"
+        )
     # Checked before transformers, which knows far more families and may run a checkpoint's own code for others.
     family_of(str(family))
     _refuse_foreign(raw, model)
     if family in CONFIG_MAPPING and CONFIG_MAPPING[family].__module__.startswith("transformers."):
         _refuse_own_code(raw, model)
     kept = {key: value for key, value in raw.items() if key not in STEERING}
+    _check_types(kept, file)
     try:
         with quiet():
             if family not in CONFIG_MAPPING:
@@ -81,6 +91,30 @@ def read_config(directory: Path, model: str) -> Any:
     except Exception as error:
         raise ModelError(f"'{file}' is not a valid {family} configuration: {one_line(error)}") from None
     return config
+
+
+def _check_types(raw: dict[str, Any], file: Path) -> None:
+    """Raises ModelError for values of another kind than save_pretrained writes; a lone architecture becomes a list."""
+    from transformers.activations import ACT2FN
+
+    if isinstance(raw.get("architectures"), str):
+        raw["architectures"] = [raw["architectures"]]
+    for key in ("id2label", "label2id"):
+        if raw.get(key) is not None and not isinstance(raw[key], dict):
+            raise ModelError(
+                f"'{file}': {key} is a {type(raw[key]).__name__}, not an object; write "
+                + ('{"0": ..., "1": ...}, in the order of the outputs' if key == "id2label" else "names with numbers")
+            )
+    names, outputs = raw.get("id2label"), raw.get("num_labels")
+    if names and isinstance(outputs, int) and outputs != len(names):
+        # transformers would drop the names without a word.
+        raise ModelError(
+            f"'{file}': num_labels is {outputs}, and id2label has {len(names)} classes; remove num_labels, or correct "
+            "id2label"
+        )
+    for key in ("hidden_act", "activation", "hidden_activation"):
+        if isinstance(raw.get(key), str) and raw[key] not in ACT2FN:
+            raise ModelError(f"'{file}': transformers has no activation function {raw[key]!r} ({key}); correct it")
 
 
 def _refuse_foreign(raw: dict[str, Any], model: str) -> None:

@@ -9,8 +9,11 @@ from typing import Any
 from compress.core.errors import ModelError
 from compress.data.text_files import first_line
 from compress.inputs.configuration import own_classes
+from compress.tasks.tokenization import keep_truncation
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
+# Runic, Cyrillic, Chinese and alchemical characters, one of which hardly any vocabulary has.
+_UNKNOWN = "\u16a0 \ua66e \u9f98 \U0001f71a"
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -82,7 +85,11 @@ def load_tokenizer(directory: Path, config: Any, model: str) -> Any:
         )
     # The tokenizers library raises bare Exception for a damaged tokenizer.json.
     except Exception as error:
-        raise ModelError(f"the tokenizer of model '{model}' cannot be read: {first_line(error)}") from None
+        missing = [name for name in names[1:] if name not in found]
+        beside = (
+            f"; it has {', '.join(found)}, and no {' or '.join(missing)}" if missing and names[0] not in found else ""
+        )
+        raise ModelError(f"the tokenizer of model '{model}' cannot be read: {first_line(error)}{beside}") from None
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ModelError(
             f"the tokenizer of model '{model}' has no tokens but special ones: nothing was read from "
@@ -95,7 +102,42 @@ def load_tokenizer(directory: Path, config: Any, model: str) -> Any:
             f"the tokenizer of model '{model}' has {len(tokenizer)} tokens, the model {config.vocab_size}: "
             "they do not belong together; save the tokenizer of this model beside it"
         )
+    _try_out(tokenizer, config, model)
     return tokenizer
+
+
+def _try_out(tokenizer: Any, config: Any, model: str) -> None:
+    """Raises ModelError if a tokenizer gives numbers that the model does not have, or fails on unknown characters."""
+    whose = f"the tokenizer of model '{model}'"
+    numbers = tokenizer.get_vocab()
+    token = max(numbers, key=numbers.__getitem__)
+    if numbers[token] >= config.vocab_size:
+        raise ModelError(
+            f"{whose} numbers the token {token!r} {numbers[token]}, the model has {config.vocab_size} tokens, from 0; "
+            "save the tokenizer of this model beside it, or resize the model (resize_token_embeddings) and fine-tune it"
+        )
+    limit = tokenizer.model_max_length
+    if not isinstance(limit, (int, float)) or limit < 1:
+        raise ModelError(
+            f"{whose} cuts texts to {limit!r} tokens (model_max_length in {TOKENIZER_CONFIG}); write the number of "
+            "tokens that the model was trained with, or remove the line"
+        )
+    try:
+        with keep_truncation(tokenizer):
+            found = tokenizer([_UNKNOWN], [_UNKNOWN])
+    # The tokenizers library raises bare Exception.
+    except Exception as error:
+        raise ModelError(
+            f"{whose} fails on a character that it does not know: {first_line(error)}; give it an unknown token "
+            "(unk_token) that is in its vocabulary, and save it again"
+        ) from None
+    segments = getattr(config, "type_vocab_size", 0)
+    largest = max((number for row in found.get("token_type_ids", []) for number in row), default=0)
+    if 2 <= segments <= largest:
+        raise ModelError(
+            f"{whose} numbers the segments of a pair up to {largest}, the model has {segments}, from 0; save the "
+            "tokenizer of this model beside it"
+        )
 
 
 def _require_sentencepiece(directory: Path, found: list[str], model: str) -> None:

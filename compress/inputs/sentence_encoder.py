@@ -17,7 +17,7 @@ from compress.data.text_files import first_line
 from compress.inputs.embedding_layers import read_layer
 from compress.tasks import SentenceSimilarity
 from compress.tasks.pooling import POOLINGS, Layer, Normalize
-from compress.tasks.sentence_similarity import EncoderNotes
+from compress.tasks.sentence_similarity import SIMILARITIES, EncoderNotes
 
 if TYPE_CHECKING:
     from compress.tasks.sentence_similarity import Embedding
@@ -32,6 +32,8 @@ TRANSFORMER_SETTINGS = tuple(
 PATTERNS = (MODULES, SETTINGS, "sentence_*_config.json", *(f"[0-9]_*/*{end}" for end in (".json", ".txt", ".model")))
 PATTERNS += ("[0-9]_*/*.safetensors",)
 _PACKAGE = "sentence_transformers."
+# Releases before 2020 had a class per family.
+_TRANSFORMERS = ("Transformer", *("BERT", "RoBERTa", "DistilBERT", "CamemBERT", "XLMRoBERTa", "ALBERT", "XLNet"))
 _POOLED = "sentence_embedding"
 _TOKENS_ALONE = "--embedding tokens compresses the transformer alone and leaves the rest to the caller"
 _LEGACY_POOLINGS = {
@@ -69,7 +71,13 @@ class SentenceFolder:
         """Tokens that a text is cut to; None takes the tokenizer's limit."""
         processor = self.transformer_settings.get("tokenizer_args") or self.transformer_settings.get("processor_kwargs")
         given = (processor or {}).get("model_max_length", self.transformer_settings.get("max_seq_length"))
-        return None if given is None else int(given)
+        return None if given is None else _positive(given, "max_seq_length", self.transformer)
+
+    @property
+    def truncate(self) -> int | None:
+        """Entries at the start of an embedding that are kept; None keeps all."""
+        given = self.settings.get("truncate_dim")
+        return None if given is None else _positive(given, "truncate_dim", self.root / SETTINGS)
 
     @property
     def lower_case(self) -> bool:
@@ -93,6 +101,11 @@ def find_sentence_folder(directory: Path) -> SentenceFolder | None:
         return _read_folder(directory)
     above = directory.parent
     if not (above / MODULES).is_file():
+        if (lost := next(iter(sorted(directory.glob("[0-9]_Pooling"))), None)) is not None:
+            raise ModelError(
+                f"'{directory}' has {lost.name} but no {MODULES}, which says what makes an embedding; copy it from the "
+                "checkpoint"
+            )
         return None
     try:
         listed = [PurePosixPath(module["path"]) for module in _read_json(above / MODULES)]
@@ -123,7 +136,7 @@ def _read_folder(root: Path) -> SentenceFolder | None:
         raise ModelError(f"'{root / SETTINGS}' says {kind} ({names}), which is not supported: only SentenceTransformer")
     if not listed:
         raise ModelError(f"'{file}' does not say how embeddings are made: it lists no modules")
-    if _short(listed[0][0]) != "Transformer":
+    if _short(listed[0][0]) not in _TRANSFORMERS:
         raise ModelError(
             f"'{file}' begins with {_short(listed[0][0])}, which is not a transformer and cannot be compressed; give "
             "the folder of a transformer, if it has one"
@@ -146,10 +159,14 @@ def _inside(root: Path, path: str) -> Path:
 
 def _check_transformer(settings: Mapping[str, Any], file: Path | None) -> None:
     """Raises ModelError where the transformer's settings ask for something else than its last hidden state."""
+    for key in ("modality_config", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs"):
+        if not isinstance(settings.get(key) or {}, dict):
+            raise ModelError(f"'{file}' has {key} {settings[key]!r}, not an object; copy it from the checkpoint")
     task = settings.get("transformer_task", "feature-extraction")
     if task != "feature-extraction":
         raise ModelError(f"'{file}' asks for transformer_task {task}, which is not supported: only feature-extraction")
-    text = (settings.get("modality_config") or {}).get("text", {})
+    text = (settings.get("modality_config") or {}).get("text") or {}
+    text = text if isinstance(text, dict) else {"method": text}
     output = text.get("method_output_name", "last_hidden_state")
     if text.get("method", "forward") != "forward" or output != "last_hidden_state":
         raise ModelError(f"'{file}' reads {output} of the transformer, which is not supported: only last_hidden_state")
@@ -205,16 +222,19 @@ def sentence_task(
         complete, modes, layers = False, ("mean",), [Normalize()]
         said.append(f"{error}: only the transformer is compressed, and measured with mean pooling, normalised")
     normalize = bool(layers) and isinstance(layers[-1], Normalize)
+    similarity = _similarity(folder)
+    if similarity != "cosine":
+        said.append(f"texts are compared by '{similarity}' (similarity_fn_name in {SETTINGS}), not by cosine")
     name, text, lines = _choose_prompt(folder, prompt)
     said += lines
-    truncate = folder.settings.get("truncate_dim")
     task = SentenceSimilarity(
         pooling="+".join(modes),
         normalize=normalize,
         embedding="normalized" if normalize else "pooled",
         layers=tuple(layers[:-1] if normalize else layers),
-        truncate=None if truncate is None else int(truncate),
+        truncate=folder.truncate,
         prompt=text,
+        similarity=similarity,
         prompt_tokens=0 if include_prompt or not text else prompt_length(text, tokenizer),
         notes=EncoderNotes(
             complete=complete,
@@ -280,7 +300,7 @@ def _read_pooling(file: Path) -> tuple[tuple[str, ...], bool]:
     if named is None:
         chosen = tuple(mode for key, mode in _LEGACY_POOLINGS.items() if notes.get(key)) or ("mean",)
     else:
-        chosen = (named,) if isinstance(named, str) else tuple(named)
+        chosen = tuple(map(str, named)) if isinstance(named, list) else (str(named),)
     unknown = [str(mode) for mode in chosen if mode not in POOLINGS]
     # Older releases had no other keys than these, so an unknown one is another way of pooling.
     unknown += [
@@ -293,9 +313,25 @@ def _read_pooling(file: Path) -> tuple[tuple[str, ...], bool]:
     return chosen, bool(notes.get("include_prompt", True))
 
 
+def _similarity(folder: SentenceFolder) -> str:
+    name = folder.settings.get("similarity_fn_name") or "cosine"
+    if name not in SIMILARITIES:
+        raise ModelError(
+            f"'{folder.root / SETTINGS}' compares texts by {name!r} (similarity_fn_name), which is not supported; "
+            f"supported are {', '.join(SIMILARITIES)}"
+        )
+    return str(name)
+
+
 def _choose_prompt(folder: SentenceFolder, asked: str | None) -> tuple[str | None, str, list[str]]:
     """Chooses the prompt: its name, its text, and sentences for the user."""
-    prompts = {str(name): str(text or "") for name, text in (folder.settings.get("prompts") or {}).items()}
+    given = folder.settings.get("prompts") or {}
+    if not isinstance(given, dict) or not all(isinstance(text, str | None) for text in given.values()):
+        raise ModelError(
+            f"'{folder.root / SETTINGS}' has prompts {json.dumps(given)[:60]}, not texts by name; write "
+            '{"query": "..."}'
+        )
+    prompts = {str(name): str(text or "") for name, text in given.items()}
     written = {name: text for name, text in prompts.items() if text}
     names = ", ".join(sorted(written)) or "none"
     default = folder.settings.get("default_prompt_name")
@@ -331,6 +367,17 @@ def prompt_length(prompt: str, tokenizer: Any) -> int:
     """
     ids = tokenizer(prompt)["input_ids"]
     return len(ids) - (1 if ids and ids[-1] in tokenizer.all_special_ids else 0)
+
+
+def _positive(value: Any, name: str, place: Path) -> int:
+    """Returns a number of tokens or entries from a settings file."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = 0
+    if number < 1:
+        raise ModelError(f"'{place}' has {name} {value!r}; write a number from 1, or null for no limit")
+    return number
 
 
 def _read_json(file: Path) -> Any:

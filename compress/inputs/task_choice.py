@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from compress.core.errors import ConfigError, ModelError
 from compress.inputs.sentence_encoder import MODULES, SentenceFolder
-from compress.tasks import TASKS, SentenceSimilarity, Task, task_of
+from compress.tasks import PRE_TRAINING_HEADS, TASKS, SentenceSimilarity, Task, has_head, task_of
 
 if TYPE_CHECKING:
     from compress.tasks.sentence_similarity import Embedding
 
-# Heads of pre-training: an encoder's embeddings do not use them.
-PRE_TRAINING_HEADS = ("ForMaskedLM", "ForPreTraining", "ForNextSentencePrediction", "ForCausalLM")
+# Classifiers that SetFit puts beside a sentence encoder: pickles, which are not read.
+_CLASSIFIERS = ("model_head.pkl", "model_head.pt")
 # First parts of the names of a trained head's weights.
 _HEADS = ("classifier", "pre_classifier", "qa_outputs", "score")
 
@@ -38,7 +38,7 @@ def choose_task(
         ModelError: the head does not fit the task, or the files and the head contradict each other.
     """
     similarity = SentenceSimilarity()
-    heads = [head for head in config.architectures or () if not head.endswith(similarity.head_suffixes)]
+    heads = [head for head in config.architectures or () if not has_head(similarity, head)]
     trained = [
         task for task in TASKS.values() if task != similarity and any(h.endswith(task.head_suffixes) for h in heads)
     ]
@@ -52,7 +52,14 @@ def choose_task(
             f"{', '.join(heads)}; name the task: --task {similarity.name} leaves the head out, --task "
             f"{trained[0].name} keeps it"
         )
-    return similarity, [f"the head of {head} is left out: embeddings do not use it" for head in heads]
+    said = [f"the head of {head} is left out: embeddings do not use it" for head in heads]
+    classifier = None if folder is None else next((f for f in _CLASSIFIERS if (folder.root / f).is_file()), None)
+    if classifier is not None:
+        said.append(
+            f"{classifier} is left out: it is a classifier on top of the embeddings (SetFit), which are compressed and "
+            "compared without it; train it again on the embeddings of the artifact"
+        )
+    return similarity, said
 
 
 def refuse_sentence_options(task: Task, embedding: Embedding | None, prompt: str | None) -> None:

@@ -24,6 +24,8 @@ _QUANTIZED = re.compile(
 _ADAPTER = re.compile(
     r"(^base_model\.model\.|\.lora_[A-Za-z_]+(\.|$)|\.base_layer\.|\.modules_to_save\.|\.ia3_l|\.adapters\.)"
 )
+# A weight in two parts: a mask, a norm and a direction, or any other parametrisation of torch.
+_PARAMETRISED = re.compile(r"\.(weight|bias)_(orig|mask|g|v|u)$|\.parametrizations\.")
 # What wrappers put into the names of weights, each with what to save instead of the wrapper.
 _WRAPPERS = {
     "module": "DataParallel wraps the model: save model.module",
@@ -133,7 +135,9 @@ def check_names(
     mismatched = _keys(report, "mismatched_keys")
     if mismatched:
         raise ModelError(
-            f"model '{model}': the weights {_first_few(mismatched)} do not have the sizes that config.json says"
+            f"model '{model}': the weights {_first_few(mismatched)} do not have the sizes that config.json says; "
+            "correct config.json (vocab_size, max_position_embeddings, hidden_size and the like), or save the model "
+            "again with save_pretrained"
         )
     spare, missing = _keys(report, "unexpected_keys"), []
     for key in _keys(report, "missing_keys"):
@@ -142,6 +146,13 @@ def check_names(
             network.get_parameter(key).data.zero_()
         else:
             missing.append(key)
+    made = next((name for name in spare if _PARAMETRISED.search(name)), None)
+    if missing and made is not None:
+        raise ModelError(
+            f"model '{model}' has weights that are computed from others ('{made}'), as torch.nn.utils.prune and "
+            "parametrize leave them; in the program that made it, call prune.remove or "
+            "parametrize.remove_parametrizations for each, and save the model again"
+        )
     if missing and (renamed := _renamed(network, spare)):
         raise ModelError(f"model '{model}' has weights under other names: {renamed}")
     other = f" (it has {_first_few(spare)}, which fits nowhere)" if spare else ""

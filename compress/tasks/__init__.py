@@ -35,6 +35,7 @@ from compress.tasks.text_regression import TextRegression
 from compress.tasks.token_classification import TokenClassification
 
 __all__ = [
+    "PRE_TRAINING_HEADS",
     "TASKS",
     "ImageClassification",
     "Measured",
@@ -44,6 +45,7 @@ __all__ = [
     "TextClassification",
     "TextRegression",
     "TokenClassification",
+    "has_head",
     "outputs_of",
     "task_of",
 ]
@@ -61,6 +63,20 @@ TASKS: dict[str, Task] = {
 }
 
 
+# Heads of pre-training: an encoder's embeddings do not use them.
+PRE_TRAINING_HEADS = ("ForMaskedLM", "ForPreTraining", "ForNextSentencePrediction", "ForCausalLM", "LMHeadModel")
+
+
+def has_head(task: Task, head: str) -> bool:
+    """Returns whether a class of model has the head of a task; ``BertLMHeadModel`` is no bare ``BertModel``.
+
+    Args:
+        task: the task.
+        head: the name of the class.
+    """
+    return head.endswith(task.head_suffixes) and not head.endswith(PRE_TRAINING_HEADS)
+
+
 def task_of(config: Any, name: str | None = None) -> Task:
     """Returns the task of a checkpoint.
 
@@ -75,7 +91,7 @@ def task_of(config: Any, name: str | None = None) -> Task:
     if name is not None and name not in TASKS:
         raise ConfigError(f"unknown task '{name}'.{did_you_mean(name, list(TASKS))} Tasks: {', '.join(TASKS)}")
     heads = tuple(config.architectures or ())
-    fitting = [task for task in TASKS.values() if any(head.endswith(task.head_suffixes) for head in heads)]
+    fitting = [task for task in TASKS.values() if any(has_head(task, head) for head in heads)]
     if name is not None:
         task = TASKS[name]
         # Without "architectures" the weights decide: a missing head is noticed when they are loaded.
@@ -94,6 +110,16 @@ def task_of(config: Any, name: str | None = None) -> Task:
     meant = next((task for task in fitting if task.is_meant(config)), next(iter(fitting), None))
     if meant is not None:
         raise ModelError(str(refusals[meant]))
+    if not heads:
+        raise ModelError(
+            f"cannot tell the task of this checkpoint: its head is {_head(heads)}; name the task that it was "
+            f"fine-tuned for with --task: {', '.join(TASKS)}"
+        )
+    if all(head.endswith(PRE_TRAINING_HEADS) for head in heads):
+        raise ModelError(
+            f"cannot tell the task of this checkpoint: its head is {_head(heads)}, which is for pre-training. "
+            f"Fine-tune it on a task; or give --task {SentenceSimilarity.name}, which leaves the head out"
+        )
     raise ModelError(
         f"cannot tell the task of this checkpoint: its head is {_head(heads)}, which no task is for. Fine-tune it with "
         f"the head of one: {', '.join(f'{task.name} (...{task.head_suffixes[0]})' for task in TASKS.values())}"

@@ -6,8 +6,6 @@ spans of characters (SubjQA). Every answer is checked against its context.
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +21,8 @@ from compress.data.columns import (
     require_column,
     usual_name,
 )
-from compress.data.names import ANSWER_NAMES, CONTEXT_NAMES, PLACE_NAMES, QUESTION_NAMES
+from compress.data.literals import parse_literal
+from compress.data.names import ANSWER_NAMES, CONTEXT_NAMES, PLACE_NAMES, QUESTION_NAMES, UNANSWERABLE_NAMES
 from compress.data.origin import place as place_of
 from compress.data.text_files import SPACES
 
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 
 # SubjQA writes this at the end of every review, and as the answer of a question that has none.
 NO_ANSWER = "ANSWERNOTFOUND"
-# Characters of a field with answers that are parsed as Python literals.
-_LONGEST_FIELD = 100_000
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,12 @@ def read_questions(dataset: Dataset, columns: Columns) -> Iterator[tuple[str, st
     values = [None] * len(questions) if columns.label is None else read_column(dataset, columns.label)
     places = [None] * len(questions) if columns.place is None else read_column(dataset, columns.place)
     known = columns.label is not None and any(value is not None for value in values)
+    impossible = _impossible(dataset)
     for number, (question, context, value, place) in enumerate(zip(questions, contexts, values, places, strict=True)):
+        if known and number in impossible:
+            # Its answers are plausible ones, which are not right.
+            yield question, context, [Answer(0, 0)]
+            continue
         try:
             yield question, context, _answers(value, place, context) if known else None
         except ValueError as error:
@@ -111,6 +113,13 @@ def read_questions(dataset: Dataset, columns: Columns) -> Iterator[tuple[str, st
                 f"{place_of(dataset, number)}, column '{columns.label}': {error}; correct the data, or name "
                 "another column with --label-column"
             ) from None
+
+
+def _impossible(dataset: Dataset) -> set[int]:
+    """Returns the rows whose question has no answer, as a column of SQuAD 2 says."""
+    column = usual_name(list(dataset.column_names), UNANSWERABLE_NAMES)
+    values = [] if column is None else read_column(dataset, column)
+    return {number for number, value in enumerate(values) if str(value).lower() in ("true", "1")}
 
 
 def _answers(value: Any, place: Any, context: str) -> list[Answer]:
@@ -136,15 +145,11 @@ def _answers(value: Any, place: Any, context: str) -> list[Answer]:
 
 
 def _parsed(text: str) -> Any:
-    """Parses answers in a field of a csv file: JSON, or Python; an answer may itself begin with a bracket."""
+    """Parses answers in a field of a csv file; an answer may itself begin with a bracket."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        # Data sets that were written as csv have {'text': ['..'], 'answer_start': [9]}.
-        return ast.literal_eval(text) if len(text) < _LONGEST_FIELD else text
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        # Data sets that were written as csv have {'text': ['..'], 'answer_start': [9]}, or arrays in place of lists.
+        return parse_literal(text)
+    except ValueError:
         if text.lstrip(SPACES).startswith("["):
             return text
         raise ValueError(f"{text[:60]!r} is not valid JSON") from None
@@ -160,12 +165,17 @@ def _as_texts_and_starts(answers: list[Any], place: Any) -> dict[str, Any]:
     return {"text": answers, "answer_start": place if isinstance(place, list) else None}
 
 
+def _whole(place: Any) -> str:
+    """Returns a place as text; a column with gaps has 9.0 for 9."""
+    return re.sub(r"(?<=\d)\.0+(?!\d)", "", str(place))
+
+
 def _answer(text: Any, place: Any, context: str) -> Answer:
     if not isinstance(text, str):
         raise ValueError(f"{text!r} is not a text")
     if not text.strip(SPACES) or text.strip(SPACES) == NO_ANSWER:
         return Answer(0, 0)
-    numbers = [int(n) for n in re.findall(r"-?\d+", str(place))] if place is not None else []
+    numbers = [int(n) for n in re.findall(r"-?\d+", _whole(place))] if place is not None else []
     if len(numbers) == 2:
         start, end = numbers
         if NO_ANSWER in text:

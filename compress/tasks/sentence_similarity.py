@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -82,6 +82,7 @@ class SentenceSimilarity(Task):
         truncate: entries at the start of an embedding that are kept, after everything else; None keeps all.
         prompt: text before every text.
         prompt_tokens: tokens at the start of a row that are not pooled: those of the prompt, where it is left out.
+        similarity: what the metric compares two embeddings by: a name of ``SIMILARITIES``.
         notes: what the artifact says again.
     """
 
@@ -92,6 +93,7 @@ class SentenceSimilarity(Task):
     truncate: int | None = None
     prompt: str = ""
     prompt_tokens: int = 0
+    similarity: str = "cosine"
     notes: EncoderNotes = field(default=EncoderNotes(), compare=False)
 
     name = "sentence-similarity"
@@ -121,6 +123,7 @@ class SentenceSimilarity(Task):
             "truncate": self.truncate,
             "prompt": self.prompt,
             "prompt_tokens": self.prompt_tokens,
+            **({} if self.similarity == "cosine" else {"similarity": self.similarity}),
         }
 
     def find_columns(
@@ -211,10 +214,16 @@ class SentenceSimilarity(Task):
         return cosines(logits, labels)
 
     def evaluate(self, logits: NDArray[Any], data: Encoded, reference: NDArray[Any] | None = None) -> Measured:
-        """Computes Spearman's correlation of cosines and scores; without scores, the mean cosine with the reference."""
+        """Computes Spearman's correlation of similarity and scores; without scores, the mean cosine with ``reference``.
+
+        Args:
+            logits: embeddings of all examples.
+            data: the examples; ``targets`` has the pairs.
+            reference: the dense model's embeddings; needed only without scores.
+        """
         pairs: Pairs | None = data.targets
         if pairs is not None and pairs.scores is not None:
-            alike = cosines(logits[pairs.first], logits[pairs.second])
+            alike = SIMILARITIES[self.similarity](logits[pairs.first], logits[pairs.second])
             return Measured(self.metric_name, np.stack([alike, pairs.scores], axis=1), spearman)
         if reference is None:
             raise ValueError("without scores the dense model's embeddings are needed")
@@ -237,6 +246,27 @@ def cosines(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     return cast("NDArray[np.float64]", (a * b).sum(-1) / np.maximum(lengths, 1e-12))
+
+
+def _dots(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
+    return cast("NDArray[np.float64]", (np.asarray(first, np.float64) * np.asarray(second, np.float64)).sum(-1))
+
+
+def _nearness(order: int) -> Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float64]]:
+    def negative_distance(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
+        apart = np.asarray(first, np.float64) - np.asarray(second, np.float64)
+        return cast("NDArray[np.float64]", -np.linalg.norm(apart, ord=order, axis=-1))
+
+    return negative_distance
+
+
+# By the names of sentence-transformers (``similarity_fn_name``); larger is more similar.
+SIMILARITIES: dict[str, Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float64]]] = {
+    "cosine": cosines,
+    "dot": _dots,
+    "euclidean": _nearness(2),
+    "manhattan": _nearness(1),
+}
 
 
 def _hidden(model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:

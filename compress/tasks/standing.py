@@ -99,11 +99,15 @@ def standing_of_ranks(pairs: NDArray[np.float64]) -> Standing | None:
         pairs: predictions and truth, [n, 2].
 
     Returns:
-        The comparison; None where the truth is constant or there are too few pairs.
+        The comparison; None where there are too few pairs.
     """
     count = len(pairs)
-    if count < 4 or np.ptp(pairs[:, 1]) == 0:
+    if count < 4:
         return None
+    if np.ptp(pairs[:, 1]) == 0:
+        return Standing(
+            0.0, 0.0, f"all of them have the number {pairs[0, 1]:g}, so there is no order", 0.0, True, count
+        )
     value = spearman(pairs)
     related = value * np.sqrt(count - 1) > SIGNIFICANT
     reach = np.arctanh(HALF_SKILL) - SIGNIFICANT / np.sqrt(count - 3)

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from compress.core.errors import DataError, ModelError
 from compress.data.batches import Encoded
 from compress.data.columns import Columns, read_column, read_texts
-from compress.data.labels import LabelColumn, label_column, label_text, read_labels, reading_note
+from compress.data.labels import (
+    LabelColumn,
+    label_column,
+    label_text,
+    read_labels,
+    reading_note,
+)
+from compress.data.labels_in_texts import refuse_classes_inside
 from compress.tasks.base import Chosen, Task, require_labels
 from compress.tasks.losses import categorical_direction, categorical_divergence, draw_categories
 from compress.tasks.measured import Measured, Slice
@@ -59,11 +66,12 @@ class TextClassification(Task):
         return sorted({label_text(value) for value in values} - {""})
 
     def settle_labels(self, splits: Mapping[str, Dataset], columns: Mapping[str, Columns], config: Any) -> Chosen:
-        found = {
-            name: label_column(splits[name], own.label, config, name)
-            for name, own in columns.items()
-            if own.label is not None
-        }
+        found = {}
+        for name, own in columns.items():
+            if own.label is not None:
+                found[name] = label_column(splits[name], own.label, config, name)
+            elif len(own.text) == 1:
+                refuse_classes_inside(read_texts(splits[name], own.text[0]), own.text[0], config, name)
         return settled(columns, found, "labels", config)
 
     def encode(self, dataset: Dataset, tokenizer: Any, columns: Columns, seq_len: int, config: Any) -> Encoded:

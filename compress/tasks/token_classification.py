@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -14,9 +13,10 @@ from compress.core.errors import ConfigError, DataError, ModelError
 from compress.data.batches import Encoded
 from compress.data.columns import Columns, choose_columns, read_column
 from compress.data.labels import label_text, tag_column
+from compress.data.literals import parse_list
 from compress.data.names import TAG_NAMES, WORD_NAMES
 from compress.data.origin import place
-from compress.data.text_files import SPACES, split_words
+from compress.data.text_files import split_words
 from compress.tasks.base import Chosen, Task, require_labels
 from compress.tasks.losses import categorical_direction, categorical_divergence, draw_categories
 from compress.tasks.measured import Measured, Slice
@@ -197,7 +197,7 @@ class TokenClassification(Task):
 
 
 def read_lists(dataset: Dataset, column: str) -> list[list[Any]]:
-    """Reads a column of lists, stored as lists, as JSON, or as words between spaces.
+    """Reads a column of lists, stored as lists, as a program writes them into text, or as words between spaces.
 
     Args:
         dataset: rows.
@@ -222,14 +222,8 @@ def read_lists(dataset: Dataset, column: str) -> list[list[Any]]:
 
 
 def _from_text(text: str) -> list[Any]:
-    if text.lstrip(SPACES).startswith("["):
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = None
-        if isinstance(value, list):
-            return value
-    return split_words(text)
+    found = parse_list(text)
+    return split_words(text) if found is None else found
 
 
 def _tag_ids(dataset: Dataset, sentences: Sequence[list[Any]], columns: Columns, label: str) -> list[NDArray[np.int64]]:

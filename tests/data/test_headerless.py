@@ -34,3 +34,31 @@ def test_rows_cut_short(tmp_path: Path) -> None:
 def test_other_first_rows_are_headers(row: list[str]) -> None:
     assert known_columns(row, tabs=True) is None
     assert known_columns(ROW, tabs=False) is None and known_columns(ROW, tabs=True) == STS
+
+
+@pytest.mark.parametrize("separator", [",", ";", "|", "\t"])
+def test_a_line_of_names_makes_a_table_whatever_the_file_is_called(tmp_path: Path, separator: str) -> None:
+    file = tmp_path / "train.txt"
+    rows = [("good film", "1"), ("bad film", "0")]
+    file.write_text("".join(separator.join(row) + "\n" for row in [("text", "label"), *rows]))
+    assert read_table_of_texts(file) == {"text": ["good film", "bad film"], "label": ["1", "0"]}
+
+
+def test_fast_text(tmp_path: Path) -> None:
+    file = tmp_path / "train.txt"
+    file.write_text("__label__pos good film\n\n__label__neg bad\n")
+    assert read_table_of_texts(file) == {"text": ["good film", "bad"], "label": ["pos", "neg"]}
+    file.write_text("__label__pos good film\n__label__neg __label__dull bad\n")
+    with pytest.raises(DataError, match=r"line 2 of .* has several labels \(__label__dull is the second\)"):
+        read_table_of_texts(file)
+
+
+def read_table_of_texts(file: Path) -> dict[str, list[str]]:
+    columns: dict[str, list[str]] = read_table(file, words=False).to_pydict()
+    return columns
+
+
+def test_fields_of_any_length(tmp_path: Path) -> None:
+    """The reader of the standard library has a limit of 131072 characters."""
+    table = read_table(write(tmp_path / "cola.tsv", ["gj04", "1", "", "good"], ["gj04", "0", "*", "a" * 200_000]))
+    assert [len(text) for text in table.column("sentence").to_pylist()] == [4, 200_000]

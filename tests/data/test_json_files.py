@@ -29,8 +29,19 @@ def read(folder: Path, content: str, name: str = "a.json") -> dict[str, list[Any
 @pytest.mark.parametrize("indent", [None, 1])
 @pytest.mark.parametrize(
     "value",
-    [ROWS, {"data": ROWS}, {"version": "v2", "data": ROWS}, {"rows": [{"row_idx": 0, "row": r} for r in ROWS]}],
-    ids=["list", "data", "version", "viewer"],
+    [
+        ROWS,
+        {"data": ROWS},
+        {"version": "v2", "data": ROWS},
+        {"rows": [{"row_idx": 0, "row": r} for r in ROWS]},
+        # As pandas writes a table, by its orientations.
+        {name: {str(i): row[name] for i, row in enumerate(ROWS)} for name in ROWS[0]},
+        {name: [row[name] for row in ROWS] for name in ROWS[0]},
+        {str(i): row for i, row in enumerate(ROWS)},
+        {"train-7": ROWS[0], "train-9": ROWS[1]},
+        {"columns": ["text", "label"], "index": [0, 1], "data": [list(row.values()) for row in ROWS]},
+    ],
+    ids=["list", "data", "version", "viewer", "columns", "lists", "index", "names", "split"],
 )
 def test_shapes(tmp_path: Path, value: Any, indent: int | None) -> None:
     expected = {"text": ["good\u2028film", "bad"], "label": [1, 0]}
@@ -60,7 +71,9 @@ def test_squad_as_published(tmp_path: Path, value: Any, indent: int | None) -> N
     ("content", "message"),
     [
         ('{\n "train": [{"text": "a"}], "dev": []\n}', "line 1 and has the keys 'train', 'dev'"),
-        ('{\n "columns": ["a"], "data": [[1]]\n}', "keys 'columns', 'data'"),
+        ('{\n "columns": ["a"], "data": [[1, 2]]\n}', "keys 'columns', 'data'"),
+        ('{"train": [{"text": "a"}], "dev": [{"text": "b"}]}', "keys 'train', 'dev'"),
+        ('{"text": ["a", "b"], "label": [1]}', "keys 'text', 'label'"),
         ('{\n "text": ["a"],\n}', "line 3 of .* is not valid JSON"),
         ('{"text": "a"}\n{"text": \n', "line 2 of"),
         (
@@ -73,3 +86,9 @@ def test_squad_as_published(tmp_path: Path, value: Any, indent: int | None) -> N
 def test_refusals(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read(tmp_path, content)
+
+
+def test_one_row_stays_a_row(tmp_path: Path) -> None:
+    for row in ({"text": "good", "label": 1}, {"tokens": ["good", "film"], "tags": ["O", "O"]}):
+        assert read(tmp_path, json.dumps(row)) == {name: [value] for name, value in row.items()}
+    assert read(tmp_path, '{"text": ["a", "b"]}', "a.jsonl") == {"text": [["a", "b"]]}

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.errors import DataError
-from compress.data.labels import LabelColumn, LabelReading, label_text, read_labels, reading_note
+from compress.data.labels import (
+    LabelColumn,
+    LabelReading,
+    label_text,
+    read_labels,
+    reading_note,
+)
 
 STARS = SimpleNamespace(id2label={i: str(i + 1) for i in range(5)}, num_labels=5)
 SENTIMENT = SimpleNamespace(id2label={0: "negative", 1: "positive"}, num_labels=2)

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from compress.core.errors import DataError
-from compress.data.tables import read_table
+from compress.data.tables import read_file, read_table
 from support.data import write_rows
 
 
@@ -46,6 +46,22 @@ def test_fields_stay_as_they_are_in_the_file(tmp_path: Path) -> None:
 def test_tsv_has_no_quoting(tmp_path: Path) -> None:
     columns = read(tmp_path, "a.tsv", 'label\tsentence\n0\t"the film\n1\tsaid " twice ""\n')
     assert columns == {"label": ["0", "1"], "sentence": ['"the film', 'said " twice ""']}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [('say "so"', "1"), ("plain", "0")],
+        [("a\ttab", "1"), ("plain", "0")],
+        [("two\nlines", "1"), ('""', "0")],
+    ],
+)
+def test_tsv_that_a_program_has_quoted(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
+    with (tmp_path / "a.tsv").open("w", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows([("text", "label"), *rows])
+    found = read_file(tmp_path / "a.tsv")
+    assert [tuple(row.values()) for row in found.table.to_pylist()] == rows
+    assert "with quotes around its fields" in found.notes[0]
 
 
 def test_windows_files(tmp_path: Path) -> None:
@@ -148,7 +164,7 @@ def test_wrong_encoding_far_down(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "a"}\n' + "[" * 100_000 + "\n", "line 2"),
         ("a.json", '[{"text": "a"}, 3]', "row 2"),
         ("a.json", '[{"text": "a"},', "JSON"),
-        ("a.json", '{\n "text": ["a"]\n}', "line 1"),
+        ("a.json", '{\n "text": "a"\n}', "line 1"),
     ],
 )
 def test_malformed(tmp_path: Path, name: str, content: str, place: str) -> None:

@@ -163,7 +163,7 @@ def test_family_that_cannot_be_supported_says_why(broken: Path, family: str, rea
 def test_unsupported_family_names_the_supported(broken: Path, family: str | None) -> None:
     edit_config(broken, model_type=family, auto_map={"AutoConfig": "evil.Config"})
     message = refusal(broken)
-    assert str(family) in message
+    assert (family or "does not say the family") in message
     assert "bert" in message and "distilbert" in message
 
 
@@ -191,7 +191,8 @@ def test_widths_that_the_weights_do_not_have(broken: Path) -> None:
 def test_other_head(broken: Path, head: str, named: str | None) -> None:
     edit_config(broken, architectures=[head])
     message = refusal(broken, task=named)
-    assert head in message and "ForSequenceClassification" in message
+    # A head of pre-training may be left out.
+    assert head in message and ("ForSequenceClassification" in message or "--task sentence-similarity" in message)
 
 
 def test_newly_initialised_head(broken: Path, tiny_distilbert: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ FLAGS: list[dict[str, Any]] = [
     {"pruned_heads": {}},
     {"quantization_config": None},
     {"auto_map": {"AutoModel": "modeling_bert.BertModel"}},
+    {"architectures": "BertForSequenceClassification"},
     {"problem_type": "single_label_classification"},
     {"max_length": 20, "num_beams": 4, "do_sample": True},
     {"output_attentions": True, "output_hidden_states": True, "return_dict": False, "chunk_size_feed_forward": 1},
@@ -97,6 +98,13 @@ def test_flags_change_neither_model_nor_artifact(folder: Path, tmp_path: Path, f
         ({"auto_map": {"AutoConfig": "configuration_jina.JinaConfig"}}, "configuration_jina.JinaConfig"),
         ({"auto_map": {"AutoModel": ["modeling_mine.MyModel", None]}}, "modeling_mine.MyModel"),
         ({"architectures": ["MyBertForSequenceClassification"]}, "MyBertForSequenceClassification"),
+        ({"architectures": None}, "name the task that it was fine-tuned for with --task"),
+        ({"architectures": ["BertLMHeadModel"]}, "give --task sentence-similarity, which leaves the head out"),
+        ({"model_type": None}, 'does not say the family of the model: add it, such as "model_type": "bert"'),
+        ({"id2label": ["neg", "pos"]}, "id2label is a list, not an object"),
+        ({"num_labels": 3}, "num_labels is 3, and id2label has 2 classes"),
+        ({"hidden_act": "swishy"}, "no activation function 'swishy' (hidden_act)"),
+        ({"vocab_size": 201}, "'bert.embeddings.word_embeddings.weight' do not have the sizes that config.json says"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
@@ -115,3 +123,8 @@ def test_what_cannot_be_saved_is_refused_when_it_is_loaded(folder: Path, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(kind, "save_pretrained", refuse)
             assert "cannot be saved again: this value cannot be written" in refusal(folder)
+
+
+def test_a_configuration_that_is_no_object(folder: Path) -> None:
+    (folder / "config.json").write_text("[]")
+    assert "it is not a JSON object" in refusal(folder)

@@ -111,3 +111,31 @@ def test_code_of_its_own_is_refused(shared_checkpoint: Any, tmp_path: Path, kind
     file.write_text(json.dumps({**json.loads(file.read_text()), "auto_map": auto_map}))
     with pytest.raises(ModelError, match=rf"the {kind} of model .* needs code of its own \(mine\.My"):
         load_checkpoint(str(folder))
+
+
+def rewritten(folder: Path, name: str, **changes: Any) -> None:
+    file = folder / name
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"), [(0, "cuts texts to 0 tokens"), ("512", "cuts texts to '512' tokens"), (-1, "to -1 tokens")]
+)
+def test_lengths_that_are_none(tiny_bert: Path, tmp_path: Path, limit: Any, message: str) -> None:
+    folder = Path(shutil.copytree(tiny_bert, tmp_path / "folder"))
+    rewritten(folder, "tokenizer_config.json", model_max_length=limit)
+    with pytest.raises(ModelError, match=message):
+        load_checkpoint(str(folder))
+
+
+def test_what_a_tokenizer_would_do_to_texts_in_use_is_tried_at_once(tiny_bert: Path, tmp_path: Path) -> None:
+    """A number beyond the embeddings, and a character without a token: both would end a later stage, or the service."""
+    folder = Path(shutil.copytree(tiny_bert, tmp_path / "folder"))
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    word = next(word for word in model["vocab"] if word.isalpha())
+    rewritten(folder, "tokenizer.json", model={**model, "vocab": {**model["vocab"], word: 9000}})
+    with pytest.raises(ModelError, match=f"numbers the token '{word}' 9000, the model has 200 tokens"):
+        load_checkpoint(str(folder))
+    rewritten(folder, "tokenizer.json", model={**model, "unk_token": "[NONE]"})
+    with pytest.raises(ModelError, match=r"fails on a character that it does not know: .*unknown token"):
+        load_checkpoint(str(folder))

@@ -267,6 +267,18 @@ def test_folders_without_a_transformer_are_refused(kind: str, tokenizer: Any, tm
         ("sentence_bert_config.json", {"tokenizer_args": {"strip_accents": False}}, "tokenizer_args .*strip_accents"),
         ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "says SparseEncoder"),
         ("config_sentence_transformers.json", {"default_prompt_name": "x"}, "default_prompt_name 'x', which is not"),
+        ("config_sentence_transformers.json", {"prompts": ["query: "]}, "has prompts .*, not texts by name"),
+        ("config_sentence_transformers.json", {"truncate_dim": 0}, "has truncate_dim 0; write a number from 1"),
+        ("config_sentence_transformers.json", {"similarity_fn_name": "maxsim"}, "compares texts by 'maxsim'"),
+        ("1_Pooling/config.json", {"pooling_mode": 3}, "asks for pooling 3; supported are"),
+        ("sentence_bert_config.json", {"modality_config": "text"}, "has modality_config 'text', not an object"),
+        (
+            "sentence_bert_config.json",
+            {"modality_config": {"text": "x"}},
+            "reads last_hidden_state of the|not supported",
+        ),
+        ("sentence_bert_config.json", {"tokenizer_args": [1]}, r"has tokenizer_args \[1\], not an object"),
+        ("sentence_bert_config.json", {"max_seq_length": "long"}, "has max_seq_length 'long'"),
     ],
 )
 def test_what_cannot_be_done_is_refused(
@@ -276,6 +288,50 @@ def test_what_cannot_be_done_is_refused(
     change(folder / file, **changes)
     with pytest.raises(ModelError, match=message):
         load_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("name", ["cosine", "dot", "euclidean", "manhattan"])
+def test_texts_are_compared_as_the_encoder_says(name: str, tokenizer: Any, tmp_path: Path) -> None:
+    """The metric is that of sentence-transformers for the same encoder, whose embeddings differ in length."""
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+
+    folder = sentence_folder(tmp_path, tokenizer, layers=("Dense",), similarity_fn_name=name)
+    first, second, scores = TEXTS[:4], TEXTS[1:], [0.1, 0.9, 0.4, 0.2]
+    evaluator = EmbeddingSimilarityEvaluator(first, second, scores, main_similarity=name)
+    want = evaluator(SentenceTransformer(str(folder), device="cpu"))[f"spearman_{name}"]
+    checkpoint = load_checkpoint(str(folder))
+    task: Any = checkpoint.task
+    rows, config = (
+        Dataset.from_dict({"sentence1": first, "sentence2": second, "score": scores}),
+        checkpoint.model.config,
+    )
+    data = task.encode(rows, checkpoint.tokenizer, task.columns(rows, config), 16, config)
+    assert task.evaluate(outputs_of(checkpoint.model, task, data), data).value == pytest.approx(want, abs=1e-6)
+    assert any("compared by" in line for line in checkpoint.said) == (name != "cosine")
+
+
+def test_a_classifier_beside_the_encoder_is_left_out_and_said(tokenizer: Any, tmp_path: Path) -> None:
+    folder = sentence_folder(tmp_path, tokenizer)
+    (folder / "model_head.pkl").write_bytes(b"")
+    assert any("model_head.pkl is left out" in line for line in load_checkpoint(str(folder)).said)
+
+
+def test_pooling_without_its_list_of_modules_is_refused(tokenizer: Any, tmp_path: Path) -> None:
+    folder = sentence_folder(tmp_path, tokenizer)
+    (folder / "modules.json").unlink()
+    with pytest.raises(ModelError, match=r"has 1_Pooling but no modules.json"):
+        load_checkpoint(str(folder))
+
+
+def test_classes_of_2019_are_transformers(tokenizer: Any, tmp_path: Path) -> None:
+    folder = sentence_folder(tmp_path, tokenizer)
+    want = their_embeddings(folder)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["type"] = "sentence_transformers.models.BERT"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    np.testing.assert_allclose(our_embeddings(load_checkpoint(str(folder))), want, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["2_Dense/model.safetensors", "1_Pooling/config.json", "config.json"])

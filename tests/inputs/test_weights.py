@@ -54,6 +54,17 @@ def test_a_prefix_is_named_with_its_remedy(folder: Path, prefix: str, remedy: st
     assert remedy in message
 
 
+@pytest.mark.parametrize("parts", [("_orig", "_mask"), ("_v", "_g")])
+def test_weights_in_two_parts_are_refused_with_what_joins_them(folder: Path, parts: tuple[str, str]) -> None:
+    def split(weights: Weights) -> Weights:
+        name = "bert.encoder.layer.0.attention.self.query.weight"
+        value = weights.pop(name)
+        return {**weights, name + parts[0]: value, name + parts[1]: value}
+
+    rewrite(folder, split)
+    assert "call prune.remove or parametrize.remove_parametrizations" in refusal(folder)
+
+
 def test_a_part_in_the_middle_is_named(folder: Path) -> None:
     rewrite(folder, lambda weights: {name.replace("layer.1.", "layer.1._orig_mod."): v for name, v in weights.items()})
     assert "torch.compile wraps the model" in refusal(folder)

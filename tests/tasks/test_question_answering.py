@@ -94,7 +94,9 @@ def test_long_questions_leave_room(tokenizer: Any) -> None:
     [
         {"answers": [{"text": ["rude waiter"], "answer_start": [36]}]},
         {"answers": ['{"text": ["rude waiter"], "answer_start": [36]}']},
+        {"answers": ["{'text': array(['rude waiter'], dtype=object), 'answer_start': array([36], dtype=int32)}"]},
         {"answer": ["rude waiter"], "answer_start": ["36"]},
+        {"answer": ["rude waiter"], "answer_start": [36.0]},
         {"answer": ["Rude waiter"]},
         {"human_ans_spans": ["rude waiter ANSWERNOTFOUND"], "human_ans_indices": ["(36, 47)"]},
     ],
@@ -109,6 +111,8 @@ def test_answers_are_read_however_they_are_written(tokenizer: Any, columns: dict
     [
         {"answers": [{"text": [], "answer_start": []}]},
         {"answer": [""]},
+        # Plausible answers, which are not right.
+        {"answers": [{"text": ["rude waiter"], "answer_start": [36]}], "is_impossible": [True]},
         {"human_ans_spans": ["ANSWERNOTFOUND"], "human_ans_indices": ["(93, 107)"]},
     ],
 )

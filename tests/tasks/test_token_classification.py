@@ -84,8 +84,9 @@ def test_tags_of_any_kind_of_column(tokenizer: Any, tags: list[Any]) -> None:
 
 
 def test_lists_in_csv_fields_are_read() -> None:
-    assert read_lists(dataset(tokens=['["a b", "c"]', "d e", "[f", None]), "tokens") == [
-        ["a b", "c"], ["d", "e"], ["[f"], [],
+    fields = ['["a b", "c"]', "d e", "[f", None, "['it', \"is\"]", "['a' 'b']", "[3 0]"]
+    assert read_lists(dataset(tokens=fields), "tokens") == [
+        ["a b", "c"], ["d", "e"], ["[f"], [], ["it", "is"], ["a", "b"], [3, 0],
     ]  # fmt: skip
 
 
