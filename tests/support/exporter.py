@@ -35,6 +35,7 @@ def export_once(once: Once, model: Any, input_names: Sequence[str]) -> Path:
     from compress.export.onnx import export_onnx
 
     def make(folder: Path) -> None:
+        remember_operators()
         export_onnx(model, folder / "model.onnx", input_names=input_names)
 
     return once(f"export-{digest(model, *input_names)}", make) / "model.onnx"
