@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.data import TEXTS, write_rows
+from support.exporter import export_once, remember_exports, remember_operators
 from support.models import EVERY_FAMILY, OF_IMAGES, MakeCheckpoint, random_model, write_image_processor
 from support.once import Once
 from support.structures import padded_inputs
@@ -56,6 +57,13 @@ def shared_cache(once: Once) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COMPRESS_CACHE", str(once.root / "cache"))
         yield
+
+
+@pytest.fixture(autouse=True)
+def remembered_exports(once: Once) -> None:
+    """From the second test that exports on, exporting takes less."""
+    remember_operators()
+    remember_exports(once)
 
 
 def _skip_without(path: Path) -> Path:
@@ -158,6 +166,12 @@ def tiny_bert(shared_checkpoint: MakeCheckpoint) -> Path:
 
 
 @pytest.fixture(scope="session")
+def two_layers(shared_checkpoint: MakeCheckpoint) -> Path:
+    """As ``tiny_bert``, with a first layer and a last and none between. Read only."""
+    return shared_checkpoint("bert", num_hidden_layers=2)
+
+
+@pytest.fixture(scope="session")
 def one_layer(shared_checkpoint: MakeCheckpoint) -> Path:
     """The smallest of encoders: what takes long in a run is the exporter, layer by layer. Read only."""
     return shared_checkpoint("bert", num_hidden_layers=1)
@@ -174,12 +188,7 @@ def dense_onnx(once: Once) -> Callable[[str], Path]:
     """A function ``(family)``: the file of ``random_model(family)``, exported once for the session. Read only."""
 
     def exported(family: str) -> Path:
-        from compress.export.onnx import export_onnx
-
-        def make(folder: Path) -> None:
-            export_onnx(random_model(family), folder / "model.onnx", input_names=list(padded_inputs(family)))
-
-        return once(f"dense-{family}", make) / "model.onnx"
+        return export_once(once, random_model(family), list(padded_inputs(family)))
 
     return exported
 

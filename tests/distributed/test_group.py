@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from compress.distributed.group import Group, Place, joined, meant_to_be_several, place
@@ -64,6 +65,7 @@ def test_processes_share_and_add() -> None:
     assert first[1] == "CompressError process 1: no disk\n" and second[1].startswith("Told")
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_the_dead() -> None:
     from compress.core.errors import EXIT_ERROR
 

@@ -108,12 +108,12 @@ def test_a_recipe_that_is_not_there() -> None:
 
 @pytest.mark.e2e
 def test_a_run_with_both_phases_from_checkpoint_to_artifact(
-    tiny_bert: Path, rows_file: Path, recipe_file: Path, tmp_path: Path
+    two_layers: Path, rows_file: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("accelerate", reason="the extra `train` is not installed")
     out, kept = tmp_path / "out", tmp_path / "kept"
     options = {"macs": 0.4, "fine_prune": str(recipe_file), "checkpoints": str(kept), "checkpoint_minutes": 1e-9}
-    result = pipeline.run(configured(tiny_bert, rows_file, out, **options))
+    result = pipeline.run(configured(two_layers, rows_file, out, **options))
     plan, manifest = Plan.read(out), json.loads((out / "manifest.json").read_text())
     assert result.plan == plan and plan.macs_fraction <= 0.4
     done = manifest["reconstruction"]["fine_pruned"]
@@ -133,7 +133,7 @@ def test_a_run_with_both_phases_from_checkpoint_to_artifact(
     # The same command goes on from the checkpoint, and ends with the same weights.
     assert (kept / "training.safetensors").is_file()
     again = tmp_path / "again"
-    pipeline.run(configured(tiny_bert, rows_file, again, **options))
+    pipeline.run(configured(two_layers, rows_file, again, **options))
     one, other = load(out).state_dict(), load(again).state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -161,11 +161,11 @@ def test_the_weights_that_do_better_go_on(
 
 @pytest.mark.e2e
 def test_a_speedup_is_checked_on_the_device(
-    tiny_bert: Path, rows_file: Path, recipe_file: Path, tmp_path: Path
+    two_layers: Path, rows_file: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("accelerate", reason="the extra `train` is not installed")
     recipe_file.write_text(RECIPE.replace('"movement"', '"l0"\npenalty = 0.1'), encoding="utf-8")
-    config = configured(tiny_bert, rows_file, tmp_path / "out", speedup=1.2, fine_prune=str(recipe_file))
+    config = configured(two_layers, rows_file, tmp_path / "out", speedup=1.2, fine_prune=str(recipe_file))
     result = run(config)
     assert result.plan.budget.kind == "speedup"
     assert Plan.read(tmp_path / "out") == result.plan
@@ -173,7 +173,7 @@ def test_a_speedup_is_checked_on_the_device(
 
 @pytest.mark.e2e
 def test_the_last_phase_trains_for_a_dynamic_int8_file(
-    tiny_bert: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_layers: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("accelerate", reason="the extra `train` is not installed")
     own, out = tmp_path / "own.toml", tmp_path / "out"
@@ -184,7 +184,7 @@ def test_the_last_phase_trains_for_a_dynamic_int8_file(
     monkeypatch.setattr(
         device, "choose_fastest", lambda sessions, *_, **__: min(sessions, key=lambda name: "static" in name)
     )
-    pipeline.run(configured(tiny_bert, rows_file, out, macs=0.6, fine_prune=str(own), precision="int8"))
+    pipeline.run(configured(two_layers, rows_file, out, macs=0.6, fine_prune=str(own), precision="int8"))
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["engine"]["scheme"] == "dynamic"
     phases = manifest["reconstruction"]["fine_pruned"]["phases"]
@@ -208,7 +208,7 @@ def test_the_last_phase_trains_for_a_dynamic_int8_file(
     ],
 )
 def test_bad_input_is_one_clear_message_exit_3_and_nothing_written(
-    tiny_bert: Path,
+    two_layers: Path,
     make_checkpoint: MakeCheckpoint,
     rows_file: Path,
     data_csv: Path,
@@ -222,7 +222,7 @@ def test_bad_input_is_one_clear_message_exit_3_and_nothing_written(
     own.write_text("[weights]\nepochs = 1.0\n[distillation]\nweight = 0.0\n", encoding="utf-8")
     unlabelled = write_rows(tmp_path / "texts.csv", [{"text": text} for text, _ in TEXTS * 12])
     names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
-    places = {"MODEL": tiny_bert, "FEW": data_csv, "LABELS-ONLY": own, "UNLABELLED": unlabelled}
+    places = {"MODEL": two_layers, "FEW": data_csv, "LABELS-ONLY": own, "UNLABELLED": unlabelled}
     if "LABELS" in arguments:
         places["LABELS"] = make_checkpoint("bert", **names)
     if "TOKENS" in arguments:
@@ -238,7 +238,7 @@ def test_bad_input_is_one_clear_message_exit_3_and_nothing_written(
     out = tmp_path / "out"
     command = [
         "run",
-        str(tiny_bert),
+        str(two_layers),
         "--allow-chance",
         *data,
         *given,
@@ -257,7 +257,7 @@ def test_bad_input_is_one_clear_message_exit_3_and_nothing_written(
 
 @pytest.mark.e2e
 def test_a_training_that_diverges_and_a_budget_out_of_reach_end_with_a_message(
-    tiny_bert: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    two_layers: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("accelerate", reason="the extra `train` is not installed")
     own, kept, out = tmp_path / "own.toml", tmp_path / "kept", tmp_path / "out"
@@ -266,7 +266,7 @@ def test_a_training_that_diverges_and_a_budget_out_of_reach_end_with_a_message(
     data = ["--data", str(rows_file), "--eval-data", str(rows_file), "--seq-len", "24", "--effort", "fast"]
     command = [
         "run",
-        str(tiny_bert),
+        str(two_layers),
         "--allow-chance",
         *data,
         "--output",

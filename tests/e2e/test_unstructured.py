@@ -71,6 +71,7 @@ def read(out: Path, name: str) -> Any:
     return json.loads((out / name).read_text(encoding="utf-8"))
 
 
+@pytest.mark.e2e
 def test_the_checkpoint_has_exactly_the_fraction_and_is_an_ordinary_one(made: tuple[Path, str]) -> None:
     from transformers import AutoModelForSequenceClassification
 
@@ -87,6 +88,7 @@ def test_the_checkpoint_has_exactly_the_fraction_and_is_an_ordinary_one(made: tu
         assert torch.equal(small.state_dict()[name], torch.from_numpy(value)), name
 
 
+@pytest.mark.e2e
 def test_validation_says_bytes_accuracy_and_no_latency(made: tuple[Path, str]) -> None:
     out, _ = made
     found = read(out, "validation.json")
@@ -107,6 +109,7 @@ def test_validation_says_bytes_accuracy_and_no_latency(made: tuple[Path, str]) -
     assert found["parity"]["max_abs_diff"] < 1e-3
 
 
+@pytest.mark.e2e
 def test_the_artifact_is_whole_and_says_plainly_what_it_brings(made: tuple[Path, str], tmp_path: Path) -> None:
     kept, printed = made
     # A copy, since its report is written anew.
@@ -125,6 +128,7 @@ def test_the_artifact_is_whole_and_says_plainly_what_it_brings(made: tuple[Path,
     assert (out / "report.html").read_text() == before and not verify(out).findings
 
 
+@pytest.mark.e2e
 def test_gate_judges_size_and_accuracy_and_leaves_latency_open(
     made: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +142,7 @@ def test_gate_judges_size_and_accuracy_and_leaves_latency_open(
 
 
 @pytest.mark.parametrize("verb", ["validate", "why"])
+@pytest.mark.e2e
 def test_what_makes_no_sense_on_it_is_refused(
     made: tuple[Path, str], capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:

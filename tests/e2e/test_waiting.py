@@ -16,6 +16,7 @@ from compress.core.errors import EXIT_ERROR
 from compress.distributed.place import Place
 from compress.pipeline.helper import take_part
 from support.processes import REPOSITORY
+from support.runs import measure_briefly
 
 pytestmark = pytest.mark.e2e
 
@@ -57,8 +58,9 @@ def test_leftover_variables_time_out_with_the_remedy(rank: int, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str)
+@pytest.mark.parametrize(
+    ("number", "code", "rank"), [(signal.SIGINT, 130, 0), (signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 1)], ids=str
+)
 def test_signals_end_the_wait_for_other_processes(number: signal.Signals, code: int, rank: int, tmp_path: Path) -> None:
     # Far longer than the signal has to take.
     with started(tmp_path, rank, number, COMPRESS_MEETING_SECONDS="100000") as process:
@@ -82,6 +84,7 @@ def test_leftover_variables_make_no_command_pass_without_work() -> None:
 def test_leftover_variables_do_not_matter_to_python(
     one_layer: Path, data_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    measure_briefly(monkeypatch)
     for name, value in leftover(1).items():
         monkeypatch.setenv(name, value)
     done = run(

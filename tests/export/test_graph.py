@@ -24,12 +24,16 @@ from compress.export.runtime import open_session
 from compress.models.encoder import Encoder, encoder_of, shape_of
 from compress.profile.target import Target
 from compress.pruning.removal import remove
+from support.exporter import export_once
 from support.models import ALIKE, OF_IMAGES, TINY_SIZES, DenseOnnx, random_model
-from support.structures import first_units, padded_inputs
+from support.once import Once
+from support.structures import EMPTY, UNEVEN, first_units, padded_inputs
 from support.thorough import examples
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
 FAMILIES = sorted(set(TINY_SIZES) - set(ALIKE))
+# What takes an export of its own.
+IN_TURN = [pytest.param(family, marks=[] if family == "bert" else pytest.mark.slow) for family in FAMILIES]
 
 
 @dataclass(frozen=True)
@@ -83,15 +87,14 @@ def test_narrow_equals_remove(dense: dict[str, Dense], case: tuple[str, Widths])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("widths", [Widths((2, 0, 4), (0, 7, 20)), Widths((0,) * 3, (0,) * 3)])
+@pytest.mark.parametrize("widths", [UNEVEN, EMPTY])
 def test_narrow_gives_the_graph_of_remove_and_export(
-    dense: dict[str, Dense], family: str, widths: Widths, tmp_path: Path
+    dense: dict[str, Dense], family: str, widths: Widths, once: Once
 ) -> None:
     # The same operators on the same sizes: what is timed while profiling is what gets deployed.
     model = copy.deepcopy(dense[family].model)
     remove(model, first_units(widths))
-    export_onnx(model, tmp_path / "model.onnx", input_names=list(padded_inputs(family)))
-    exported = onnx.load(str(tmp_path / "model.onnx"))
+    exported = onnx.load(str(export_once(once, model, list(padded_inputs(family)))))
     narrowed = narrow(dense[family].proto, dense[family].encoder, widths)
 
     def form(proto: onnx.ModelProto) -> list[Any]:
@@ -116,7 +119,7 @@ def test_narrow_gives_the_graph_of_remove_and_export(
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IN_TURN)
 def test_parameters_that_are_equal_stay_apart(family: str, tmp_path: Path) -> None:
     # A fresh model has biases of zeros only; the exporter stores equal tensors once.
     model = random_model(family)

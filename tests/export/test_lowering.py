@@ -20,13 +20,13 @@ from compress.export.narrowing import narrow
 from compress.export.runtime import open_session
 from compress.models.encoder import Encoder, encoder_of
 from compress.profile.target import Target, load_target, offered_precisions
-from support.models import TINY_SIZES, DenseOnnx, random_model
+from support.models import ALIKE, TINY_SIZES, DenseOnnx, random_model
 from support.structures import padded_inputs
-from support.thorough import examples
+from support.thorough import THOROUGH, examples
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
 # Those that add something to the scores, or turn queries and keys, stay as they are.
-FAMILIES = sorted(TINY_SIZES)
+FAMILIES = sorted({*TINY_SIZES} - (set() if THOROUGH else {*ALIKE}))
 UNPACKED = ("deberta-v2", "modernbert", "mpnet")
 
 

@@ -15,14 +15,18 @@ from compress.export import openvino as room
 from compress.export.lowering import Engine, variants
 from compress.export.runtime import open_session
 from compress.profile.target import describe_device, load_target, offered_precisions
-from support.models import TINY_SIZES, DenseOnnx
+from support.models import ALIKE, TINY_SIZES, DenseOnnx
 from support.structures import padded_inputs
 
 TARGET = load_target("cpu-openvino")
 
 
-@pytest.fixture(scope="module", params=sorted(TINY_SIZES))
+FAMILIES = [pytest.param(family, marks=pytest.mark.slow if family in ALIKE else []) for family in sorted(TINY_SIZES)]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def exported(request: pytest.FixtureRequest, dense_onnx: DenseOnnx) -> tuple[str, Path]:
+    pytest.importorskip("openvino")
     return request.param, dense_onnx(request.param)
 
 
@@ -59,7 +63,6 @@ def test_a_missing_extra_is_named(missing: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_it_answers_like_onnx_runtime(exported: tuple[str, Path]) -> None:
-    pytest.importorskip("openvino")
     family, path = exported
     expected = open_session(path, load_target("cpu"))
     for model in (path, path.read_bytes()):
@@ -71,7 +74,6 @@ def test_it_answers_like_onnx_runtime(exported: tuple[str, Path]) -> None:
 
 
 def test_answers_stay_after_the_next_call(exported: tuple[str, Path]) -> None:
-    pytest.importorskip("openvino")
     family, path = exported
     session = open_session(path, TARGET)
     first = session.run(_feed(family, 0))
@@ -84,7 +86,6 @@ def test_answers_stay_after_the_next_call(exported: tuple[str, Path]) -> None:
 
 
 def test_mistakes_are_named(exported: tuple[str, Path], tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
     _, path = exported
     with pytest.raises(ExportError, match="no model file"):
         open_session(tmp_path / "nothing.xml", TARGET)
@@ -98,7 +99,6 @@ def test_mistakes_are_named(exported: tuple[str, Path], tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_nncf_int8_is_close_from_bytes_and_from_a_file(exported: tuple[str, Path], tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
     pytest.importorskip("nncf")
     family, path = exported
     samples = [_feed(family, seed) for seed in range(8)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from compress.core.errors import ArtifactError
 from compress.core.plan import Structure
 from compress.export import int8 as quantize
 from compress.export.lowering import Engine, lower
-from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
 from compress.fineprune.fake_quant import Rounding, round_activations, round_rows, round_weight
 from compress.models.encoder import encoder_of
 from compress.profile.target import Target
 from compress.tasks import TASKS
+from support.exporter import export_once
 from support.models import random_model
+from support.once import Once
 from support.structures import padded_inputs
 from support.training import PHASE, dense, examples, recipe, training_session
 
@@ -47,12 +48,19 @@ def small_tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def exported(model: Any, folder: Path, engine: Engine, inputs: dict[str, torch.Tensor]) -> tuple[Path, onnx.ModelProto]:
-    """The float graph that an engine is made of, and the int8 one."""
-    path = folder / f"{engine.name}.onnx"
-    export_onnx(model, path, input_names=list(inputs))
-    onnx.save(lower(onnx.load(str(path)), replace(engine, precision="fp32", scheme="float")), str(path))
-    return path, lower(onnx.load(str(path)), replace(engine, form="plain"))
+Exported = Callable[[Any, Path, Engine, dict[str, torch.Tensor]], tuple[Path, onnx.ModelProto]]
+
+
+@pytest.fixture
+def exported(once: Once) -> Exported:
+    """A function ``(model, folder, engine, inputs)``: the float graph that an engine is made of, and the int8 one."""
+
+    def made(model: Any, folder: Path, engine: Engine, inputs: dict[str, torch.Tensor]) -> tuple[Path, onnx.ModelProto]:
+        path, dense = folder / f"{engine.name}.onnx", onnx.load(str(export_once(once, model, list(inputs))))
+        onnx.save(lower(dense, replace(engine, precision="fp32", scheme="float")), str(path))
+        return path, lower(onnx.load(str(path)), replace(engine, form="plain"))
+
+    return made
 
 
 def tensors_of(proto: onnx.ModelProto) -> dict[str, Any]:
@@ -77,7 +85,9 @@ def rounded_in_place(model: Any, rounding: Rounding, levels: int) -> None:
     ],
 )
 @torch.no_grad()
-def test_weights_are_the_files_element_by_element(tmp_path: Path, family: str, engine: Engine) -> None:
+def test_weights_are_the_files_element_by_element(
+    exported: Exported, tmp_path: Path, family: str, engine: Engine
+) -> None:
     model, inputs = random_model(family), padded_inputs(family)
     float_path, int8 = exported(model, tmp_path, engine, inputs)
     rounding = Rounding.of(engine, float_path, 1)
@@ -108,7 +118,7 @@ def test_weights_are_the_files_element_by_element(tmp_path: Path, family: str, e
 
 @pytest.mark.parametrize("engine", ENGINES, ids=str)
 @torch.no_grad()
-def test_answers_are_the_files_and_not_those_in_float(tmp_path: Path, engine: Engine) -> None:
+def test_answers_are_the_files_and_not_those_in_float(exported: Exported, tmp_path: Path, engine: Engine) -> None:
     model = random_model("bert")
     float_path, int8 = exported(model, tmp_path, engine, SAMPLES[0])
     rounding = Rounding.of(engine, float_path, 8)
@@ -124,7 +134,7 @@ def test_answers_are_the_files_and_not_those_in_float(tmp_path: Path, engine: En
 
 
 @torch.no_grad()
-def test_a_range_is_that_of_a_call(tmp_path: Path) -> None:
+def test_a_range_is_that_of_a_call(exported: Exported, tmp_path: Path) -> None:
     model, sample = random_model("bert"), SAMPLES[0]
     float_path, int8 = exported(model, tmp_path, DYNAMIC, sample)
     session = open_session(int8.SerializeToString(), CPU)
@@ -140,7 +150,7 @@ def test_a_range_is_that_of_a_call(tmp_path: Path) -> None:
         assert errors[0] < 0.5 * errors[1]
 
 
-def test_what_the_file_leaves_in_float_is_not_rounded(tmp_path: Path) -> None:
+def test_what_the_file_leaves_in_float_is_not_rounded(exported: Exported, tmp_path: Path) -> None:
     model = random_model("bert")
     float_path, _ = exported(model, tmp_path, DYNAMIC, SAMPLES[0])
     layer = "bert.encoder.layer.1"

@@ -26,6 +26,7 @@ import compress.stages.write
 from compress import cli
 from compress.options.effort import EFFORT
 from compress.stages import present_device as device
+from support.exporter import remember_operators
 
 
 def run(command: dict[str, Any], said: int) -> int:
@@ -56,6 +57,7 @@ def warm_up() -> None:
         torch.onnx.export(
             torch.nn.Linear(2, 2), (torch.zeros(1, 2),), f"{folder}/model.onnx", dynamo=True, verbose=False
         )
+    remember_operators()
 
 
 def main() -> None:

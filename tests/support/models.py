@@ -60,6 +60,8 @@ EVERY_FAMILY = [
     pytest.param(family, marks=pytest.mark.slow) if family in ALIKE else family
     for family in sorted(set(TINY_SIZES) - set(OF_IMAGES))
 ]
+# Names of the number of layers, where a family has one of its own.
+_LAYERS = {"distilbert": "n_layers"}
 MakeCheckpoint = Callable[..., Path]
 DenseOnnx = Callable[[str], Path]
 
@@ -87,6 +89,11 @@ def random_model(family: str, vocabulary: int = 200, seed: int = 0, **config: An
             norm_scale = "norm" in name.lower() and name.endswith("weight")
             parameter.copy_(1 + 0.1 * noise if norm_scale else 0.2 * noise)
     return model.eval()
+
+
+def layers(family: str, number: int) -> dict[str, int]:
+    """The option of ``random_model`` for so many layers."""
+    return {_LAYERS.get(family, "num_hidden_layers"): number}
 
 
 def write_image_processor(directory: Path, size: int) -> None:

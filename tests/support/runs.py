@@ -17,7 +17,7 @@ from compress.options.run_config import RunConfig
 from compress.stages import present_device
 
 LENGTH = 24
-BRIEF = {name: replace(effort, profile_seconds=1.0) for name, effort in EFFORT.items()}
+BRIEF = {name: replace(effort, profile_seconds=0.5) for name, effort in EFFORT.items()}
 
 
 def configured(model: Path, data: Path, output: Path, **options: Any) -> RunConfig:
@@ -42,9 +42,9 @@ def measure_briefly(patch: pytest.MonkeyPatch, **effort: Any) -> None:
         effort: other fields of ``Effort``, at every ``--effort``.
     """
     patch.setattr(present_device, "EFFORT", {name: replace(brief, **effort) for name, brief in BRIEF.items()})
-    patch.setattr(present_device, "CHECK_SECONDS", 0.2)
-    patch.setattr(present_device, "FORM_SECONDS", 0.1)
-    patch.setattr("compress.stages.validate.MEASURE_SECONDS", (0.2,))
+    patch.setattr(present_device, "CHECK_SECONDS", 0.05)
+    patch.setattr(present_device, "FORM_SECONDS", 0.02)
+    patch.setattr("compress.stages.validate.MEASURE_SECONDS", (0.05,))
 
 
 def check_verdict(out: Path, code: int | None = None) -> None:

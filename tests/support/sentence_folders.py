@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from support.models import layers as layers_of
 from support.models import random_model
 
 TEXTS = [
@@ -51,7 +52,7 @@ def sentence_folder(
     from sentence_transformers.sentence_transformer import modules as kinds
 
     base = directory / "base"
-    random_model(family, len(tokenizer)).base_model.save_pretrained(base)
+    random_model(family, len(tokenizer), **layers_of(family, 1)).base_model.save_pretrained(base)
     tokenizer.save_pretrained(base)
     generator = torch.Generator().manual_seed(1)
     transformer = kinds.Transformer(str(base), max_seq_length=longest)

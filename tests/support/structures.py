@@ -14,6 +14,11 @@ from compress.core.plan import EncoderShape, Structure, Widths
 from compress.models.encoder import Encoder
 from support.models import OF_IMAGES
 
+# Of three layers, as the tests that export pruned models have them, so that each is exported once: every kind of
+# sublayer whole, cut and gone somewhere; nothing left.
+UNEVEN = Widths((1, 0, 4), (0, 7, 20))
+EMPTY = Widths((0,) * 3, (0,) * 3)
+
 
 def _kept(units: int) -> st.SearchStrategy[tuple[int, ...]]:
     # Nothing and everything are the cases with code of their own, so they come up often.
