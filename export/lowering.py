@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
+from compress.core.errors import TargetError
 from compress.export import graph
 from compress.profile.target import GPU_RUNTIMES, Precision, Target
 
@@ -21,9 +22,14 @@ if TYPE_CHECKING:
     from compress.export.int8 import Feed
 
 Form = Literal["plain", "packed", "offline", "standard"]
-Scheme = Literal["float", "dynamic", "static", "symmetric", "nncf"]
+Int8 = Literal["invariant", "fastest"]
+Scheme = Literal["float", "dynamic", "invariant", "static", "symmetric", "nncf"]
 # Schemes that ``lower`` applies in the graph, layer by layer.
-IN_GRAPH: tuple[Scheme, ...] = ("dynamic", "static", "symmetric")
+IN_GRAPH: tuple[Scheme, ...] = ("dynamic", "invariant", "static", "symmetric")
+# Schemes in which examples of a call share no range of activations.
+INVARIANT: tuple[Scheme, ...] = ("invariant", "static", "symmetric", "nncf")
+# Schemes that need calibration data.
+CALIBRATED: tuple[Scheme, ...] = ("invariant", "static", "symmetric", "nncf")
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,9 @@ class Engine:
         precision: number format.
         form: ``plain``, as exported; ``packed``, with each attention and its projections in one operator; ``offline``,
             fused by ONNX Runtime's offline optimizer; ``standard``, without ONNX Runtime's own operators.
-        scheme: int8 scheme: ``dynamic``, ``static`` or ``symmetric`` (by ONNX Runtime's library; the last is static
-            with signed activations, for TensorRT), ``nncf`` (by nncf, for OpenVINO); ``float`` if not int8.
+        scheme: int8 scheme: ``invariant`` (``export/int8_invariant.py``); ``dynamic``, ``static`` or ``symmetric`` (by
+            ONNX Runtime's library; the last is static with signed activations, for TensorRT); ``nncf`` (by nncf, for
+            OpenVINO); ``float`` if not int8.
         reduce_range: 7-bit weights, for processors whose 8-bit kernels saturate.
         left_out: names of what stays float32: in int8 weights, as in ``int8.quantizable``; in fp16 nodes.
     """
@@ -70,16 +77,50 @@ class Engine:
         return TypeAdapter(cls).validate_json(json.dumps(raw), strict=True)
 
 
-def variants(target: Target, precision: Precision) -> tuple[Engine, ...]:
+def variants(target: Target, precision: Precision, int8: Int8 | None = None) -> tuple[Engine, ...]:
     """Engines to try on a target in a precision; the first is the default.
 
     Args:
         target: the device.
         precision: number format.
+        int8: ``invariant`` for schemes in which examples of a call share no range; ``fastest`` or None for all.
 
     Returns:
         At least one engine.
+
+    Raises:
+        TargetError: the runtime has no invariant int8.
     """
+    found = _variants(target, precision)
+    if precision != "int8" or int8 != "invariant":
+        return found
+    found = tuple(engine for engine in found if engine.scheme in INVARIANT)
+    if not found:
+        raise TargetError(
+            f"target '{target.name}' ({target.runtime}) has no int8 whose answers do not depend on what shares a call; "
+            "use --int8 fastest, or --precision fp32"
+        )
+    return found
+
+
+def usable_variants(target: Target, precision: Precision, int8: Int8 | None, examples: int) -> tuple[Engine, ...]:
+    """``variants``, without those that need more calibration examples than there are; all where none is left.
+
+    Args:
+        target: the device.
+        precision: number format.
+        int8: see ``variants``.
+        examples: number of calibration examples.
+    """
+    from compress.export.int8 import LEAST_SAMPLES
+
+    found = variants(target, precision, int8)
+    if examples >= LEAST_SAMPLES:
+        return found
+    return tuple(engine for engine in found if engine.scheme not in CALIBRATED) or found
+
+
+def _variants(target: Target, precision: Precision) -> tuple[Engine, ...]:
     if target.runtime == "openvino":
         return (Engine(precision, "plain", "float" if precision == "fp32" else "nncf"),)
     if target.runtime == "tensorrt":
@@ -91,6 +132,7 @@ def variants(target: Target, precision: Precision) -> tuple[Engine, ...]:
         return Engine(form="plain"), Engine(form="packed"), Engine(form="offline")
     saturating = saturates()
     return (
+        Engine("int8", "packed", "invariant", saturating),
         Engine("int8", "packed", "dynamic", saturating),
         Engine("int8", "plain", "dynamic", saturating),
         Engine("int8", "plain", "static", saturating),
@@ -103,17 +145,17 @@ def lower(model: ModelProto, engine: Engine, samples: Sequence[Feed] = (), *, ti
     Args:
         model: from ``export_onnx`` or ``narrow``; not changed.
         engine: form and number format. ``nncf`` changes nothing here: it runs when OpenVINO reads the graph.
-        samples: batches to calibrate ``static`` and ``symmetric`` on, arrays by input name.
+        samples: batches to calibrate ``invariant``, ``static`` and ``symmetric`` on, arrays by input name.
         timing_only: take short cuts that change outputs but not latency.
 
     Returns:
         The graph that the runtime gets.
 
     Raises:
-        DataError: there are too few samples for ``static`` or ``symmetric``.
+        DataError: there are too few samples for ``invariant``, ``static`` or ``symmetric``.
         ExportError: a library is missing, or cannot convert the graph.
     """
-    from compress.export import fp16, int8, standard_ops
+    from compress.export import fp16, int8, int8_invariant, standard_ops
 
     if engine.form == "standard":
         model = standard_ops.expand_attention(model)
@@ -125,6 +167,10 @@ def lower(model: ModelProto, engine: Engine, samples: Sequence[Feed] = (), *, ti
         return fp16.to_half(model, engine.left_out)
     if engine.scheme == "dynamic":
         model = int8.quantize_dynamic(model, engine.left_out, reduce_range=engine.reduce_range, timing_only=timing_only)
+    elif engine.scheme == "invariant":
+        model = int8_invariant.quantize_invariant(
+            model, samples, engine.left_out, reduce_range=engine.reduce_range, timing_only=timing_only
+        )
     elif engine.scheme in ("static", "symmetric"):
         model = int8.quantize_static(
             model,
@@ -135,7 +181,7 @@ def lower(model: ModelProto, engine: Engine, samples: Sequence[Feed] = (), *, ti
             timing_only=timing_only,
         )
     # TensorRT uses int8 only in matrix products; embedding tables stay float.
-    return int8.embeddings_by_row(model) if engine.scheme in ("dynamic", "static") else model
+    return int8.embeddings_by_row(model) if engine.scheme in ("dynamic", "invariant", "static") else model
 
 
 def pack_attention(model: ModelProto) -> ModelProto:

@@ -12,7 +12,7 @@ from typing import Literal
 from compress.artifact.validation import Sections
 from compress.core.plan import Plan
 
-Kind = Literal["latency", "speedup", "metric", "change", "also", "size", "macs", "macs of one example"]
+Kind = Literal["latency", "speedup", "metric", "change", "also", "size", "macs", "macs of one example", "drift"]
 How = Literal["measured", "predicted", "estimated"]
 
 
@@ -22,7 +22,8 @@ class Row:
 
     Attributes:
         kind: latency in ms; speed-up; metric, its paired change and further metrics; size of the file in bytes; MACs
-            of the encoder as a fraction, and of one example as a count.
+            of the encoder as a fraction, and of one example as a count; largest difference of answers by batch, order
+            and padding.
         name: of the metric; empty for other kinds.
         dense, compressed: values, in the kind's unit.
         budget: for the compressed model, where this quantity has one.
@@ -118,3 +119,5 @@ def _sizes(validation: Sections, plan: Plan) -> Iterator[Row]:
     yield Row("macs", "", 1.0, plan.macs_fraction, plan.budget.value if plan.budget.kind == "macs" else None)
     if macs is not None:
         yield Row("macs of one example", "", macs.dense, macs.compressed)
+    if validation.invariance is not None:
+        yield Row("drift", compressed=validation.invariance.largest)

@@ -31,6 +31,8 @@ EXIT_CODES: dict[Verdict, int] = {"pass": EXIT_PASS, "fail": EXIT_FAIL, "inconcl
 
 # Context of a validation that reads a file. A run may write what it measured, even NaN; a reader refuses that.
 READING = {"reading": True}
+# Sums of floats in another order differ by less than this; rounding to int8 by another range differs by far more.
+FLOAT_SUMS = 1e-5
 # Beyond this a float cannot tell two integers apart.
 _MOST = 2**53
 
@@ -198,6 +200,26 @@ class Parity(Part):
     max_abs_diff: Difference
 
 
+class Invariance(Part):
+    """Answers of each example alone against the same in other calls: the largest absolute differences."""
+
+    batch: Difference | None = Field(description="In batches; null where only one example fits in a call.")
+    order: Difference | None = Field(description="In batches of others, in random order; null likewise.")
+    padding: Difference | None = Field(description="In batches padded further; null where there is no room.")
+    largest: Difference = Field(description="Of the three.")
+    changed: Fraction | None = Field(description="Share of examples with another decision; null without decisions.")
+    examples: Count
+    batch_size: Count
+    padded_by: Count = Field(description="Tokens added to each batch.")
+
+    @property
+    def said(self) -> str:
+        """How decisions change, in words."""
+        if self.changed is None:
+            return f"{self.examples} examples"
+        return f"{round(self.changed * self.examples)} of {self.examples} decisions change"
+
+
 class EngineForm(Part):
     """How the file runs; see ``export.lowering.Engine``."""
 
@@ -320,6 +342,7 @@ class Sections(Part):
     size_bytes: Size | None = None
     macs: Macs | None = None
     parity: Parity | None = None
+    invariance: Invariance | None = None
     verdict: Literal["pass", "fail", "inconclusive"] | None = None
     reason: str = ""
     deployment: Deployment | None = None

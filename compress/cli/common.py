@@ -78,7 +78,9 @@ MODEL = [click.argument("model", required=False)]
 CONFIG = [click.option("--config", "config_file", metavar="FILE", help=f"Options; default: ./{CONFIG_FILE} if there.")]
 DATA = _options("data", "eval_data", "text_column", "label_column", "task", "allow_chance")
 BUDGET = _options("latency_ms", "speedup", "macs")
-DEPLOYMENT = _options("target", "batch_size", "seq_len", "precision", "embedding", "prompt", "size_mb", "int8_drop")
+DEPLOYMENT = _options(
+    *("target", "batch_size", "seq_len", "precision", "int8", "embedding", "prompt", "size_mb", "int8_drop")
+)
 # `compress profile` takes several batch sizes and lengths.
 SEVERAL_DEPLOYMENTS = [
     DEPLOYMENT[0],

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from compress.artifact import summary
-from compress.artifact.validation import Sections
+from compress.artifact.validation import FLOAT_SUMS, Sections
 from compress.cli.terminal import ABSENT, bar, between, formatted, millions, percent, say, show, table, terminal
 from compress.core.parsing import printable
 
@@ -131,6 +131,10 @@ def result(result: RunResult, config: RunConfig | None = None) -> None:
         say(console, f"seconds: {stages}; {sum(result.seconds.values()):.1f} in all", "dim")
     if result.output is not None:
         say(console, f"artifact: {result.output}")
+    invariance = validation.invariance
+    if invariance is not None and invariance.largest > FLOAT_SUMS:
+        differ = f"by up to {invariance.largest:.2g}, {invariance.said}"
+        say(console, f"Answers depend on what shares a call: {differ}.", "yellow")
     if validation.reason:
         say(console, validation.reason)
     where = f" on {config.target}, budget {config.budget}" if config is not None and weights is None else ""

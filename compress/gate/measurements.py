@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compress.artifact.validation import Validation
+from compress.artifact.validation import FLOAT_SUMS, Validation
 from compress.core.errors import ArtifactError, ConfigError
 from compress.core.parsing import printable
 from compress.core.statistics import Interval
@@ -144,6 +144,13 @@ def _parity(limit: Limit, case: Case) -> Found:
     return Found(decision.exactly(_validated(case.candidate).parity.max_abs_diff), limit.value, "validation.json")
 
 
+def _batch_drift(limit: Limit, case: Case) -> Found:
+    found = _validated(case.candidate).invariance
+    if found is None:
+        raise Open("answers alone and in a batch were not compared; run `compress validate` on the device")
+    return Found(decision.exactly(found.largest), max(limit.value, FLOAT_SUMS), "validation.json", found.said)
+
+
 LOOKERS: dict[str, Callable[[Limit, Case], Found]] = {
     "max_size_mb": _size,
     "max_file_size_mb": _file_size,
@@ -153,6 +160,7 @@ LOOKERS: dict[str, Callable[[Limit, Case], Found]] = {
     "max_drop": _metric_drop,
     "max_macs": _macs,
     "max_parity": _parity,
+    "max_batch_drift": _batch_drift,
 }
 
 

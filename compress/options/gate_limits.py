@@ -37,6 +37,7 @@ class LimitKind:
         bare: whether a percentage without a reference is of the first one; otherwise the reference must be named.
         per_file: whether a file can have a limit of its own.
         weighs: whether a smaller model would meet it, so that it helps to know what weighs.
+        may_be_zero: whether 0 is a limit that can be met.
     """
 
     name: str
@@ -52,6 +53,7 @@ class LimitKind:
     bare: bool = True
     per_file: bool = False
     weighs: bool = True
+    may_be_zero: bool = False
 
 
 KINDS: dict[str, LimitKind] = {
@@ -153,6 +155,21 @@ KINDS: dict[str, LimitKind] = {
             example=0.001,
             of=(),
             weighs=False,
+        ),
+        LimitKind(
+            "max_batch_drift",
+            "Largest difference of an example's outputs when others share its call, in any order, or it is padded; 0 "
+            "allows what float sums differ by (1e-5).",
+            "difference by batch",
+            "at most",
+            "",
+            0.0,
+            1e6,
+            "a largest absolute difference",
+            example=0,
+            of=(),
+            weighs=False,
+            may_be_zero=True,
         ),
     )
 }
@@ -311,7 +328,7 @@ def _one(kind: LimitKind, written: Any, origin: str, file: str | None) -> Limit:
     if unit and unit != kind.unit:
         of_it = f"in {kind.unit}" if kind.unit else "a bare number, or a percentage"
         raise ConfigError(f"{called} = {written!r} is in another unit: it is {of_it}, {kind.hint}")
-    if not kind.low <= value <= kind.high or (kind.low == 0 and value == 0):
+    if not kind.low <= value <= kind.high or (kind.low == 0 and value == 0 and not kind.may_be_zero):
         raise ConfigError(f"{called} = {written} looks like another unit; write it as {kind.hint}")
     if of is not None and kind.name != "max_drop":
         raise ConfigError(f"{called} = {written!r}: only a percentage is of something; write '{value:g} % of {of}'?")
@@ -335,9 +352,10 @@ def _reference(kind: LimitKind, value: float, of: Reference | None, called: str)
 
 
 def _example(kind: LimitKind) -> str:
-    examples = {"MB": "20 or '20 MB'", "ms": "5 or '5 ms'", "x": "2 or '2 x'"}
+    units = {"MB": "20 or '20 MB'", "ms": "5 or '5 ms'", "x": "2 or '2 x'"}
+    names = {"max_parity": "0.001", "max_macs": "0.5", "max_batch_drift": "0"}
     percent = f", or '90 % of {kind.of[0]}'" if kind.of else ""
-    return examples.get(kind.unit, {"max_parity": "0.001", "max_macs": "0.5"}.get(kind.name, "0.01")) + percent
+    return units.get(kind.unit, names.get(kind.name, "0.01")) + percent
 
 
 def _called(name: str, origin: str) -> str:

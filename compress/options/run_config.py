@@ -67,6 +67,7 @@ class RunConfig(BaseModel):
         latency_ms: budget in milliseconds; at most one budget is given, none only where a stage needs none.
         speedup: budget as a factor over the dense model.
         macs: budget as a fraction of the dense model's multiply-accumulates.
+        int8: None means invariant where it costs little.
         prompt: name of a sentence encoder's prompt, ``none`` for no prompt; None means its default prompt.
         unstructured: fraction of single weights that stay, instead of a budget; None for a budget.
         profile: None means the target is measured.
@@ -92,6 +93,7 @@ class RunConfig(BaseModel):
     seq_len: int = _stated("seq_len")
     precision: Literal["fp32", "fp16", "int8", "auto"] = _stated("precision")
     size_mb: float | None = _stated("size_mb")
+    int8: Literal["invariant", "fastest"] | None = None
     int8_drop: float = _stated("int8_drop")
     method: Literal["full", "kwon"] = _stated("method")
     samples: int = _stated("samples")

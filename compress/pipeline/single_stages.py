@@ -11,7 +11,7 @@ from compress.artifact.directory import staged
 from compress.core.errors import PlanError
 from compress.core.plan import Plan
 from compress.core.progress import Progress, Silent
-from compress.export.lowering import variants
+from compress.export.lowering import usable_variants
 from compress.export.runtime import refuse_absent
 from compress.inputs.load import Loaded, load, load_model, settle_seq_len
 from compress.inputs.torch_state import own_torch_state
@@ -136,7 +136,8 @@ def export_plan(config: RunConfig, plan: Plan | None, *, progress: Progress | No
         with stages.stage("reconstruct"):
             model, repairs = prune(run, chosen)
         with stages.stage("export"), tempfile.TemporaryDirectory(prefix="compress-") as scratch:
-            engine = variants(loaded.target, offered_precisions(loaded.target, config.precision)[0])[0]
+            precision = offered_precisions(loaded.target, config.precision)[0]
+            engine = usable_variants(loaded.target, precision, config.int8, len(loaded.calibration))[0]
             exported = export_as(
                 engine, model, output / "model.onnx", here(loaded), Path(scratch) / "float.onnx", stages
             )

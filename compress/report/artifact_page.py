@@ -161,6 +161,7 @@ def _cells(row: Row) -> tuple[str, str, str, str, str]:
         "size": "size of the file",
         "macs": "multiply-accumulates of the encoder",
         "macs of one example": "the same, of one example",
+        "drift": "largest difference of answers by batch, order and padding",
     }
     write, spread = _FORMATS[row.kind]
     # The dense model is the unit of what is relative to it.
@@ -178,6 +179,7 @@ _FORMATS: dict[Kind, tuple[Callable[[float | None], str], str]] = {
     "size": (fmt.megabytes, ".1f"),
     "macs": (fmt.percent, ".1f"),
     "macs of one example": (fmt.count, ".0f"),
+    "drift": (fmt.difference, ".2g"),
 }
 
 
@@ -204,6 +206,12 @@ def _notes(sources: Sources) -> list[Block]:
         text = f"Parity: what the exported file answers differs from the same model in PyTorch by at most {difference}"
         lossy = deployment is not None and deployment.precision not in (None, "fp32")
         notes.append(text + ("; rounding to the file's number format is part of that." if lossy else "."))
+    invariance = validation.invariance
+    if invariance is not None:
+        notes.append(
+            "Each example was answered alone, in batches, in batches of others, and in batches padded further: "
+            f"{invariance.said}."
+        )
     left_out = () if deployment is None or deployment.engine is None else deployment.engine.left_out
     if left_out:
         notes.append(f"Kept in float32: {fmt.plain(', '.join(left_out))}.")

@@ -77,6 +77,11 @@ def percent(value: float | None, decimals: int = 1) -> str:
     return UNKNOWN if value is None else f"{100 * value:.{decimals}f} %"
 
 
+def difference(value: float | None) -> str:
+    """An absolute difference of outputs: two digits that count."""
+    return UNKNOWN if value is None else f"{value:.2g}"
+
+
 def megabytes(value: float | None) -> str:
     """Bytes in MB, or in kB below 0.1 MB."""
     return UNKNOWN if value is None else f"{value / 1e6:.1f} MB" if value >= 1e5 else f"{value / 1e3:.1f} kB"

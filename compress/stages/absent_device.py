@@ -81,7 +81,7 @@ class AbsentDevice(Device):
 
     def fastest(self, precision: Precision, widths: Widths | None = None) -> Engine:
         """The runtime's default form: there is nothing to time."""
-        return variants(self._run.loaded.target, precision)[0]
+        return variants(self._run.loaded.target, precision, self._run.config.int8)[0]
 
     def take_profile(self, engine: Engine) -> Profile:
         """Estimated, from the target's data sheet."""

@@ -20,6 +20,7 @@ from compress.stages.results import Evaluated, Exported
 from compress.stages.validate import Measurement, deployment_section, metric_section, slices_section, with_size
 
 if TYPE_CHECKING:
+    from compress.artifact.validation import Invariance
     from compress.data.batches import Encoded
     from compress.export.measure import GpuComparison, LatencyComparison
     from compress.profile.latency_profile import Profile
@@ -35,12 +36,14 @@ class Answers:
         compressed: of the artifact.
         unquantized: of the artifact's weights in float32; None where nothing was quantized.
         emulated: of the artifact with every value between operators rounded to fp16, as on a GPU; None elsewhere.
+        invariance: how the artifact's answers differ by batch, order and padding; None where that was not measured.
     """
 
     dense: NDArray[np.float64]
     compressed: NDArray[np.float64]
     unquantized: NDArray[np.float64] | None = None
     emulated: NDArray[np.float64] | None = None
+    invariance: Invariance | None = None
 
 
 @dataclass(frozen=True)
@@ -148,5 +151,6 @@ class Evaluation:
             deployment=deployment,
             slices=slices_section(task, evaluation, loaded.output_names, answers.dense, answers.compressed),
             on_gpu=timing.on_gpu,
+            invariance=answers.invariance,
         )
         return Evaluated(measured.document(), outcomes, timing.comparison)

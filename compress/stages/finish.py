@@ -105,7 +105,7 @@ def _export(run: Run, engine: Engine, plan: Plan, model: Any) -> Exported:
 
 @stage(
     Stage(
-        "validate", version=2, after="export", depends_on=("export", "dense", "form"), libraries=RUNTIMES, measured=True
+        "validate", version=3, after="export", depends_on=("export", "dense", "form"), libraries=RUNTIMES, measured=True
     ),
     inputs=lambda run, exported, plan, profile: {
         "export": _export_inputs(run, exported.engine, plan),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.core.plan import Plan, Widths
-from compress.export.lowering import IN_GRAPH, Engine, variants
+from compress.export.lowering import IN_GRAPH, INVARIANT, Engine, usable_variants
 from compress.export.measure import LatencyComparison, choose_fastest, compare_latency, compare_without_copies
 from compress.export.onnx import read_report
 from compress.export.runtime import open_session, refuse_absent, require_runtime
@@ -25,6 +26,7 @@ from compress.stages.device import Device
 from compress.stages.evaluate import Answers, Evaluation, Timing, answers_of_file
 from compress.stages.export import export_as, parity_of, write_lowered
 from compress.stages.int8_accuracy import answers_of, hold_accuracy
+from compress.stages.invariance import measure_invariance
 from compress.stages.results import Evaluated, Exported
 from compress.stages.stage import Stage, stage
 from compress.stages.validate import (
@@ -39,6 +41,8 @@ CHECK_SECONDS = 3.0
 FORM_SECONDS = 1.5
 # Widest interval of a checked speed-up, relative to it, that is not measured longer.
 WIDEST_CHECK = 0.03
+# What int8 that answers alike in every call may cost in speed before another form is taken unasked.
+WORTH_INVARIANCE = 0.1
 
 
 class PresentDevice(Device):
@@ -141,10 +145,12 @@ class PresentDevice(Device):
             on_gpu = compare_without_copies(baseline, compressed, self._dense.feed)
             ours = answers_of(compressed, loaded, loaded.evaluation, self._rows_per_call(exported))
             dense = answers_of(baseline, loaded, loaded.evaluation)
+            invariance = measure_invariance(compressed, loaded)
         finally:
             compressed.close()
         quantized = exported.float_path != exported.path
         answers = Answers(dense, ours, answers_of_file(self._run, exported.float_path) if quantized else None)
+        answers = replace(answers, invariance=invariance)
         timing = Timing(verdict, reason, comparison, on_gpu)
         return Evaluation(self._run, self._dense, loaded.target.name).of(exported, plan, profile, timing, answers)
 
@@ -160,10 +166,12 @@ def _half(loaded: Loaded) -> Widths:
 
 
 @stage(
-    Stage("form", version=1, after="dense", libraries=RUNTIMES, measured=True),
+    Stage("form", version=2, after="dense", libraries=RUNTIMES, measured=True),
     inputs=lambda run, dense, precision, widths: {
         "deployment": deployment_inputs(run),
         "precision": precision,
+        "int8": run.config.int8 if precision == "int8" else None,
+        "examples": len(run.loaded.calibration) if precision == "int8" else None,
         "heads": list(widths.heads),
         "filters": list(widths.filters),
     },
@@ -171,17 +179,47 @@ def _half(loaded: Loaded) -> Widths:
     of=lambda run, dense, precision, widths: precision,
 )
 def _choose_form(run: Run, dense: DenseModel, precision: Precision, widths: Widths) -> Engine:
-    """The fastest form of a number format, by timing all there are."""
-    offered = variants(run.loaded.target, precision)
+    """The fastest form of a number format, by timing all there are; of int8 an invariant one where it costs little."""
+    offered = usable_variants(run.loaded.target, precision, run.config.int8, len(run.loaded.calibration))
     sessions: dict[str, Session] = {}
     try:
         for engine in offered if len(offered) > 1 else ():
             sessions[engine.name] = open_session(dense.build(widths, engine), run.loaded.target)
         chosen = choose_fastest(sessions, dense.timing_feed, seconds=FORM_SECONDS) if sessions else offered[0].name
+        if precision == "int8" and run.config.int8 is None:
+            chosen = _invariant_if_worth_it(run, dense, offered, sessions, chosen)
     finally:
         for session in sessions.values():
             session.close()
     return next(engine for engine in offered if engine.name == chosen)
+
+
+def _invariant_if_worth_it(
+    run: Run, dense: DenseModel, offered: Sequence[Engine], sessions: Mapping[str, Session], fastest: str
+) -> str:
+    """The first invariant form if it is nearly as fast as the fastest, which otherwise is taken and said.
+
+    Args:
+        run: told about the choice.
+        dense: has the batch to time on.
+        offered: all forms.
+        sessions: of each form, by its name.
+        fastest: name of the fastest form.
+    """
+    invariant = [engine.name for engine in offered if engine.scheme in INVARIANT]
+    if not invariant or fastest in invariant:
+        return fastest
+    timed = compare_latency(
+        sessions[invariant[0]], sessions[fastest], dense.timing_feed, seconds=FORM_SECONDS, seed=run.config.seed
+    )
+    cost = timed.speedup.value - 1
+    if cost < WORTH_INVARIANCE:
+        return invariant[0]
+    run.info(
+        f"{fastest} is taken: {invariant[0]}, whose answers do not depend on what shares a call, takes {cost:.0%} "
+        "longer here; --int8 invariant takes it all the same"
+    )
+    return fastest
 
 
 @stage(

@@ -17,6 +17,7 @@ from compress.artifact.validation import (
     EngineForm,
     Estimate,
     GpuLatency,
+    Invariance,
     Latency,
     Macs,
     Metric,
@@ -209,6 +210,7 @@ class Measurement:
         deployment: device, batch size, length, threads: where the latencies hold.
         slices: the metric on parts of the data; None leaves them out.
         on_gpu: the timing without copies; None on targets that are not GPUs.
+        invariance: differences of answers by batch, order and padding; None where the file was not run on its target.
     """
 
     plan: Plan
@@ -224,6 +226,7 @@ class Measurement:
     deployment: Deployment
     slices: Slices | None = None
     on_gpu: GpuComparison | None = None
+    invariance: Invariance | None = None
 
     def document(self) -> Validation:
         """What validation.json holds."""
@@ -233,6 +236,8 @@ class Measurement:
             budget_ms = self.plan.budget.latency_ms(dense_ms)
         shape, timed = self.plan.shape, self.comparison
         parts: dict[str, Any] = {} if self.slices is None else {"slices": self.slices}
+        if self.invariance is not None:
+            parts["invariance"] = self.invariance
         return Validation(
             latency_ms=Latency(
                 dense=None if timed is None else _short(dense_ms),

@@ -262,3 +262,5 @@ def _table(plan: Plan, validation: Validation) -> Iterator[str]:
             yield f"| model.onnx, MB | {dense / 1e6:.1f} | {ours / 1e6:.1f} |"
         elif row.kind == "macs":
             yield f"| encoder MACs | 1 | {ours:.3f} |"
+        elif row.kind == "drift":
+            yield f"| largest difference of answers by batch, order and padding | | {ours:.2g} |"
