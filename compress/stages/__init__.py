@@ -15,6 +15,7 @@
     prune              units removed, the rest reconstructed
     export             a model to a file of the target, compared with PyTorch
     int8_accuracy      layers that int8 must leave alone
+    invariance         answers alone against answers in batches, reordered, padded
     validate           sections and verdict of validation.json;  evaluate  brings them together
     finish             a plan carried out: prune, export, validate
     candidates         the best of the finished ones

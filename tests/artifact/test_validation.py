@@ -101,7 +101,7 @@ def test_the_result_table_has_what_was_measured() -> None:
     found = rows(Sections.of(VALIDATION), PLAN)
     assert [row.kind for row in found] == [
         *("latency", "speedup", "metric", "change", "size", "macs"),
-        "macs of one example",
+        *("macs of one example", "drift"),
     ]
     latency, speedup, change = (row_of(found, kind) for kind in ("latency", "speedup", "change"))  # type: ignore[arg-type]
     assert (latency.dense, latency.compressed, latency.budget) == (10.0, 4.8, 5.0)

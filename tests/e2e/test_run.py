@@ -191,8 +191,10 @@ def test_the_best_of_several_precisions_is_kept_and_every_candidate_is_accounted
 
 @pytest.mark.e2e
 def test_dense_int8_that_meets_the_budget_is_not_pruned(one_layer: Path, data_csv: Path, tmp_path: Path) -> None:
-    config = configured(one_layer, data_csv, tmp_path / "out", latency_ms=1e4, precision="int8", int8_drop=1.0)
-    result = run(config)
+    import onnxruntime
+
+    options = {"latency_ms": 1e4, "precision": "int8", "int8": "invariant", "int8_drop": 1.0}
+    result = run(configured(one_layer, data_csv, tmp_path / "out", **options))
     assert result.plan.structure.widths == result.plan.shape.dense
     assert result.validation["deployment"]["precision"] == "int8"
     assert "nothing is pruned" in result.validation["chosen_because"]
@@ -200,6 +202,19 @@ def test_dense_int8_that_meets_the_budget_is_not_pruned(one_layer: Path, data_cs
     assert Profile.read(tmp_path / "out").dense_ms != Profile.read(tmp_path / "out").table.dense_ms
     sizes = result.validation["size_bytes"]
     assert sizes["compressed"] != sizes["dense"]
+    # What anybody measures who opens the file: a text alone, and the same text padded in a batch.
+    model = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"), providers=["CPUExecutionProvider"])
+    lengths = [3, 9, 17, 24] * 8
+    feed = {value.name: np.zeros((len(lengths), max(lengths)), np.int64) for value in model.get_inputs()}
+    for row, length in enumerate(lengths):
+        feed["input_ids"][row, :length] = np.random.default_rng(row).integers(5, 100, length)
+        feed["attention_mask"][row, :length] = 1
+    together = model.run(None, feed)[0]
+    for row, length in enumerate(lengths):
+        (alone,) = model.run(None, {name: values[row : row + 1, :length] for name, values in feed.items()})
+        np.testing.assert_allclose(alone[0], together[row], atol=1e-5)
+    assert result.validation["invariance"]["largest"] <= 1e-5
+    assert cli.main(["gate", str(tmp_path / "out"), "--max-batch-drift", "0"]) == 0
 
 
 @pytest.mark.e2e

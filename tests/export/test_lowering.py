@@ -101,7 +101,7 @@ def test_every_variant_can_be_lowered_and_answers_nearly_the_same(
         Engine,
         precision=st.sampled_from(["fp32", "int8"]),
         form=st.sampled_from(["plain", "packed", "offline"]),
-        scheme=st.sampled_from(["float", "dynamic", "static", "nncf"]),
+        scheme=st.sampled_from(["float", "dynamic", "invariant", "static", "nncf"]),
         reduce_range=st.booleans(),
         left_out=st.lists(st.text(), max_size=3).map(tuple),
     )

@@ -77,6 +77,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"max_macs": "49 %"}, "fail"),
         ({"max_parity": 1e-4}, "pass"),
         ({"max_parity": 1e-6}, "fail"),
+        ({"max_batch_drift": 0}, "inconclusive"),
         ({"max_latency_ms": 5.2, "device": "epyc"}, "pass"),
         ({"max_latency_ms": 5.2, "device": "Xeon"}, "inconclusive"),
         ({"max_latency_ms": 5.2, "max_age_days": 1}, "inconclusive"),
@@ -89,6 +90,20 @@ def test_limits_without_a_baseline(out: Path, limits: dict[str, Any], expected: 
     assert report.verdict == expected
     assert report.exit_code == {"pass": 0, "fail": 1, "inconclusive": 2}[expected]
     assert all(judgement.reason for judgement in report.judgements if judgement.verdict != "pass")
+
+
+@pytest.mark.parametrize(
+    ("largest", "limit", "expected"),
+    [(0.0, 0, "pass"), (2e-6, 0, "pass"), (1.04, 0, "fail"), (1.04, 1, "fail"), (1.04, 1.1, "pass")],
+)
+def test_answers_may_differ_by_no_more_than_float_sums_do_or_the_limit_allows(
+    tmp_path: Path, largest: float, limit: float, expected: str
+) -> None:
+    measured = {"batch": largest, "order": largest, "padding": None, "largest": largest, "changed": 0.015625}
+    measured |= {"examples": 128, "batch_size": 32, "padded_by": 0}
+    report = gated(make_artifact(tmp_path / "out", {**VALIDATION, "invariance": measured}), {"max_batch_drift": limit})
+    assert report.verdict == expected
+    assert expected == "pass" or "2 of 128 decisions change" in report.judgements[0].reason
 
 
 def test_limits_against_a_baseline(out: Path, tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ ANYTHING = st.recursive(
         ("max_drop", "1 %", 1.0, True, "dense"),
         ("max_macs", 0.5, 0.5, False, None),
         ("max_parity", "0.001", 0.001, False, None),
+        ("max_batch_drift", 0, 0.0, False, None),
+        ("max_batch_drift", "1e-3", 0.001, False, None),
     ],
 )
 def test_what_can_be_written(name: str, written: Any, value: float, percent: bool, of: str | None) -> None:

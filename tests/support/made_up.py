@@ -70,6 +70,16 @@ VALIDATION: dict[str, Any] = {
     "size_bytes": {"dense": 90_900_000, "compressed": 60_000_000},
     "macs": {"dense": 1000, "compressed": 500, "fraction": 0.5, "length": 13.2},
     "parity": {"max_abs_diff": 2.7e-6},
+    "invariance": {
+        "batch": 0.25,
+        "order": 0.5,
+        "padding": None,
+        "largest": 0.5,
+        "changed": 0.0625,
+        "examples": 128,
+        "batch_size": 32,
+        "padded_by": 0,
+    },
     "verdict": "pass",
     "reason": "speed-up 2.083 (95 % interval 2.010 to 2.130), budget 2",
     "deployment": {
