@@ -145,6 +145,7 @@ class _Building:
         self._nodes: list[NodeProto] = []
         self._added: dict[str, TensorProto] = {}
         self._rounded: dict[str, _Rounded] = {}
+        self._inputs_of: dict[str, list[str]] = {}
         self._joined: set[str] = set()
         self.seen: Mapping[str, _Seen] = {}
         self.readers: dict[str, list[Floats]] = {}
@@ -185,7 +186,7 @@ class _Building:
         source, weight = node.input[0], node.input[1]
         rounded = self._rounded.get(source) or self._rounds(source)
         self._rounded[source] = rounded
-        values, scales = self._weights(weight, rounded)
+        values, scales = self._weights(weight, source, rounded.factors)
         if node.op_type == "Attention":
             inputs = [rounded.value, values, node.input[2], rounded.scale, scales, *(node.input[3:4] or [""])]
             found = helper.make_node(
@@ -216,15 +217,28 @@ class _Building:
         biases = [name for name in readers[0].input if name in self._tensors and self._tensors[name].dims == [width]]
         return readers[0] if len(biases) == 1 else None
 
-    def _weights(self, name: str, rounded: _Rounded) -> tuple[str, str]:
-        """Names of a quantized weight and of its scales, one per output channel."""
+    def _weights(self, name: str, source: str, factors: Floats | None) -> tuple[str, str]:
+        """Names of a quantized weight and of its scales, one per output channel.
+
+        Args:
+            name: of the weight, which several layers may share.
+            source: name of the layer's input.
+            factors: what channels of the input were divided by; None for nothing.
+        """
+        sources = self._inputs_of.setdefault(name, [])
+        if source not in sources:
+            sources.append(source)
         values = self._array(name)
-        if rounded.factors is not None:
-            values = values * rounded.factors[:, None]
+        if factors is not None:
+            values = values * factors[:, None]
         scales = (np.abs(values).max(axis=0).astype(np.float64) / self._levels).astype(np.float32)
         scales = np.where(scales < np.finfo(np.float32).tiny, np.float32(1), scales)
         quantized = np.clip(np.rint(values / scales), -self._levels, self._levels).astype(np.int8)
-        return self._constant(f"{name}_quantized", quantized), self._constant(f"{name}_scale", scales)
+        another = f"_{sources.index(source)}" if sources[0] != source else ""
+        return (
+            self._constant(f"{name}_quantized{another}", quantized),
+            self._constant(f"{name}_scale{another}", scales),
+        )
 
     def _rounds(self, source: str) -> _Rounded:
         """Round a tensor, the way that its maker calls for."""

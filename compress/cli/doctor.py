@@ -65,6 +65,7 @@ def examine() -> list[Check]:
         _library("torch", "2.9", "pip install -c constraints.txt torch"),
         _library("transformers", "4.57", "pip install 'transformers>=4.57,<6'"),
         *_runtimes(),
+        _int8(),
         *_gpus(),
         _memory(),
         _disk(),
@@ -125,6 +126,15 @@ def _runtimes() -> Iterator[Check]:
         yield from _tensorrt()
     openvino = version_of("openvino")
     yield Check("OpenVINO", OK, openvino or "not installed", "" if openvino else "needed for cpu-openvino alone")
+
+
+def _int8() -> Check:
+    from compress.export.lowering import saturates
+
+    if not saturates():
+        return Check("int8", OK, "8-bit products do not saturate on this processor")
+    remedy = "int8 files made here get weights of 7 bits; files with weights of 8 bits answer differently here"
+    return Check("int8", WARNING, "no VNNI: 8-bit products can saturate", remedy)
 
 
 def _tensorrt() -> Iterator[Check]:

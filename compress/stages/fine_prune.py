@@ -166,7 +166,7 @@ def _rounding(run: Run, prepared: Prepared, chosen: Finished, session: TrainingS
             )
         run.info(
             f"[quantization] of recipe '{prepared.recipe.name}' is left out: it rounds as dynamic int8 does, and this "
-            f"file is {engine.name}"
+            f"file is {engine.name}; --int8 fastest may give a dynamic one"
         )
     return rounding
 

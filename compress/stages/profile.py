@@ -22,6 +22,8 @@ def profiles_of(run: Run) -> list[tuple[Engine, Profile]]:
     found = []
     for precision in offered_precisions(run.loaded.target, run.config.precision if given is None else given.precision):
         engine = run.device.fastest(precision)
+        if given is not None and given.source == "measured" and given.engine != engine.name:
+            run.info(f"the profile was taken of {given.engine}, the file will be {engine.name}: latencies may differ")
         found.append((engine, given or run.device.take_profile(engine)))
     return found
 

@@ -21,6 +21,7 @@ from compress.artifact.validation import Validation
 from compress.core.errors import ConfigError
 from compress.core.hashing import sha256_of
 from compress.core.plan import Plan
+from compress.export.lowering import IN_GRAPH
 from compress.export.ort_format import write_ort
 from compress.export.tensorrt import keep_engine
 from compress.inputs.tokenizer_settings import cutting_to, longest_text
@@ -230,12 +231,19 @@ def _measured(plan: Plan, validation: Validation) -> list[str]:
             f"before it, {metric.compressed:.4f} after it (`training.csv` has the curves).",
             "",
         ]
+    if deployment.engine is not None and deployment.engine.scheme in IN_GRAPH:
+        lines += [_SEVEN_BITS if deployment.engine.reduce_range else _EIGHT_BITS, ""]
     kept = () if deployment.engine is None else deployment.engine.left_out
     if kept:
         lines += [f"Kept in fp32: {', '.join(f'`{name}`' for name in kept)}.", ""]
     return lines
 
 
+_EIGHT_BITS = (
+    "Weights have 8 bits. x86 processors without VNNI add products in 16 bits, which can saturate: answers then differ "
+    "there. Make the artifact on such a processor for weights of 7 bits."
+)
+_SEVEN_BITS = "Weights have 7 bits, so that products do not saturate on x86 processors without VNNI."
 _HOW = {"estimated": "**estimated** from a data sheet", "predicted": "predicted, not timed"}
 
 

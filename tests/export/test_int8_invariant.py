@@ -11,7 +11,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from compress.core.errors import DataError, TargetError
 from compress.core.plan import Widths
@@ -203,3 +203,29 @@ def test_what_is_offered_for_invariant_int8() -> None:
     gpu = Target(name="gpu", device="any", runtime="onnxruntime-cuda", precisions=("int8",))
     with pytest.raises(TargetError, match=r"has no int8 whose answers.*--int8 fastest, or --precision fp32"):
         variants(gpu, "int8", "invariant")
+
+
+def test_a_weight_that_two_layers_share_is_right_for_both() -> None:
+    """Only one of the two inputs is smoothed."""
+    random = np.random.default_rng(0)
+    weight, scale = random.normal(size=(16, 16)).astype(np.float32), np.ones(16, np.float32)
+    weight[3] /= 100
+    scale[3] = 100
+    constants = {"shared.weight": weight, "scale": scale, "bias": np.zeros(16, np.float32)}
+    nodes = [
+        helper.make_node("LayerNormalization", ["x", "scale", "bias"], ["normed"], "norm"),
+        helper.make_node("MatMul", ["normed", "shared.weight"], ["first"], "first"),
+        helper.make_node("MatMul", ["x", "shared.weight"], ["second"], "second"),
+        helper.make_node("Add", ["first", "second"], ["y"], "sum"),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", "s", 16]) for name in "xy"]
+    made = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    opsets = [helper.make_opsetid("", 20)]
+    proto = helper.make_model(
+        helper.make_graph(nodes, "shared", values[:1], values[1:], made), opset_imports=opsets, ir_version=10
+    )
+    samples = [{"x": random.normal(size=(32, 5, 16)).astype(np.float32)}]
+    found = quantize_invariant(proto, samples)
+    assert {"shared.weight_quantized", "shared.weight_quantized_1"} <= {t.name for t in found.graph.initializer}
+    expected = opened(proto).run(samples[0])
+    assert int8.output_error([opened(found).run(samples[0])], [expected]) < 0.02
