@@ -15,7 +15,7 @@ figures (``invariance``).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -321,8 +321,56 @@ class _Building:
         return int(np.clip(round(255 * least / (max(most, 0.0) + least)), 8, 128)) if least else 0
 
 
+def exceeded(model: ModelProto, quantized: ModelProto, samples: Iterable[Feed]) -> dict[str, float]:
+    """Shares of values that static ranges cut off, in examples that the ranges were not taken from.
+
+    Args:
+        model: the float32 graph that ``quantized`` was made of.
+        quantized: from ``quantize_invariant``.
+        samples: batches, arrays by input name.
+
+    Returns:
+        The share for each layer, named as ``quantizable`` does; layers with scales by row are not among them.
+    """
+    tensors = {tensor.name: tensor for tensor in quantized.graph.initializer}
+    ranges: dict[str, tuple[float, float, Any]] = {}
+    for node in quantized.graph.node:
+        if node.op_type != "QuantizeLinear" or node.input[1] not in tensors or node.output[0].endswith("_zeros"):
+            continue
+        source = node.output[0].removesuffix("_uint8")
+        scale, zero = (float(numpy_helper.to_array(tensors[name])) for name in node.input[1:3])
+        smoothing = tensors.get(f"{source}_smoothing")
+        by = 1.0 if smoothing is None else numpy_helper.to_array(smoothing)
+        # The last step to either side is rounded, not cut off.
+        ranges[source] = -(zero + 1) * scale, (256 - zero) * scale, by
+    outside = dict.fromkeys(ranges, 0)
+    seen = dict.fromkeys(ranges, 0)
+    for source, values in _watched(model, sorted(ranges), samples):
+        low, high, by = ranges[source]
+        given = values * by
+        outside[source] += int(np.count_nonzero((given < low) | (given > high)))
+        seen[source] += values.size
+    layers = quantizable(model)
+    return {
+        layers[node.name]: outside[node.input[0]] / max(seen[node.input[0]], 1)
+        for node in model.graph.node
+        if node.name in layers and node.input[0] in ranges
+    }
+
+
 def _values(model: ModelProto, names: Sequence[str], samples: Iterable[Feed]) -> dict[str, _Seen]:
-    """Run a float32 graph on samples and look at some of its tensors; padding does not count.
+    """What a float32 graph computes for some of its tensors."""
+    found: dict[str, _Seen] = {}
+    for name, tokens in _watched(model, names, samples):
+        zeros = np.zeros(tokens.shape[1])
+        found.setdefault(name, _Seen(zeros, zeros)).add(tokens)
+    return found
+
+
+def _watched(
+    model: ModelProto, names: Sequence[str], samples: Iterable[Feed]
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yields some tensors of a float32 graph for each sample, [tokens, channels]; padding does not count.
 
     Args:
         model: the graph; not changed.
@@ -344,7 +392,6 @@ def _values(model: ModelProto, names: Sequence[str], samples: Iterable[Feed]) ->
         save_model(watched, str(path), save_as_external_data=external, location="data" if external else None)
         session = load_inference(path, options, ["CPUExecutionProvider"])
         inputs = [value.name for value in session.get_inputs()]
-        found: dict[str, _Seen] = {}
         for sample in samples:
             answers = session.run(list(names), {name: sample[name] for name in inputs})
             for name, values in zip(names, answers, strict=True):
@@ -353,6 +400,4 @@ def _values(model: ModelProto, names: Sequence[str], samples: Iterable[Feed]) ->
                 # What does not have a row per token, such as embeddings of distances, counts as it is.
                 if mask is not None and mask.size == len(tokens):
                     tokens = tokens[mask.reshape(-1).astype(bool)]
-                zeros = np.zeros(tokens.shape[1])
-                found.setdefault(name, _Seen(zeros, zeros)).add(tokens)
-    return found
+                yield name, tokens

@@ -243,5 +243,10 @@ def made_up(loaded: Loaded, length: int, count: int) -> Encoded:
 
 def samples_of(loaded: Loaded) -> list[dict[str, NDArray[Any]]]:
     """Batches to calibrate int8 on."""
-    examples = loaded.calibration.select(range(min(STATIC_EXAMPLES, len(loaded.calibration))))
+    return batches_of(loaded.calibration)
+
+
+def batches_of(examples: Encoded) -> list[dict[str, NDArray[Any]]]:
+    """Batches of some examples, arrays by input name."""
+    examples = examples.select(range(min(STATIC_EXAMPLES, len(examples))))
     return [{name: tensor.numpy() for name, tensor in batch.inputs.items()} for batch in examples.batches(8)]

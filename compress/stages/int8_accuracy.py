@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from compress.core.statistics import Interval, drop_interval
 from compress.data.batches import Encoded
-from compress.stages.export import samples_of
+from compress.stages.export import batches_of, samples_of
 
 if TYPE_CHECKING:
     from compress.artifact.validation import Validation
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Calibration examples that int8 is judged on: enough to tell 1 % from 3 %, few enough for every layer in turn.
 JUDGED_EXAMPLES = 256
+# Share of values that a static range may cut off.
+MOST_BEYOND = 0.001
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,40 @@ def hold_accuracy(float_path: Path, engine: Engine, loaded: Loaded, allowed: flo
     left_out = tuple(found.weight for found in ranked[:count])
     progress.info(f"left in fp32, since int8 changes the outputs most there: {', '.join(left_out)}")
     return replace(engine, left_out=left_out)
+
+
+def hold_ranges(float_path: Path, engine: Engine, loaded: Loaded, progress: Progress) -> Engine:
+    """Leave layers out of invariant int8 whose ranges do not hold on evaluation data.
+
+    Args:
+        float_path: the model in float32, in the engine's form.
+        engine: int8.
+        loaded: examples.
+        progress: told which layers, and what is the matter with the calibration data.
+
+    Returns:
+        The engine, with more in ``left_out`` where it had to be.
+    """
+    import onnx
+
+    from compress.export import int8_invariant
+    from compress.export.lowering import lower
+
+    if engine.scheme != "invariant" or not len(loaded.evaluation):
+        return engine
+    model = onnx.load(str(float_path))
+    quantized = lower(model, replace(engine, form="plain"), samples_of(loaded))
+    shares = int8_invariant.exceeded(model, quantized, batches_of(loaded.evaluation))
+    beyond = {weight: share for weight, share in shares.items() if share > MOST_BEYOND}
+    if not beyond:
+        return engine
+    worst = ", ".join(f"{weight} ({share:.2%})" for weight, share in beyond.items())
+    progress.info(
+        f"left in fp32, since evaluation data exceeds the ranges of calibration data there: {worst}; calibration "
+        f"examples have {loaded.calibration.mean_length:.0f} tokens, evaluation examples "
+        f"{loaded.evaluation.mean_length:.0f}: calibrate on data like the deployment's"
+    )
+    return replace(engine, left_out=(*engine.left_out, *(name for name in beyond if name not in engine.left_out)))
 
 
 def offenders(float_path: Path, engine: Engine, loaded: Loaded) -> list[Sensitivity]:

@@ -25,7 +25,7 @@ from compress.stages.dense_model import DenseModel, deployment_feed, export_dens
 from compress.stages.device import Device
 from compress.stages.evaluate import Answers, Evaluation, Timing, answers_of_file
 from compress.stages.export import export_as, parity_of, write_lowered
-from compress.stages.int8_accuracy import answers_of, hold_accuracy
+from compress.stages.int8_accuracy import answers_of, hold_accuracy, hold_ranges
 from compress.stages.invariance import measure_invariance
 from compress.stages.results import Evaluated, Exported
 from compress.stages.stage import Stage, stage
@@ -288,6 +288,7 @@ def export_beside(run: Run, dense: DenseModel, model: Any, engine: Engine) -> Ex
     exported = export_as(engine, model, path, loaded, float_path, run.stages)
     if engine.scheme in IN_GRAPH:
         held = hold_accuracy(float_path, engine, loaded, run.config.int8_drop, run.stages)
+        held = hold_ranges(float_path, held, loaded, run.stages)
         if held != engine:
             write_lowered(float_path, replace(held, form="plain"), path, loaded)
             parity = parity_of(path, model, loaded, tolerance=math.inf)

@@ -229,3 +229,15 @@ def test_a_weight_that_two_layers_share_is_right_for_both() -> None:
     assert {"shared.weight_quantized", "shared.weight_quantized_1"} <= {t.name for t in found.graph.initializer}
     expected = opened(proto).run(samples[0])
     assert int8.output_error([opened(found).run(samples[0])], [expected]) < 0.02
+
+
+def test_values_beyond_the_ranges_of_calibration_are_counted(dense: onnx.ModelProto) -> None:
+    packed, samples = pack_attention(dense), samples_of("bert")
+    same = int8_invariant.exceeded(packed, quantize_invariant(packed, samples), samples)
+    weights = set(int8.quantizable(packed).values())
+    assert set(same) == {name for name in weights if not name.endswith(".output.dense") or ".attention." in name}
+    assert set(same.values()) == {0.0}
+    # Calibrated on one token alone, the ranges of norms and attention are those of that token.
+    alike = [{**sample, "input_ids": np.full_like(sample["input_ids"], 7)} for sample in samples]
+    found = int8_invariant.exceeded(packed, quantize_invariant(packed, alike), samples)
+    assert max(found.values()) > 0.001

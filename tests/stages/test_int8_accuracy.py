@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,19 @@ def test_nothing_is_left_out_where_nothing_has_to_be(sound: tuple[Loaded, Path])
     said = Said()
     assert int8_accuracy.hold_accuracy(path, DYNAMIC, loaded, 1.0, said) == DYNAMIC  # type: ignore[arg-type]
     assert not said.lines
+
+
+def test_layers_whose_ranges_do_not_hold_are_left_out_and_named(sound: tuple[Loaded, Path]) -> None:
+    loaded, path = sound
+    engine, said = Engine("int8", scheme="invariant"), Said()
+    assert int8_accuracy.hold_ranges(path, engine, loaded, said) == engine  # type: ignore[arg-type]
+    assert not said.lines
+    alike = replace(loaded, calibration=loaded.calibration.select([0] * 32))
+    held = int8_accuracy.hold_ranges(path, engine, alike, said)  # type: ignore[arg-type]
+    assert held.left_out and all(".encoder.layer." in weight for weight in held.left_out)
+    assert "exceeds the ranges" in said.lines[0] and held.left_out[0] in said.lines[0]
+    # Scales by row have no range that could be too narrow.
+    assert not any(weight.endswith(".output.dense") and ".attention." not in weight for weight in held.left_out)
 
 
 def test_a_drop_has_to_be_beyond_noise_to_be_too_much() -> None:
