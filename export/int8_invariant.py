@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, save_model
 
+from compress.core.cores import usable_cores
 from compress.core.errors import DataError
 from compress.export import graph
 from compress.export.int8 import LEAST_SAMPLES, Feed, quantizable
@@ -385,7 +386,9 @@ def _watched(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in known
     )
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = usable_cores()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     with tempfile.TemporaryDirectory(prefix="compress-") as folder:
         path = Path(folder) / "watched.onnx"
         external = sum(map(graph.size_of, watched.graph.initializer)) > graph.EXTERNAL_DATA_ABOVE_BYTES
