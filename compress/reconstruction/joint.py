@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from compress.core.plan import EncoderShape, Widths
 from compress.data.batches import Encoded
 from compress.models.encoder import Encoder, widths_of
+from compress.models.placement import same_device
 from compress.reconstruction.hidden_states import HiddenStates
 from compress.reconstruction.layerwise import positions_read
 from compress.reconstruction.lessons import Lesson, Lessons
@@ -138,6 +139,7 @@ def fit_jointly(
     steps = steps_within(dense.shape, widths_of(student.model), data, epochs, most_flops)
     if steps < 1 or len(data) < LEAST_SAMPLES:
         return None
+    same_device(dense.model, student.model)
     held, train = split(len(data), seed)
     read = positions_read(dense, task, data)
     judge = _Judge(student, task, Lessons(dense, task, data.select(held), read, BATCH_SIZE))

@@ -81,7 +81,7 @@ class Lessons:
         kept_bytes: int = KEPT_BYTES,
     ) -> None:
         self._dense, self._task, self._read = dense, task, read
-        self._batches = list(data.batches(batch_size))
+        self._batches = list(data.batches(batch_size, device=dense.device))
         numbers = int(data.lengths.sum()) * dense.shape.hidden_size * dense.shape.layers
         self._dtype = torch.float32 if 4 * numbers <= kept_bytes else torch.bfloat16
         self._keep = 2 * numbers <= kept_bytes

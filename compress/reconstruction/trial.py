@@ -51,7 +51,7 @@ class Trial:
         self._teacher = Teacher(dense, task, fitted, batch_size=64, keep=True)
         # As in the final reconstruction, a fit is accepted only if it helps on held-out examples.
         self._held_out = np.arange(count) % HELD_OUT_EVERY == 0
-        self._batches = list(compared.batches(64))
+        self._batches = list(compared.batches(64, device=dense.device))
         with torch.no_grad():
             self._references = [task.forward(dense.model, batch.inputs) for batch in self._batches]
 

@@ -14,6 +14,7 @@ from compress.core.errors import ConfigError, DataError
 from compress.data.batches import Encoded
 from compress.data.columns import Columns, choose_columns
 from compress.data.splits import agree_on_columns
+from compress.models.placement import device_of
 from compress.tasks.measured import Measured, Slice
 from compress.tasks.standing import Standing
 from compress.tasks.standing import spearman as spearman
@@ -414,8 +415,8 @@ def outputs_of(model: torch.nn.Module, task: Task, data: Encoded, batch_size: in
 
     outputs: NDArray[Any] = np.empty((0, 0))
     with torch.no_grad():
-        for batch in data.batches(batch_size):
-            answer = task.forward(model, batch.inputs).numpy()
+        for batch in data.batches(batch_size, device=device_of(model)):
+            answer = task.forward(model, batch.inputs).cpu().numpy()
             if not len(outputs):
                 # The longest batch comes first; outputs may be as long as their batch.
                 outputs = np.full((len(data), *answer.shape[1:]), task.fill, dtype=answer.dtype)

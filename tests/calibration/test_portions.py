@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from compress.calibration.accumulate import Passes
 from compress.calibration.curvature import curvature
 from compress.calibration.fisher import fisher_information
-from compress.calibration.oom import Portions, out_of_memory
 from compress.core.errors import DataError
+from compress.core.oom import Portions, out_of_memory
 from compress.data.batches import Encoded
 from compress.inputs.checkpoint import Checkpoint, load_checkpoint
 
