@@ -45,6 +45,21 @@ class Batch:
             labels=None if self.labels is None else self.labels.to(device),
         )
 
+    def parts(self, most: int) -> Iterator[Batch]:
+        """Yields the batch in parts of at most so many examples; the whole where it has no more."""
+        if len(self.indices) <= most:
+            yield self
+            return
+        for start in range(0, len(self.indices), most):
+            rows = slice(start, start + most)
+            yield replace(
+                self,
+                inputs={name: tensor[rows] for name, tensor in self.inputs.items()},
+                mask=self.mask[rows],
+                labels=None if self.labels is None else self.labels[rows],
+                indices=self.indices[rows],
+            )
+
 
 @dataclass(frozen=True)
 class Encoded:

@@ -88,4 +88,8 @@ def _settings() -> list[tuple[Callable[[], Any], Callable[[Any], Any], Any]]:
         torch.get_float32_matmul_precision()
     except RuntimeError:
         return settings
-    return [*settings, (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest")]
+    return [
+        *settings,
+        flag(cudnn, "allow_tf32", False),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
+    ]

@@ -62,6 +62,13 @@ def exact(tensor: Tensor) -> Tensor:
     return tensor.to(exact_device(tensor.device)).double()
 
 
+def exact_sum(tensor: Tensor) -> float:
+    """Returns the sum of a tensor's elements, summed in float64."""
+    import torch
+
+    return float(tensor.to(exact_device(tensor.device)).sum(dtype=torch.float64))
+
+
 def moved(value: Any, device: torch.device) -> Any:
     """Returns a value with all tensors in it on a device; tuples, lists and dictionaries are looked into.
 

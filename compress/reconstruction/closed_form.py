@@ -101,6 +101,7 @@ def reconstruct(
     *,
     method: str = "full",
     seed: int = 0,
+    batch_size: int = 32,
 ) -> list[SublayerFit]:
     """Fit every output matrix of a pruned model to the dense model, in place, first layer first.
 
@@ -111,6 +112,7 @@ def reconstruct(
         data: calibration examples; labels are not used.
         method: ``full``: whole matrix and bias; ``kwon``: one scale per unit.
         seed: of the split into training and held-out examples.
+        batch_size: examples in a forward pass.
 
     Returns:
         The fit of every sublayer; empty if there are fewer than ``LEAST_SAMPLES`` examples. If the outputs of the whole
@@ -121,13 +123,13 @@ def reconstruct(
     held_out = np.zeros(len(data), dtype=bool)
     held_out[np.random.default_rng(seed).permutation(len(data))[: max(1, int(HELD_OUT * len(data)))]] = True
     judges = data.select(np.flatnonzero(held_out))
-    before = divergence(dense.model, student.model, task, judges)
+    before = divergence(dense.model, student.model, task, judges, 2 * batch_size)
     outputs = [layer.get(f"{kind}_output") for layer in student for kind in SUBLAYER_KINDS]
     start = [_weights_of(module) for module in outputs]
     read = positions_read(dense, task, data) if method == "full" else None
-    teacher = Teacher(dense, task, data)
+    teacher = Teacher(dense, task, data, batch_size=batch_size)
     results = fit_sublayers(teacher, student, held_out, method=method, read=read)
-    after = divergence(dense.model, student.model, task, judges)
+    after = divergence(dense.model, student.model, task, judges, 2 * batch_size)
     if math.isfinite(before) and not after <= before:
         # With very few examples every sublayer can improve on its own while the whole model does not.
         for module, weights in zip(outputs, start, strict=True):
