@@ -58,8 +58,8 @@ def removal_order(
     scale = hessian.diagonal().mean().clamp_min(1e-30)
     matrix[hessian.diagonal() <= CONSTANT * scale] = 0.0
     damping = DAMPING * scale
-    unit = torch.eye(len(hessian), dtype=torch.float64, device=hessian.device)
-    inverse = torch.linalg.inv(hessian + damping * unit)
+    identity = torch.eye(len(hessian), dtype=torch.float64, device=hessian.device)
+    inverse = torch.linalg.inv(hessian + damping * identity)
     sublayer = _Sublayer(matrix, inverse, unit_size)
     step = max(1, sublayer.units // STEPS)
     removed: list[int] = []
