@@ -127,6 +127,11 @@ class Compute:
             return {}
         return {"device": {"type": self.device.type, "name": name_of(self.device)}}
 
+    def facts(self) -> dict[str, Any]:
+        """The device for the manifest: empty on the processor, and where nothing was computed."""
+        found = {} if self._device is None else self.inputs()
+        return {"computed_on": found["device"]} if found else {}
+
     @contextmanager
     def on(self, checkpoint: Checkpoint) -> Iterator[Checkpoint]:
         """The dense model where PyTorch computes, while the block runs.
