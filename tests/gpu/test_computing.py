@@ -47,8 +47,20 @@ needs_memory = pytest.mark.skipif(not ON_GPU or bool(NO_CUDA), reason=NO_CUDA or
 TASK = TASKS["text-classification"]
 GB = 2**30
 SMALL = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
-BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
-LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+BASE = {
+    "max_position_embeddings": 160,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+}
+LARGE = {
+    "max_position_embeddings": 160,
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+}
 
 
 @pytest.fixture(autouse=True)
