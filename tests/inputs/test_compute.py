@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -153,6 +154,25 @@ def test_a_gpu_that_vanishes_ends_the_run_with_what_to_do(asked: str) -> None:
     assert "--resume" in text and "--device cpu" in text and "\n" not in text
 
 
+def test_an_operator_that_cannot_repeat_its_sums_is_said_and_used_all_the_same() -> None:
+    said: list[str] = []
+    compute, strict = Compute.at(VIRTUAL, "cuda", said.append), [True]
+
+    def work() -> str:
+        if strict:
+            strict.clear()
+            raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation, but you set ...")
+        return "done"
+
+    assert compute.attempt(work) == "done" and not compute.on_processor
+    assert said == [
+        "warning: cumsum_cuda_kernel of meta has no order of sums that repeats: two runs may differ by rounding"
+    ]
+    strict.append(True)
+    with pytest.raises(RuntimeError, match="cumsum"):
+        compute.attempt(work)
+
+
 @pytest.mark.parametrize("error", [ValueError("odd"), RuntimeError("shapes differ"), MemoryError("of the host")])
 def test_other_errors_stay_what_they_are(error: Exception) -> None:
     compute = Compute.at(VIRTUAL, "auto")
@@ -179,3 +199,14 @@ def test_need_grows_with_everything() -> None:
     one, two = Need.of(small, 16), Need.of(large, 16)
     assert 0 < one.fixed < two.fixed and 0 < one.example < two.example
     assert Need.of(small, 32).example > 2 * one.example and one.bytes(8) == one.fixed + 8 * one.example
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_settings_of_a_gpu_hold_for_the_block_alone(strict: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    deterministic: Any = torch.utils.deterministic
+    fused = torch.backends.cuda.mem_efficient_sdp_enabled
+    with module._settings(torch.device("cuda", 0), strict):
+        assert torch.are_deterministic_algorithms_enabled() and not deterministic.fill_uninitialized_memory
+        assert torch.is_deterministic_algorithms_warn_only_enabled() is not strict and fused() is strict
+    assert not torch.are_deterministic_algorithms_enabled() and deterministic.fill_uninitialized_memory and fused()
