@@ -158,7 +158,7 @@ def plan_for(checkpoint: Checkpoint) -> Plan:
     return Plan(checkpoint.encoder.shape, HALF, Budget("macs", 0.5), "full", 0.5)
 
 
-@pytest.mark.parametrize("method", ["full", "kwon"])
+@pytest.mark.parametrize("method", [pytest.param("full", marks=pytest.mark.slow), "kwon"])
 def test_stages_leave_nothing_on_the_device(method: str) -> None:
     here = run_at(Compute(), method=method)
     expected = calibrate(here)
@@ -190,6 +190,7 @@ def test_reconstruction_goes_on_with_fewer_examples_where_memory_runs_out() -> N
     assert state_of(found).keys() == state_of(expected).keys()
 
 
+@pytest.mark.slow
 def test_trials_go_on_with_fewer_examples_where_memory_runs_out() -> None:
     said: list[str] = []
     whole, parts = run_at(Compute()), run_at(Compute(), Starved(dense().task, most=20), said)
