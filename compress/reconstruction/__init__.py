@@ -1,7 +1,6 @@
 """Reconstruction: fits the remaining weights to the dense model's outputs.
 
     closed_form    sublayer by sublayer: ridge regression towards the original weights
-    student_layer  one layer of the pruned model while its sublayers are fitted
     least_squares  ridge and scale fits from Gram matrices
     joint          all weights together, by gradient
     lessons        the dense model's answers on the training examples

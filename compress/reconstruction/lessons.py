@@ -54,6 +54,8 @@ class Lesson:
         """
         total = own[0].new_zeros(())
         for state, places, target, scale in zip(own, self.places, self.states, self.scales, strict=True):
+            if not len(places):
+                continue  # a part of a lesson may have no such token
             error = state.flatten(0, 1).index_select(0, places) - target
             total = total + scale * error.square().mean()
         return total

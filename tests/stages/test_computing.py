@@ -48,6 +48,14 @@ HALF = Structure(heads=((0, 2), (1, 3), ()), filters=(tuple(range(0, 20, 2)), ()
 DATA = examples(count=80)
 
 
+@pytest.fixture(autouse=True)
+def plain_optimizers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the fused optimizers, which torch has for real devices alone."""
+    for name in ("AdamW", "Adam"):
+        kind = getattr(torch.optim, name)
+        monkeypatch.setattr(torch.optim, name, lambda *a, kind=kind, fused=None, **k: kind(*a, **k))
+
+
 def state_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
 
@@ -110,14 +118,10 @@ def test_what_waits_on_the_processor_gives_the_same_bits(monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scorer", ["movement", "l0", "fisher", "magnitude", "soft-movement"])
-def test_training_on_another_device_gives_the_same_bits(scorer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but the fused optimizer, which torch has for real devices alone."""
+def test_training_on_another_device_gives_the_same_bits(scorer: str) -> None:
     from compress.fineprune.unit_scores import UnitImportance
     from compress.search.costs import Costs
 
-    for name in ("AdamW", "Adam"):
-        kind = getattr(torch.optim, name)
-        monkeypatch.setattr(torch.optim, name, lambda *a, kind=kind, fused=None, **k: kind(*a, **k))
     rates = {**PHASE, "epochs": 1.0}
     tables = recipe(
         structure={**rates, "scorer": scorer, "penalty": 0.1}, weights=rates, distillation={"weight": 0.5, "hidden": 1}
