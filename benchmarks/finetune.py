@@ -29,13 +29,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from compress.core.plan import EncoderShape
 from compress.data.batches import Encoded
 from compress.fineprune.distill import Teaching
 from compress.fineprune.masking import Masking, masking_schedule
-from compress.fineprune.parallel import on_device
 from compress.fineprune.phase import Execution, PhaseSpec, steps_of
 from compress.fineprune.projection import dense_cost, project, unit_costs
 from compress.fineprune.recipe import Distilling, Rates, StructureRecipe
@@ -54,6 +52,7 @@ SIZES = {
     "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
 }
 BASE = EncoderShape("bert", layers=12, hidden_size=768, heads=12, head_size=64, filters=3072)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Columns of the table: what is distilled.
 TAUGHT = {
     "labels alone": Distilling(weight=0.0),
@@ -150,13 +149,12 @@ def _finish() -> None:
 @contextmanager
 def plain_step(given: argparse.Namespace, model: Any, task: Task, data: Encoded) -> Iterator[Callable[[int], None]]:
     """Yields a step of ordinary fine-tuning."""
-    device = Accelerator().device
-    model = copy.deepcopy(model).to(device).train(given.dropout)
+    model = copy.deepcopy(model).to(DEVICE).train(given.dropout)
     parameters = trained_parameters(model)
     for parameter in parameters:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(parameters, lr=3e-5, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    batches = [on_device(batch, device) for batch in data.batches(given.batch_size)]
+    batches = list(data.batches(given.batch_size, device=DEVICE))
 
     def step(number: int) -> None:
         batch = batches[number % len(batches)]
@@ -175,9 +173,8 @@ def own_step(
     given: argparse.Namespace, model: Any, task: Task, data: Encoded, scorer: str | None, distilling: Distilling
 ) -> Iterator[Callable[[int], Any]]:
     """Yields the trainer's step, in the middle of its phase."""
-    accelerator = Accelerator()
-    student = copy.deepcopy(model).to(accelerator.device)
-    dense = encoder_of(copy.deepcopy(model).to(accelerator.device))
+    student = copy.deepcopy(model).to(DEVICE)
+    dense = encoder_of(copy.deepcopy(model).to(DEVICE))
     shape = dense.shape
     costs = Costs.macs(shape, BUDGET, given.seq_len)
     options: dict[str, Any] = {"epochs": 1.0, "batch_size": given.batch_size, "dropout": given.dropout}
@@ -195,7 +192,7 @@ def own_step(
     read = positions_read(dense, task, data.select(range(1))) if distilling.hidden else None
     teaching = Teaching(distilling, task, encoder, dense if distilling.weight else None, read)
     spec = PhaseSpec("benchmark", rates, times=1)
-    trainer = Trainer(spec, encoder, teaching, data, data.select([0]), Execution(accelerator), masking)
+    trainer = Trainer(spec, encoder, teaching, data, data.select([0]), Execution(), masking)
     middle = trainer.steps // 2
     try:
         with trainer.training():

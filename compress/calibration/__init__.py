@@ -5,7 +5,6 @@
     fisher       Fisher information of the masks (Kwon et al. 2022)
     curvature    Kronecker factors of the loss at every sublayer
     obs          structured OBS: the order in which units are removed
-    oom          batches that are halved where memory runs out
     finite       where NaN or infinity first comes up
 
 May import pruning, distributed, inputs, tasks, models, data, options, core.

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from compress.calibration.oom import Portions
+from compress.core.oom import Portions
 from compress.data.batches import Batch, Encoded
 from compress.distributed.group import Group
 from compress.distributed.sharded_sum import Sums, summed
@@ -55,7 +55,7 @@ class Portion(Generic[D]):
         batch: the whole batch.
         rows: which of its examples are in this part.
         answers: the model's outputs for these rows, with their graph.
-        drawn: the values drawn for the whole batch.
+        drawn: the values drawn for the whole batch, on the processor.
         counted: examples of the batch that a sum has already, by key of the sum. For sums that are added to one after
             the other: when memory runs out between two of them, the same rows come again in smaller portions.
     """
@@ -88,7 +88,8 @@ class Accumulation(ABC, Generic[S, D]):
         """Draw the random values of a batch.
 
         Args:
-            answers: outputs for the whole batch, without graph; zeros where another process adds the batch.
+            answers: outputs for the whole batch, without graph, on the processor; zeros where another process adds the
+                batch.
             batch: the examples.
             generator: of all random numbers.
         """
@@ -181,5 +182,6 @@ class _BatchPass(Generic[S, D]):
     def _draw(self, answers: Tensor) -> D:
         # If memory runs out half way through a draw, it is repeated and must give the same values.
         self._generator.set_state(self._state)
-        self._drawn = drawn = self._accumulation.draw(answers, self._batch, self._generator)
+        # On the processor, whose random numbers are the same wherever the model runs.
+        self._drawn = drawn = self._accumulation.draw(answers.cpu(), self._batch, self._generator)
         return drawn

@@ -28,6 +28,7 @@ from compress.core.plan import EncoderShape
 from compress.data.batches import Batch, Encoded
 from compress.models.encoder import Encoder
 from compress.models.families import SUBLAYER_KINDS, SublayerKind
+from compress.models.placement import exact, exact_device
 from compress.tasks import Task
 
 # The input factor is estimated from this many tokens per input of the widest matrix: more change little and cost time.
@@ -113,7 +114,7 @@ def curvature(
         total = max(float(sums.weights[key]), 1e-30)
         mean = sums.means[key] / total
         # Taken out, so that sums and results are not in memory together.
-        spread = sums.inputs.pop(key).double() / total - torch.outer(mean, mean)
+        spread = exact(sums.inputs.pop(key)) / total - torch.outer(mean, mean)
         found[key] = Curvature(spread.float(), sums.outputs.pop(key) / len(data))
     if not all(np.isfinite(float(c.inputs.sum() + c.outputs.sum())) for c in found.values()):
         raise DataError(f"the curvature of the loss is not finite: {why_not_finite(encoder, task, data)}")
@@ -130,14 +131,14 @@ class _Sums:
     weights: dict[tuple[int, SublayerKind], Tensor]
 
     @classmethod
-    def zeros(cls, shape: EncoderShape) -> _Sums:
+    def zeros(cls, shape: EncoderShape, device: torch.device) -> _Sums:
         """Of no examples."""
         sizes: dict[SublayerKind, int] = {"attention": shape.heads * shape.head_size, "ffn": shape.filters}
         keys = [(number, kind) for number in range(shape.layers) for kind in SUBLAYER_KINDS]
         return cls(
-            inputs={key: torch.zeros(sizes[key[1]], sizes[key[1]]) for key in keys},
-            means={key: torch.zeros(sizes[key[1]], dtype=torch.float64) for key in keys},
-            outputs={key: torch.zeros(shape.hidden_size, shape.hidden_size) for key in keys},
+            inputs={key: torch.zeros(sizes[key[1]], sizes[key[1]], device=device) for key in keys},
+            means={key: torch.zeros(sizes[key[1]], dtype=torch.float64, device=exact_device(device)) for key in keys},
+            outputs={key: torch.zeros(shape.hidden_size, shape.hidden_size, device=device) for key in keys},
             weights={key: torch.zeros((), dtype=torch.float64) for key in keys},
         )
 
@@ -159,16 +160,17 @@ class _Curvature(Accumulation[_Sums, _Drawn]):
         self, encoder: Encoder, task: Task, data: Encoded, seen: dict[tuple[int, SublayerKind], _Seen]
     ) -> None:
         self._encoder, self._task, self._data, self._seen = encoder, task, data, seen
+        self._device = encoder.device
         shape = encoder.shape
         widest = max(shape.heads * shape.head_size, shape.filters)
         self._share = min(1.0, TOKENS_PER_INPUT * widest / max(1.0, float(data.lengths.sum())))
 
     def empty(self) -> _Sums:
-        return _Sums.zeros(self._encoder.shape)
+        return _Sums.zeros(self._encoder.shape, self._device)
 
     def forward(self, batch: Batch, rows: slice) -> Tensor:
         answers: Tensor = self._task.forward(
-            self._encoder.model, {name: value[rows] for name, value in batch.inputs.items()}
+            self._encoder.model, {name: value[rows].to(self._device) for name, value in batch.inputs.items()}
         )
         return answers
 
@@ -185,17 +187,17 @@ class _Curvature(Accumulation[_Sums, _Drawn]):
     def add(self, sums: _Sums, portion: Portion[_Drawn]) -> None:
         rows, counted = portion.rows, portion.counted
         # The sum over the samples: every sample's gradients are its own.
-        loss = (portion.answers * portion.drawn.directions[rows]).sum()
+        loss = (portion.answers * portion.drawn.directions[rows].to(self._device)).sum()
         keys = list(sums.weights)
         gradients = torch.autograd.grad(loss, [self._seen[key].y for key in keys])
-        mask, chosen = portion.batch.mask[rows], portion.drawn.tokens[rows]
+        mask, chosen = portion.batch.mask[rows].to(self._device), portion.drawn.tokens[rows].to(self._device)
         for key, gradient in zip(keys, gradients, strict=True):
             if counted[key] >= rows.stop:
                 continue
             at_all = gradient[mask]
             weight = gradient[chosen].square().sum(-1)
             x = self._seen[key].x[chosen] * weight.sqrt()[:, None]
-            mean = (x.T @ weight.sqrt()).double()
+            mean = exact(x.T @ weight.sqrt())
             # From here on nothing is allocated: a sublayer is summed wholly or not at all.
             sums.outputs[key].addmm_(at_all.T, at_all)
             sums.inputs[key].addmm_(x.T, x)

@@ -39,7 +39,7 @@ def why_not_finite(encoder: Encoder, task: Task, data: Encoded) -> str:
     handles = [layer.module.register_forward_hook(watch(number)) for number, layer in enumerate(encoder)]
     try:
         with torch.no_grad():
-            for batch in data.batches():
+            for batch in data.batches(device=encoder.device):
                 answers = task.forward(encoder.model, batch.inputs)
                 if bad:
                     number, rows = min(bad, key=lambda found: found[0])

@@ -19,6 +19,7 @@ from compress.core.errors import DataError
 from compress.core.importance import Fisher
 from compress.data.batches import Batch, Encoded
 from compress.models.encoder import Encoder
+from compress.models.placement import exact, exact_device
 from compress.pruning.masks import Gates, apply_gates
 from compress.tasks import Task
 
@@ -58,10 +59,10 @@ def fisher_information(
         raise DataError(f"gradients of the loss are not finite: {why_not_finite(encoder, task, data)}")
     count = len(data)
     return Fisher(
-        heads=(sums.heads / count).numpy(),
-        filters=(sums.filters / count).numpy(),
-        head_blocks=None if sums.head_blocks is None else (sums.head_blocks / count).numpy(),
-        filter_blocks=None if sums.filter_blocks is None else (sums.filter_blocks / count).numpy(),
+        heads=(sums.heads / count).cpu().numpy(),
+        filters=(sums.filters / count).cpu().numpy(),
+        head_blocks=None if sums.head_blocks is None else (sums.head_blocks / count).cpu().numpy(),
+        filter_blocks=None if sums.filter_blocks is None else (sums.filter_blocks / count).cpu().numpy(),
         samples=count,
         label_free=draws,
     )
@@ -79,12 +80,13 @@ class _Sums:
     @classmethod
     def zeros(cls, encoder: Encoder, blocks: bool) -> _Sums:
         """Of no examples."""
-        shape, layers = encoder.shape, encoder.shape.layers
+        shape, layers, device = encoder.shape, encoder.shape.layers, encoder.device
+        precise = exact_device(device)
         return cls(
-            torch.zeros(layers, shape.heads, dtype=torch.float64),
-            torch.zeros(layers, shape.filters, dtype=torch.float64),
-            torch.zeros(layers, shape.heads, shape.heads) if blocks else None,
-            torch.zeros(layers, shape.filters, shape.filters) if blocks else None,
+            torch.zeros(layers, shape.heads, dtype=torch.float64, device=precise),
+            torch.zeros(layers, shape.filters, dtype=torch.float64, device=precise),
+            torch.zeros(layers, shape.heads, shape.heads, device=device) if blocks else None,
+            torch.zeros(layers, shape.filters, shape.filters, device=device) if blocks else None,
         )
 
     def tensors(self) -> list[Tensor]:
@@ -95,7 +97,7 @@ class _Sums:
         """Bring gradients in, [examples, units] each, of the heads of all layers and of the filters of all layers."""
         layers = len(self.heads)
         # Allocations come first, so that examples are summed wholly or not at all.
-        squares = [gradient.double().square().sum(0) for gradient in gradients]
+        squares = [exact(gradient).square().sum(0) for gradient in gradients]
         for number in range(layers):
             self.heads[number] += squares[number]
             self.filters[number] += squares[layers + number]
@@ -109,7 +111,7 @@ class _Fisher(Accumulation[_Sums, Tensor]):
 
     def __init__(self, encoder: Encoder, task: Task, draws: bool, blocks: bool) -> None:
         self._encoder, self._task, self._draws, self._blocks = encoder, task, draws, blocks
-        self._open = Gates.ones(encoder)
+        self._open, self._device = Gates.ones(encoder), encoder.device
         self._own = self._open
 
     def empty(self) -> _Sums:
@@ -122,7 +124,7 @@ class _Fisher(Accumulation[_Sums, Tensor]):
         self._own = self._open.per_sample(rows.stop - rows.start)
         with apply_gates(self._encoder, self._own):
             answers: Tensor = self._task.forward(
-                self._encoder.model, {name: value[rows] for name, value in batch.inputs.items()}
+                self._encoder.model, {name: value[rows].to(self._device) for name, value in batch.inputs.items()}
             )
         return answers
 
@@ -130,5 +132,5 @@ class _Fisher(Accumulation[_Sums, Tensor]):
         return self._task.draw_labels(answers, generator)
 
     def add(self, sums: _Sums, portion: Portion[Tensor]) -> None:
-        loss = self._task.loss(portion.answers, portion.drawn[portion.rows]).sum()
+        loss = self._task.loss(portion.answers, portion.drawn[portion.rows].to(self._device)).sum()
         sums.add(torch.autograd.grad(loss, [*self._own.heads, *self._own.filters]))

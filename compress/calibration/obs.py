@@ -23,6 +23,7 @@ from compress.calibration.curvature import Curvature
 from compress.core.importance import Ranking, Rankings
 from compress.models.encoder import Encoder
 from compress.models.families import SublayerKind
+from compress.models.placement import exact
 
 # Relative to the mean diagonal of H: keeps dead and duplicate units from making it singular.
 DAMPING = 1e-3
@@ -51,13 +52,14 @@ def removal_order(
     Source: ZipLM, Kurtic et al. 2023, section 3, here weighted by G.
     """
     # W_Sᵀ K W_S = ‖K^½ W_S‖²: with √G multiplied in once, costs are plain squares from then on.
-    matrix = weight.detach().double().T @ _root(curvature.outputs.double())
-    hessian = curvature.inputs.double()
+    matrix = exact(weight.detach()).T @ _root(exact(curvature.outputs))
+    hessian = exact(curvature.inputs)
     # The bias can replace an input that never changes, however large its weights; damping would charge for it.
     scale = hessian.diagonal().mean().clamp_min(1e-30)
     matrix[hessian.diagonal() <= CONSTANT * scale] = 0.0
     damping = DAMPING * scale
-    inverse = torch.linalg.inv(hessian + damping * torch.eye(len(hessian), dtype=torch.float64))
+    identity = torch.eye(len(hessian), dtype=torch.float64, device=hessian.device)
+    inverse = torch.linalg.inv(hessian + damping * identity)
     sublayer = _Sublayer(matrix, inverse, unit_size)
     step = max(1, sublayer.units // STEPS)
     removed: list[int] = []
@@ -85,8 +87,9 @@ class _Sublayer:
     def __init__(self, matrix: Tensor, inverse: Tensor, unit_size: int) -> None:
         self._matrix, self._inverse, self._size = matrix, inverse, unit_size
         self.units = len(matrix) // unit_size
-        self._numbers = torch.arange(self.units)
-        self._alive = torch.ones(self.units, dtype=torch.bool)
+        self._device = matrix.device
+        self._numbers = torch.arange(self.units, device=self._device)
+        self._alive = torch.ones(self.units, dtype=torch.bool, device=self._device)
 
     def remove(self, count: int) -> tuple[list[int], list[float], float]:
         """Remove the cheapest units; the others compensate.
@@ -99,7 +102,7 @@ class _Sublayer:
         """
         scores = _scores(self._matrix, self._inverse, self._size).masked_fill_(~self._alive, math.inf)
         cheapest = torch.argsort(scores, stable=True)[:count]
-        columns = (cheapest[:, None] * self._size + torch.arange(self._size)).reshape(-1)
+        columns = (cheapest[:, None] * self._size + torch.arange(self._size, device=self._device)).reshape(-1)
         own, coupling = self._inverse[columns][:, columns], self._inverse[:, columns]
         # The removed columns' contribution, of which the others can compensate a part.
         lost = torch.linalg.solve(own, self._matrix[columns])
@@ -120,7 +123,7 @@ class _Sublayer:
         self._matrix = self._matrix[rows]
         self._inverse = self._inverse[rows][:, rows]
         self._numbers = self._numbers[self._alive]
-        self._alive = torch.ones(len(self._numbers), dtype=torch.bool)
+        self._alive = torch.ones(len(self._numbers), dtype=torch.bool, device=self._device)
 
 
 def _root(matrix: Tensor) -> Tensor:
@@ -136,7 +139,8 @@ def _scores(matrix: Tensor, inverse: Tensor, unit_size: int) -> Tensor:
         return matrix.square().sum(1) / inverse.diagonal()
     units = len(matrix) // unit_size
     blocks = inverse.reshape(units, unit_size, units, unit_size)
-    own = blocks[torch.arange(units), :, torch.arange(units), :]
+    each = torch.arange(units, device=inverse.device)
+    own = blocks[each, :, each, :]
     grouped = matrix.reshape(units, unit_size, -1)
     return (torch.linalg.solve(own, grouped) * grouped).sum((1, 2))
 

@@ -91,6 +91,7 @@ SEVERAL_DEPLOYMENTS = [
 SEARCH = _options("method", "samples", "label_free", "search_seconds", "profile")
 TRAINING = _options("unstructured", "fine_prune", "teacher", "checkpoints", "checkpoint_minutes")
 EFFORT = _options("effort")
+COMPUTE = _options("device")
 SEED = _options("seed")
 OUTPUT = _options("output")
 RESUME = click.option(
@@ -113,6 +114,17 @@ def with_options(*groups: Sequence[Callable[[Any], Any]]) -> Callable[[Command],
         return command
 
     return decorate
+
+
+def resolve_device(device: str | None) -> str:
+    """Return where PyTorch should compute, checked.
+
+    Args:
+        device: of the command line; None where it was not given.
+    """
+    from compress.options.run_config import resolve
+
+    return resolve({"model": "model", "device": device}).config.device
 
 
 def resolve_config(values: dict[str, Any], config_file: str | None, *require: str) -> Resolved:

@@ -58,12 +58,17 @@ class Check:
         return asdict(self)
 
 
-def examine() -> list[Check]:
-    """Return all checks; takes a few seconds and changes nothing."""
+def examine(device: str = "auto") -> list[Check]:
+    """Return all checks; takes a few seconds and changes nothing.
+
+    Args:
+        device: where PyTorch should compute, as ``--device`` has it.
+    """
     return [
         _python(),
         _library("torch", "2.9", "pip install -c constraints.txt torch"),
         _library("transformers", "4.57", "pip install 'transformers>=4.57,<6'"),
+        computing(device),
         *_runtimes(),
         _int8(),
         *_gpus(),
@@ -100,6 +105,29 @@ def _library(package: str, least: str, remedy: str) -> Check:
     if _numbers(found) < _numbers(least):
         return Check(package, PROBLEM, f"{found}, older than {least}", remedy)
     return Check(package, OK, found)
+
+
+def computing(device: str) -> Check:
+    """Return where PyTorch computes.
+
+    Args:
+        device: what ``--device`` asks for.
+    """
+    from compress.core.errors import DeviceError
+    from compress.inputs import devices
+    from compress.inputs.compute import Compute
+
+    name, said = f"--device {device}", list[str]()
+    try:
+        found = Compute(device, say=said.append).device
+    except DeviceError as error:
+        return Check(name, PROBLEM, str(error), "or leave it out: auto takes what works")
+    broken = [text for text in said if text.startswith("warning: ")]
+    if broken:
+        return Check(name, WARNING, broken[0].removeprefix("warning: "), "PyTorch computes on the processor")
+    if device == "auto" and found.type == "cpu" and gpus():
+        return Check(name, WARNING, f"cpu: {devices.why_none()}", "pip install a torch built for this GPU's CUDA")
+    return Check(name, OK, devices.described(found), "" if found.type != "cpu" else "where PyTorch computes")
 
 
 def _runtimes() -> Iterator[Check]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from compress.cli.common import print_json, with_options, working
+from compress.cli.common import COMPUTE, print_json, resolve_device, with_options, working
 from compress.core.errors import EXIT_ERROR, EXIT_PASS
 
 
@@ -27,21 +27,22 @@ def targets(as_json: bool) -> None:
 
 
 @click.command(short_help="Is this machine ready, and quiet enough to measure?")
-@with_options()
-def doctor(as_json: bool) -> int:
+@with_options(COMPUTE)
+def doctor(device: str | None, as_json: bool) -> int:
     """Check this machine: libraries, runtimes and their providers, GPU, memory, threads, how steady timings are.
 
     \b
     Each line is ok, a warning or a problem, with what to do; exit code 3 where there is a problem.
-    Example:
+    Examples:
       compress doctor
+      compress doctor --device cuda:1
     """
     from compress.cli import console
 
     with working():
         from compress.cli.doctor import PROBLEM, examine
 
-        findings = examine()
+        findings = examine(resolve_device(device))
     if as_json:
         print_json([finding.to_json() for finding in findings])
     else:

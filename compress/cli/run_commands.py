@@ -10,6 +10,7 @@ import click
 
 from compress.cli.common import (
     BUDGET,
+    COMPUTE,
     CONFIG,
     DATA,
     DEPLOYMENT,
@@ -32,7 +33,7 @@ from compress.options.table import CONFIG_FILE
 
 
 @click.command(short_help="Compress a model to a budget.")
-@with_options(MODEL, DATA, BUDGET, DEPLOYMENT, SEARCH, TRAINING, EFFORT, SEED, OUTPUT, CONFIG)
+@with_options(MODEL, DATA, BUDGET, DEPLOYMENT, SEARCH, TRAINING, EFFORT, COMPUTE, SEED, OUTPUT, CONFIG)
 @RESUME
 @click.option(
     "--dry-run",
@@ -73,7 +74,7 @@ def run(config_file: str | None, resume: bool, dry_run: bool, as_json: bool, **v
 
 
 @click.command(short_help="Write a commented compress.toml.")
-@with_options(MODEL, DATA, BUDGET, DEPLOYMENT, SEARCH, TRAINING, EFFORT, SEED)
+@with_options(MODEL, DATA, BUDGET, DEPLOYMENT, SEARCH, TRAINING, EFFORT, COMPUTE, SEED)
 @click.option("--config", "config_file", metavar="FILE", default=CONFIG_FILE, help="File to write.", show_default=True)
 def init(config_file: str, as_json: bool, **values: Any) -> None:
     """Write a commented compress.toml; options given here are set in it.
@@ -149,7 +150,7 @@ def profile(
 
 
 @click.command(short_help="Search only; write no weights.")
-@with_options(MODEL, DATA, BUDGET, DEPLOYMENT, SEARCH, EFFORT, SEED, CONFIG)
+@with_options(MODEL, DATA, BUDGET, DEPLOYMENT, SEARCH, EFFORT, COMPUTE, SEED, CONFIG)
 @click.option("--output", "output_file", metavar="FILE", help="Write the plan here as JSON, for `compress export`.")
 def plan(config_file: str | None, output_file: str | None, as_json: bool, **values: Any) -> None:
     """Search only: which heads and filters of MODEL would be kept. Writes no weights.
@@ -178,7 +179,7 @@ def plan(config_file: str | None, output_file: str | None, as_json: bool, **valu
 
 
 @click.command(short_help="Many budgets: accuracy against latency.")
-@with_options(MODEL, DATA, DEPLOYMENT, SEARCH, EFFORT, SEED, OUTPUT, CONFIG)
+@with_options(MODEL, DATA, DEPLOYMENT, SEARCH, EFFORT, COMPUTE, SEED, OUTPUT, CONFIG)
 @RESUME
 @click.option("--latency-ms", metavar="X,X,...", help="Budgets: milliseconds of one call on the target.")
 @click.option("--speedup", metavar="X,X,...", help="Budgets: times faster than the dense model in fp32.")
@@ -207,7 +208,7 @@ def sweep(
 
 
 @click.command(short_help="Export a model, dense or with a plan applied.")
-@with_options(MODEL, DATA, DEPLOYMENT, SEED, OUTPUT, CONFIG)
+@with_options(MODEL, DATA, DEPLOYMENT, COMPUTE, SEED, OUTPUT, CONFIG)
 @click.option("--plan", "plan_file", metavar="FILE", help="Plan to apply; without it, the dense model is exported.")
 def export(config_file: str | None, plan_file: str | None, as_json: bool, **values: Any) -> None:
     """Export MODEL to ONNX: dense, or with a plan applied (reconstructed where data is given).

@@ -7,6 +7,7 @@
     progress     the protocol that stages report to
     hashing      SHA-256 of files
     cores        how many cores may be used, how threads wait
+    oom          examples in smaller parts where memory runs out
     locks        one process at a time
     waiting      says what is waited for
     ending       an end on signals, also in native code

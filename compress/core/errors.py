@@ -34,6 +34,10 @@ class TargetError(CompressError):
     """The target is unknown, its file is wrong, or its runtime is not installed."""
 
 
+class DeviceError(CompressError):
+    """The device that PyTorch should compute on is not there, is too small, or failed."""
+
+
 class ProfileError(CompressError):
     """A profile cannot be read, or was taken for another device, shape, batch or length."""
 

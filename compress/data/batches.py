@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from compress.core.errors import DataError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -32,6 +33,32 @@ class Batch:
     mask: Tensor
     labels: Tensor | None
     indices: NDArray[np.int64]
+
+    def to(self, device: torch.device | None) -> Batch:
+        """Returns the batch with its tensors on a device; None leaves them where they are."""
+        if device is None or device == self.mask.device:
+            return self
+        return replace(
+            self,
+            inputs={name: tensor.to(device) for name, tensor in self.inputs.items()},
+            mask=self.mask.to(device),
+            labels=None if self.labels is None else self.labels.to(device),
+        )
+
+    def parts(self, most: int) -> Iterator[Batch]:
+        """Yields the batch in parts of at most so many examples; the whole where it has no more."""
+        if len(self.indices) <= most:
+            yield self
+            return
+        for start in range(0, len(self.indices), most):
+            rows = slice(start, start + most)
+            yield replace(
+                self,
+                inputs={name: tensor[rows] for name, tensor in self.inputs.items()},
+                mask=self.mask[rows],
+                labels=None if self.labels is None else self.labels[rows],
+                indices=self.indices[rows],
+            )
 
 
 @dataclass(frozen=True)
@@ -113,13 +140,16 @@ class Encoded:
             digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
         return digest.hexdigest()
 
-    def batches(self, batch_size: int = 32, sort_by_length: bool = True) -> Iterator[Batch]:
+    def batches(
+        self, batch_size: int = 32, sort_by_length: bool = True, device: torch.device | None = None
+    ) -> Iterator[Batch]:
         """Yields all examples in batches, each padded to its longest example; the last batch may be smaller.
 
         Args:
             batch_size: examples in a batch, at least 1.
             sort_by_length: longest first, so that a batch holds similar lengths and little padding, and memory peaks
                 in the first batch; False keeps the order. Either way the order is the same in every call.
+            device: where the tensors go; None is the processor.
 
         Raises:
             ValueError: ``batch_size`` is less than 1.
@@ -144,7 +174,7 @@ class Encoded:
             real = torch.arange(longest)[None, :] < torch.from_numpy(self.lengths[indices])[:, None]
             mask = inputs["attention_mask"].bool() if "attention_mask" in inputs else real
             labels = None if self.labels is None else torch.from_numpy(self.labels[indices])
-            yield Batch(inputs=inputs, mask=mask, labels=labels, indices=indices.astype(np.int64))
+            yield Batch(inputs=inputs, mask=mask, labels=labels, indices=indices.astype(np.int64)).to(device)
 
 
 def fixed_batch(encoded: Encoded, batch_size: int, seq_len: int) -> dict[str, NDArray[Any]]:

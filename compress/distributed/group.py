@@ -223,7 +223,7 @@ class Group:
 
         with self._talking():
             for tensor in tensors:
-                distributed.send(tensor.contiguous().reshape(-1), 0, group=self._channel)
+                distributed.send(tensor.cpu().contiguous().reshape(-1), 0, group=self._channel)
 
     def receive(self, rank: int, into: Sequence[Tensor]) -> None:
         """Receive tensors from another process and add them, in place.
@@ -237,9 +237,9 @@ class Group:
 
         with self._talking():
             for tensor in into:
-                buffer = torch.empty_like(tensor).reshape(-1)
+                buffer = torch.empty(tensor.numel(), dtype=tensor.dtype)
                 distributed.recv(buffer, rank, group=self._channel)
-                tensor += buffer.view_as(tensor)
+                tensor += buffer.view_as(tensor).to(tensor.device)
 
     def _broadcast(self, tensor: Tensor) -> None:
         from torch import distributed
@@ -318,7 +318,10 @@ def _connected(where: Place, limit: float) -> Group:
     if from_agent or where.rank > 0:
         # Before torch tries it: torch says every refusal on stderr, with the addresses of its functions.
         _knock(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), min(limit, UNSURE_SECONDS), from_agent)
+    # What computes on "cuda" computes on this process's own one.
     on_gpus = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true", "yes")
+    if on_gpus:
+        torch.cuda.set_device(where.number % torch.cuda.device_count())
     timeout = timedelta(seconds=max(MEETING_SECONDS, limit))
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=timeout, rank=where.rank, world_size=where.world

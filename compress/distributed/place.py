@@ -7,8 +7,7 @@ launched process starts. Signs of a launcher are names that nobody sets by hand.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from compress.core.errors import ConfigError
@@ -16,6 +15,7 @@ from compress.core.errors import ConfigError
 # The names that torchrun uses, and those of the MPI implementations through which accelerate starts processes.
 _RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _WORLD = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_NUMBER = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK")
 _LOCAL = ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
 # The processes of a launcher start within minutes of each other. Without a sign of a launcher the variables may be left
 # over. A store of torchrun runs before its processes start, so it answers within the shorter time, too.
@@ -32,12 +32,14 @@ class Place:
         world: processes in all.
         local: processes on this machine.
         launched: whether a launcher is seen; without one the variables may be left over from something else.
+        number: of the process among those on this machine, 0 for the first: it takes the GPU of that number.
     """
 
     rank: int
     world: int
     local: int
     launched: bool = field(default=True, compare=False)
+    number: int = field(default=0, compare=False)
 
 
 def place(environment: Mapping[str, str] | None = None) -> Place | None:
@@ -46,7 +48,8 @@ def place(environment: Mapping[str, str] | None = None) -> Place | None:
     rank, world = _number(found, _RANK), _number(found, _WORLD)
     if rank is None or world is None or world < 2 or not {"MASTER_ADDR", "MASTER_PORT"} <= set(found):
         return None
-    return Place(rank, world, _number(found, _LOCAL) or 1, _launched(found, rank, world))
+    local, own = _number(found, _LOCAL) or 1, _number(found, _NUMBER)
+    return Place(rank, world, local, _launched(found, rank, world), rank % local if own is None else own)
 
 
 def _launched(environment: Mapping[str, str], rank: int, world: int) -> bool:
@@ -93,13 +96,3 @@ def remedy() -> str:
     """Return what to do where the processes do not meet, in words."""
     names = [name for name in (*_RANK, *_WORLD) if name in os.environ]
     return f"if this one is alone, unset {' '.join(names)}; if not, start the others (torchrun, accelerate launch)"
-
-
-@contextmanager
-def as_if_alone() -> Iterator[None]:
-    """Hide the variables of a launcher from libraries that would join its processes; they are back afterwards."""
-    hidden = {name: os.environ.pop(name) for name in (*_RANK, *_WORLD, *_LOCAL, "LOCAL_RANK") if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)

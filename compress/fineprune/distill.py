@@ -90,6 +90,12 @@ class Teaching:
         assert self._taught is not None and self._own is not None
         return self._recipe.hidden * hidden_distance(self._taught.take(), self._own.take(), batch.mask, self._read)
 
+    def forget(self) -> None:
+        """Let go of hidden states of a pass that was not completed."""
+        for states in (self._taught, self._own):
+            if states is not None:
+                states.take()
+
     def close(self) -> None:
         """Take the hooks off both models."""
         for states in (self._taught, self._own):

@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from compress.export.lowering import Engine
 from compress.models.encoder import EncoderLayer, encoder_of
+from compress.models.placement import exact
 
 # Largest int8 weight; with a reduced range, of processors whose products saturate.
 LARGEST, REDUCED = 127, 64
@@ -157,7 +158,7 @@ def round_weight(weight: Tensor, levels: int = LARGEST) -> Tensor:
     """
     with torch.no_grad():
         # As the library computes it: in double, then rounded; 1 for a row of zeros.
-        scale = (weight.abs().amax(1, keepdim=True).double() / levels).float()
+        scale = (exact(weight.abs().amax(1, keepdim=True)) / levels).float().to(weight.device)
         scale = torch.where(scale < _TINY, torch.ones_like(scale), scale)
         rounded = (weight / scale).round() * scale
     return _straight_through(weight, rounded)

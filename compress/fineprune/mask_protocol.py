@@ -51,6 +51,9 @@ class Mask(Protocol):
             size: examples in it.
         """
 
+    def restart(self) -> None:
+        """Forget the parts since ``begin``: memory ran out, and all of them come again, smaller."""
+
     def end(self, step: int, group: Group) -> bool:
         """Complete the gradients of weights and scores.
 

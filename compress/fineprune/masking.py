@@ -56,7 +56,7 @@ class Masking(ScheduledMask[UnitScorer]):
     ) -> None:
         super().__init__(scorer, schedule, every)
         self._encoder, self._costs, self._settle = encoder, costs, settle
-        self._device = next(encoder.model.parameters()).device
+        self._device = encoder.device
         self._set(Structure.dense(encoder.shape))
         # Of the current step: whether scores learn, the gates, and the gates' gradients with the parts' shares.
         self._learns = False
@@ -141,6 +141,10 @@ class Masking(ScheduledMask[UnitScorer]):
                 gradients = Units(*(g.grad / share if g.grad is not None else torch.zeros_like(g) for g in leaves))
             self._collected.append((gradients, share))
         return losses
+
+    def restart(self) -> None:
+        """See ``Mask``."""
+        self._collected = []
 
     def end(self, step: int, group: Group) -> bool:
         """See ``Mask``."""

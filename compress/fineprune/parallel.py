@@ -10,16 +10,19 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from compress.core.oom import with_fewer
 from compress.data.batches import Batch, Encoded, batches_by_length
 from compress.distributed.group import Group
 from compress.fineprune.distill import Losses, Teaching
 from compress.fineprune.recipe import Rates
+from compress.models.placement import device_of
 
 _EVALUATION_BATCH = 64
 
@@ -33,24 +36,33 @@ class Feeder:
         order: of the examples: the same on every process.
         device: of the batches.
         group: processes that share each step.
+
+    Attributes:
+        divided: parts of a step on this process, where it has as many examples.
     """
 
     def __init__(self, data: Encoded, rates: Rates, order: str, device: torch.device, group: Group) -> None:
         self._data, self._rates, self._order, self._device, self._group = data, rates, order, device, group
-        self._epoch = -1
+        self._epoch, self.divided = -1, rates.accumulate
         self._batches: list[list[int]] = []
 
     def parts(self, step: int) -> Iterator[tuple[Batch, float]]:
-        """This process's examples of a step, in the recipe's number of parts, with their shares of the whole step.
+        """This process's examples of a step, in ``divided`` parts, with their shares of the whole step.
 
         Yields nothing if there are fewer examples than processes, as in the short last batch of an epoch.
         """
         indices = self._indices(step)
         own = indices[self._group.rank :: self._group.world]
-        count = min(self._rates.accumulate, len(own))
+        count = min(self.divided, len(own))
         for number in range(count):
             chunk = own[number::count]
             yield self._batch(chunk), len(chunk) / len(indices)
+
+    def divide(self, step: int) -> bool:
+        """Have twice as many parts from now on; returns whether this step then has more."""
+        own = len(self._indices(step)[self._group.rank :: self._group.world])
+        before, self.divided = min(self.divided, own), 2 * self.divided
+        return min(self.divided, own) > before
 
     def _indices(self, step: int) -> list[int]:
         """Examples of a step, over all processes."""
@@ -61,24 +73,17 @@ class Feeder:
         return self._batches[number]
 
     def _batch(self, indices: Sequence[int]) -> Batch:
-        return on_device(next(self._data.select(list(indices)).batches(len(indices))), self._device)
+        return next(self._data.select(list(indices)).batches(len(indices), device=self._device))
 
 
-def on_device(batch: Batch, device: torch.device) -> Batch:
-    """A batch with its tensors on a device.
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """Forward passes in a number format while the block runs.
 
     Args:
-        batch: on the processor.
-        device: where its tensors go.
+        device: of the model.
+        precision: ``bf16``, or ``no`` for the weights' own.
     """
-    if device.type == "cpu":
-        return batch
-    return replace(
-        batch,
-        inputs={name: t.to(device) for name, t in batch.inputs.items()},
-        mask=batch.mask.to(device),
-        labels=None if batch.labels is None else batch.labels.to(device),
-    )
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def combine(parameters: Sequence[nn.Parameter], parts: list[tuple[Losses, float]], group: Group) -> Losses:
@@ -134,14 +139,13 @@ def _mean(parts: list[tuple[Losses, float]]) -> Losses:
 
 
 @torch.no_grad()
-def mean_loss(teaching: Teaching, model: nn.Module, data: Encoded, device: torch.device, group: Group) -> float:
+def mean_loss(teaching: Teaching, model: nn.Module, data: Encoded, group: Group) -> float:
     """Mean loss on examples without that of hidden states; gates on the model apply.
 
     Args:
         teaching: the losses.
-        model: on the device; it is in evaluation mode afterwards.
+        model: in evaluation mode afterwards.
         data: the examples.
-        device: of model and teacher.
         group: processes that each take some of the batches; all of them get the same number.
     """
     model.eval()
@@ -149,7 +153,17 @@ def mean_loss(teaching: Teaching, model: nn.Module, data: Encoded, device: torch
     # Each batch on one process, summed in order: the same number for any number of processes.
     found = torch.zeros(len(batches))
     for number in range(group.rank, len(batches), group.world):
-        found[number] = teaching(model, on_device(batches[number], device)).outputs
+        found[number] = with_fewer(partial(_batch_loss, teaching, model, batches[number]), len(batches[number].indices))
     group.add([found])
     counts = [len(batch.indices) for batch in batches]
     return sum(loss * count for loss, count in zip(found.tolist(), counts, strict=True)) / max(1, len(data))
+
+
+def _batch_loss(teaching: Teaching, model: nn.Module, batch: Batch, at_once: int) -> float:
+    """Mean loss on a batch, with so many of its examples at once."""
+    teaching.forget()
+    device, count = device_of(model), len(batch.indices)
+    if at_once >= count:
+        return float(teaching(model, batch.to(device)).outputs)
+    parts = [(len(part.indices), teaching(model, part.to(device))) for part in batch.parts(at_once)]
+    return sum(size * float(losses.outputs) for size, losses in parts) / count

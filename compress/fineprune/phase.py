@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from compress.distributed.group import Group
 from compress.fineprune.checkpoints import Checkpoints
 from compress.fineprune.recipe import Rates
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 
 @dataclass(frozen=True)
@@ -80,17 +77,17 @@ class PhaseSpec:
 
 @dataclass(frozen=True)
 class Execution:
-    """Where a phase runs, its checkpoints, and who is told.
+    """How a phase runs, its checkpoints, and who is told.
 
     Attributes:
-        accelerator: device and number format.
+        precision: number format of forward passes; ``no`` is float32.
         group: processes that train together, each with its examples of a step. All of them make the same trainer, but
             for checkpoints, which one writes.
         checkpoints: None keeps none.
         tell: given one line at each evaluation.
     """
 
-    accelerator: Accelerator
+    precision: Literal["no", "bf16"] = "no"
     group: Group = field(default_factory=Group)
     checkpoints: Checkpoints | None = None
     tell: Callable[[str], None] = lambda _: None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compress.core.errors import ConfigError, DataError, ModelError, TrainingError
+from compress.core.errors import ConfigError, DataError, ModelError
 from compress.distributed.broadcast import training
 from compress.distributed.group import Group
 from compress.fineprune.prepared import Prepared as Prepared
@@ -42,7 +42,6 @@ def prepare(config: RunConfig, loaded: Loaded, progress: Progress) -> Prepared |
         ConfigError: the recipe is wrong, or options contradict it.
         DataError: no data to train on, or too little.
         ModelError: the teacher does not fit the model.
-        TrainingError: accelerate is not installed.
     """
     if config.fine_prune is None and config.unstructured is None:
         for name in ("teacher", "checkpoints"):
@@ -65,7 +64,6 @@ def prepare(config: RunConfig, loaded: Loaded, progress: Progress) -> Prepared |
         if config.checkpoints is not None:
             raise ConfigError(f"--checkpoints: recipe '{recipe.name}' trains nothing; leave them out")
         return Prepared(recipe, None, loaded.calibration.select([]), loaded.calibration.select([]))
-    _require_accelerate()
     examples = load_training(config, loaded, recipe.examples, recipe.seq_len)
     if len(examples) < LEAST_EXAMPLES:
         untrained = "leave out --fine-prune" if config.unstructured is None else "take --fine-prune one-shot"
@@ -105,15 +103,6 @@ def _refuse_other_job(recipe: Recipe, config: RunConfig) -> None:
             f"recipe '{recipe.name}' is for single weights: give --unstructured F (0.1 leaves a tenth of them) instead "
             "of a budget, or choose another recipe"
         )
-
-
-def _require_accelerate() -> None:
-    try:
-        import accelerate  # noqa: F401
-    except ImportError:
-        raise TrainingError(
-            "fine-pruning needs accelerate, which is not installed: pip install 'compress[train]'"
-        ) from None
 
 
 def load_teacher(name: str, config: RunConfig, ours: Checkpoint) -> Checkpoint:
@@ -195,13 +184,19 @@ def open_session(config: RunConfig, loaded: Loaded, prepared: Prepared, progress
         fingerprint = _fingerprint(config, loaded, prepared)
         checkpoints = Checkpoints(Path(config.checkpoints), fingerprint, config.checkpoint_minutes)
     return TrainingSession(
-        loaded.checkpoint, prepared, seed=config.seed, checkpoints=checkpoints, tell=progress.info, group=group
+        loaded.checkpoint,
+        prepared,
+        seed=config.seed,
+        checkpoints=checkpoints,
+        tell=progress.info,
+        group=group,
+        device=loaded.compute.device,
     )
 
 
 def _group(config: RunConfig, loaded: Loaded, prepared: Prepared) -> Group:
     return training(
-        config,
+        config.model_copy(update={"device": loaded.compute.device.type}),
         loaded.checkpoint.fingerprint,
         prepared.recipe.model_dump_json(),
         None if prepared.teacher is None else prepared.teacher.fingerprint,

@@ -173,7 +173,7 @@ class Recipe(_Table):
         source: where its numbers come from; None for our own measurements.
         examples: largest number of training examples, drawn at random; None for all.
         seq_len: tokens per training example; None for the deployment's.
-        precision: mixed precision of the training (accelerate); ``no`` is float32.
+        precision: mixed precision of the training; ``no`` is float32.
         structure, weights, quantization, unstructured, distillation, validation: the tables.
     """
 

@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from compress.models.placement import exact
+
 # Hard concrete distribution (Louizos et al. 2018): temperature, and how far it is stretched beyond 0 and 1.
 TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1
 # Logit at which L0's gates start: open with a probability of nine in ten.
@@ -79,8 +81,8 @@ def standard_logs(worth: Sequence[Tensor], smallest: float) -> tuple[list[Tensor
     count = sum(part.numel() for part in worth)
     least = max(max(float(part.max()) for part in worth) * smallest, 1e-38)
     logs = [part.clamp_min(least).log() for part in worth]
-    mean = sum(float(part.double().sum()) for part in logs) / count
-    square = sum(float((part.double() - mean).square().sum()) for part in logs) / count
+    mean = sum(float(exact(part).sum()) for part in logs) / count
+    square = sum(float((exact(part) - mean).square().sum()) for part in logs) / count
     scale = max(math.sqrt(square), 1e-3)
     return [((part - mean) / scale).to(torch.float32) for part in logs], scale
 

@@ -1,4 +1,4 @@
-"""Training of one run: the phases of a recipe on the accelerator, with their checkpoints.
+"""Training of one run: the phases of a recipe where PyTorch computes, with their checkpoints.
 
 With several processes, a call on the first one starts the phase on all of them: the others receive its inputs in
 ``follow``.
@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from compress.core.errors import ArtifactError
 from compress.core.plan import Structure
 from compress.data.batches import Encoded
 from compress.distributed.group import Group
-from compress.distributed.place import as_if_alone
 from compress.fineprune.checkpoints import Checkpoints
 from compress.fineprune.distill import Teaching
 from compress.fineprune.fake_quant import Rounding
@@ -51,9 +49,10 @@ class TrainingSession:
         checkpoints: where checkpoints are kept; None keeps none.
         tell: given one line at each evaluation.
         group: processes that train together; None is this one alone.
+        device: where PyTorch computes; None is the processor.
 
     Attributes:
-        accelerator: device and number format.
+        device: where PyTorch computes.
         phases: phases that have ended, by name; those of an interrupted run first.
 
     Raises:
@@ -69,17 +68,14 @@ class TrainingSession:
         checkpoints: Checkpoints | None = None,
         tell: Callable[[str], None] = lambda _: None,
         group: Group | None = None,
+        device: torch.device | None = None,
     ) -> None:
         # The processes of the current phase; a phase that is not shared runs on the first process alone.
         self._group, self._together = group or Group(), Group()
         self._dense, self._recipe = dense, prepared.recipe
         self._train, self._held = prepared.train, prepared.held
         self._seed, self._tell, self._checkpoints = seed, tell, checkpoints
-        # Alone, accelerate must not wait for processes that a launcher's leftover variables promise. In a group of
-        # processes the variables say which device is this one's.
-        in_group = torch.distributed.is_available() and torch.distributed.is_initialized()
-        with nullcontext() if in_group else as_if_alone():
-            self.accelerator = Accelerator(mixed_precision=self._recipe.precision)
+        self.device = device or torch.device("cpu")
         self._teacher = self._placed(prepared.teacher or dense) if self._recipe.taught else None
         self._resume = None if checkpoints is None else checkpoints.load()
         self.phases: list[tuple[str, Phase]] = []
@@ -87,8 +83,9 @@ class TrainingSession:
             self.phases = [(name, phase_of(facts)) for name, facts in self._resume[0].get("done", [])]
 
     def _placed(self, teacher: Checkpoint) -> Encoder:
-        device = self.accelerator.device
-        return teacher.encoder if device.type == "cpu" else encoder_of(copy.deepcopy(teacher.model).to(device))
+        if self.device.type == "cpu":
+            return teacher.encoder
+        return encoder_of(copy.deepcopy(teacher.model).to(self.device))
 
     @property
     def examples(self) -> Encoded:
@@ -135,7 +132,7 @@ class TrainingSession:
     def _structure(self, costs: Costs, start: UnitImportance, settle: Settle | None) -> tuple[Any, Masking, Phase]:
         rates = self._recipe.structure
         assert rates is not None
-        model = copy.deepcopy(self._dense.model).to(self.accelerator.device)
+        model = copy.deepcopy(self._dense.model).to(self.device)
         encoder = encoder_of(model)
         steps = steps_of(rates, len(self._train))
         schedule = masking_schedule(costs, encoder.shape.layers, steps, rates.first, rates.last)
@@ -151,7 +148,7 @@ class TrainingSession:
 
         Args:
             name: of the phase.
-            model: on the accelerator's device; changed in place.
+            model: on the session's device; changed in place.
             rates: of the phase.
             masking: chooses what stays.
 
@@ -172,8 +169,7 @@ class TrainingSession:
         """
         encoder, structure = encoder_of(model), masking.structure
         masks = masks_of(structure, encoder.shape)
-        device = self.accelerator.device
-        kept = Units(*(torch.from_numpy(mask).float().to(device) for mask in masks))
+        kept = Units(*(torch.from_numpy(mask).float().to(self.device) for mask in masks))
         fold(encoder, masking.scorer.gates(kept, training=False))
         model.cpu()
         remove(model, structure)
@@ -181,12 +177,9 @@ class TrainingSession:
 
     def held_loss(self, model: Any) -> float:
         """Mean loss of a model without gates on the examples held out, as in the log; by this process alone."""
-        device = self.accelerator.device
         outputs_alone = self._recipe.distillation.model_copy(update={"hidden": 0.0})
-        encoder = encoder_of(model.to(device))
-        loss = mean_loss(
-            Teaching(outputs_alone, self._dense.task, encoder, self._teacher), model, self._held, device, Group()
-        )
+        encoder = encoder_of(model.to(self.device))
+        loss = mean_loss(Teaching(outputs_alone, self._dense.task, encoder, self._teacher), model, self._held, Group())
         model.cpu()
         return loss
 
@@ -198,7 +191,7 @@ class TrainingSession:
             structure: the units that it keeps.
 
         Returns:
-            The trained model, on the accelerator's device, and the phase's result.
+            The trained model, on the session's device, and the phase's result.
 
         Raises:
             TrainingError: training diverges.
@@ -296,7 +289,7 @@ class TrainingSession:
     def _train_pruned(
         self, name: str, rates: Rates, model: Any, structure: Structure, facts: dict[str, Any]
     ) -> tuple[Any, Phase]:
-        model.to(self.accelerator.device)
+        model.to(self.device)
         facts = {"kept": [structure.heads, structure.filters], **facts}
         return model, self._run(name, encoder_of(model), rates, None, facts)
 
@@ -317,7 +310,7 @@ class TrainingSession:
             spec = PhaseSpec(
                 name, rates, watching.times, watching.patience, self._seed, {"done": done, **(facts or {})}
             )
-            execution = Execution(self.accelerator, self._together, self._checkpoints, self._tell)
+            execution = Execution(self._recipe.precision, self._together, self._checkpoints, self._tell)
             trainer = Trainer(spec, encoder, teaching, self._train, self._held, execution, masking)
             phase = trainer.run(self._resume if self.resumed_phase == name else None)
         finally:

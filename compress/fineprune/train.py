@@ -1,4 +1,4 @@
-"""The training loop: one phase of a recipe, on one process or several (accelerate), interrupted or not.
+"""The training loop: one phase of a recipe, on one process or several, interrupted or not.
 
 Everything random is a function of the seed and the step. So a phase that is resumed from a checkpoint ends, bit for
 bit, with the same weights as one that was not interrupted.
@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from compress.core.errors import TrainingError
+from compress.core.oom import out_of_memory
 from compress.data.batches import Batch, Encoded
 from compress.fineprune.checkpoints import fill_optimizer, optimizer_tensors
 from compress.fineprune.distill import Losses, Teaching
 from compress.fineprune.mask_protocol import Mask
-from compress.fineprune.parallel import Feeder, combine, mean_loss
+from compress.fineprune.parallel import Feeder, autocast, combine, mean_loss
 from compress.fineprune.phase import Execution, Phase, PhaseSpec, Row, steps_of
 from compress.fineprune.recipe import ScoredRates
 from compress.models.encoder import Encoder
@@ -51,11 +52,11 @@ class Trainer:
 
     Args:
         spec: name, rates, evaluations and seed.
-        encoder: the model that is trained, on the accelerator's device.
+        encoder: the model that is trained, where PyTorch computes.
         teaching: the losses.
         data: examples to train on.
         held: examples held out, to evaluate on.
-        execution: device, processes, checkpoints.
+        execution: number format, processes, checkpoints.
         masking: chooses what stays of the model; None where the structure is fixed.
 
     Attributes:
@@ -74,12 +75,12 @@ class Trainer:
     ) -> None:
         self._spec, self._name, self._rates = spec, spec.name, spec.rates
         self._encoder, self._teaching, self._held, self._masking = encoder, teaching, held, masking
-        self._accelerator, self._group = execution.accelerator, execution.group
+        self._device, self._precision, self._group = encoder.device, execution.precision, execution.group
         self._checkpoints, self._tell = execution.checkpoints, execution.tell
         rates, times = spec.rates, spec.times
         self.steps = steps_of(rates, len(data))
         self._marks = {round(self.steps * (i + 1) / times) for i in range(times)}
-        self._feeder = Feeder(data, rates, f"{spec.seed}/{spec.name}", self._accelerator.device, self._group)
+        self._feeder = Feeder(data, rates, f"{spec.seed}/{spec.name}", self._device, self._group)
         self._parameters = trained_parameters(encoder.model)
         self._named = {n: p for n, p in encoder.model.named_parameters() if any(p is q for q in self._parameters)}
         self._optimizer = torch.optim.AdamW(
@@ -148,7 +149,7 @@ class Trainer:
     def training(self) -> Iterator[None]:
         """Turn gradients on for the trained parameters; everything is as before when the block ends."""
         model = self._encoder.model
-        devices = [self._accelerator.device] if self._accelerator.device.type == "cuda" else []
+        devices = [self._device] if self._device.type == "cuda" else []
         for parameter in self._parameters:
             parameter.requires_grad_(True)
         try:
@@ -178,11 +179,7 @@ class Trainer:
         masking = self._masking
         if masking is not None:
             masking.begin(step)
-        done: list[tuple[Losses, float]] = []
-        for batch, share in self._feeder.parts(step):
-            with self._accelerator.autocast():
-                done.append((self._backward(batch, share), share))
-        losses = combine(self._parameters, done, self._group)
+        losses = combine(self._parameters, self._passes(step), self._group)
         learned = masking is not None and masking.end(step, self._group)
         torch.nn.utils.clip_grad_norm_(self._parameters, self._rates.clip)
         factor = rate_at(step, self.steps, self._rates.warm_up)
@@ -194,6 +191,25 @@ class Trainer:
             _set_rate(self._score_optimizer, factor * self._rates.score_learning_rate)
             self._score_optimizer.step()
         return losses
+
+    def _passes(self, step: int) -> list[tuple[Losses, float]]:
+        """Forward and backward passes of this process's parts of a step; of twice as many where memory runs out."""
+        while True:
+            done: list[tuple[Losses, float]] = []
+            try:
+                for batch, share in self._feeder.parts(step):
+                    with autocast(self._device, self._precision):
+                        done.append((self._backward(batch, share), share))
+                return done
+            except (MemoryError, RuntimeError) as error:
+                if not (out_of_memory(error) and self._feeder.divide(step)):
+                    raise
+            # Gradients of parts that had room come again with the rest.
+            self._optimizer.zero_grad(set_to_none=True)
+            self._teaching.forget()
+            if self._masking is not None:
+                self._masking.restart()
+            self._tell(f"warning: {self._name}: memory ran out; a step goes on in {self._feeder.divided} parts")
 
     def _backward(self, batch: Batch, share: float) -> Losses:
         """Forward and backward pass of a part of a step."""
@@ -273,7 +289,7 @@ class Trainer:
     def _held_loss(self) -> float:
         """Mean loss on the held-out examples, with the gates of test time."""
         with nullcontext() if self._masking is None else self._masking.settled():
-            return mean_loss(self._teaching, self._encoder.model, self._held, self._accelerator.device, self._group)
+            return mean_loss(self._teaching, self._encoder.model, self._held, self._group)
 
     def save(self, step: int, before: float) -> None:
         """Save the state after ``step`` steps.
@@ -304,11 +320,10 @@ class Trainer:
         self._checkpoints.save(facts, tensors)
 
     def _restore(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[int, float]:
-        device = self._accelerator.device
         groups: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             group, _, rest = name.partition(".")
-            groups.setdefault(group, {})[rest] = tensor.to(device)
+            groups.setdefault(group, {})[rest] = tensor.to(self._device)
         self._take(groups["model"])
         self._best = groups.get("best", {})
         self._best_at, self._best_loss, self._worse = facts["best"]

@@ -67,8 +67,8 @@ class UnitScorer(Scorer):
         self._encoder, self._costs, self._scale = encoder, costs, 1.0
         shape = encoder.shape
         self._sizes = (shape.layers, shape.heads), (shape.layers, shape.filters)
-        self._device = next(encoder.model.parameters()).device
-        self.generator = torch.Generator(self._device).manual_seed(seed)
+        self._device = encoder.device
+        self.generator = torch.Generator().manual_seed(seed)
         super().__init__([part.to(self._device) for part in self._starting(start, seed)], Units._fields, strength)
         for scores in self.scores:
             scores.requires_grad_(self.trained)
@@ -128,7 +128,7 @@ class UnitScorer(Scorer):
 
     def importance(self) -> UnitImportance:
         """The numbers that the projection maximises, [layers, units] each."""
-        worth = [part.detach().double().cpu().numpy() for part in self.worth()]
+        worth = [part.detach().cpu().double().numpy() for part in self.worth()]
         least = _LEAST * max(float(part.max()) for part in worth)
         scale = sum(self._costs)
         factors = [cost / scale if self.weighted else 1.0 for cost in self._costs]
@@ -173,7 +173,7 @@ class UnitHardConcrete(UnitScorer, HardConcrete):
         """Draw gates, each in 0..1, differentiable in the scores."""
         drawn = []
         for scores in self.scores:
-            u = torch.rand(scores.shape, generator=self.generator, device=self._device).clamp(1e-6, 1 - 1e-6)
+            u = torch.rand(scores.shape, generator=self.generator).to(self._device).clamp(1e-6, 1 - 1e-6)
             drawn.append(((u.log() - (1 - u).log() + scores) / TEMPERATURE).sigmoid())
         return Units(*((s * (HIGH - LOW) + LOW).clamp(0, 1) for s in drawn))
 

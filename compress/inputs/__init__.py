@@ -5,6 +5,8 @@
     weights        weight files: whole, not quantized, with the names that the model has
     processors     tokenizers and image processors
     checkpoint     the dense model with its tokenizer and task
+    devices        the devices that PyTorch has here
+    compute        where PyTorch computes: checked, chosen, given up
     torch_state    torch's process-wide state: ours inside a command, the caller's again after it
     quiet          no progress bars of libraries
     load           checkpoint, target, calibration and evaluation examples

@@ -14,6 +14,8 @@ from compress.data.load import is_one_part, load_data, sample_rows
 from compress.data.origin import notes_of, select_rows
 from compress.data.splits import CALIBRATION, EVALUATION, label_difference
 from compress.inputs.checkpoint import Checkpoint, load_checkpoint
+from compress.inputs.compute import Compute, Need
+from compress.inputs.devices import refuse_absent
 from compress.inputs.sanity import MOST_ROWS, check_standing
 from compress.inputs.tokenizer_settings import longest_text
 from compress.options.help import DEFAULTS
@@ -41,6 +43,7 @@ class Loaded:
         evaluation: examples to validate on; empty if none are needed.
         columns: columns and meaning of labels of each split, decided once; empty without data.
         rows: all rows that calibration examples were drawn from; None where nothing is trained.
+        compute: where PyTorch computes.
     """
 
     checkpoint: Checkpoint
@@ -49,6 +52,7 @@ class Loaded:
     evaluation: Encoded
     columns: Mapping[str, Columns] = field(default_factory=dict)
     rows: Dataset | None = None
+    compute: Compute = field(default_factory=Compute)
 
     @property
     def shape(self) -> EncoderShape:
@@ -98,7 +102,10 @@ def load_model(config: RunConfig, progress: Progress | None = None) -> Loaded:
             progress.info(sentence)
         if config.seq_len > longest:
             progress.info(f"texts are cut to {longest:.0f} tokens, as the model's tokenizer does")
-    return Loaded(checkpoint, target, _no_examples(checkpoint), _no_examples(checkpoint))
+    say = None if progress is None else progress.info
+    compute = Compute(config.device, Need.of(checkpoint, config.seq_len), say)
+    none = _no_examples(checkpoint)
+    return Loaded(checkpoint, target, none, none, compute=compute)
 
 
 def load(config: RunConfig, progress: Progress, *, evaluation: bool = True) -> Loaded:
@@ -112,6 +119,7 @@ def load(config: RunConfig, progress: Progress, *, evaluation: bool = True) -> L
     Raises:
         CompressError: of the class that fits the fault.
     """
+    refuse_absent(config.device)
     bare = load_model(config, progress)
     checkpoint = bare.checkpoint
     if checkpoint.left_out:
@@ -136,7 +144,8 @@ def load(config: RunConfig, progress: Progress, *, evaluation: bool = True) -> L
     examples = bare.evaluation
     if held is not None:
         examples = _encode(config, checkpoint, held, columns[EVALUATION], None)
-    loaded = Loaded(checkpoint, bare.target, calibration, examples, columns, train if _trains(config) else None)
+    rows = train if _trains(config) else None
+    loaded = Loaded(checkpoint, bare.target, calibration, examples, columns, rows, bare.compute)
     _check_standing(config, loaded, splits, progress)
     return loaded
 
@@ -172,7 +181,12 @@ def _check_standing(config: RunConfig, loaded: Loaded, splits: Mapping[str, Data
     examples = loaded.evaluation
     if split == CALIBRATION or len(rows) > MOST_ROWS:
         examples = _encode(config, loaded.checkpoint, sample_rows(rows, MOST_ROWS, config.seed), columns, None)
-    check_standing(loaded.checkpoint, examples, columns, split, progress, allow_chance=config.allow_chance)
+
+    def check() -> None:
+        with loaded.compute.on(loaded.checkpoint) as there:
+            check_standing(there, examples, columns, split, progress, allow_chance=config.allow_chance)
+
+    loaded.compute.attempt(check)
 
 
 def settle_seq_len(config: RunConfig, loaded: Loaded) -> RunConfig:

@@ -85,7 +85,11 @@ def _settings() -> list[tuple[Callable[[], Any], Callable[[Any], Any], Any]]:
     ]
     try:
         # A caller that has used torch's newer names for precisions cannot be asked by the older ones.
-        torch.get_float32_matmul_precision()
+        torch.get_float32_matmul_precision(), cudnn.allow_tf32
     except RuntimeError:
         return settings
-    return [*settings, (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest")]
+    return [
+        *settings,
+        flag(cudnn, "allow_tf32", False),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
+    ]

@@ -17,8 +17,10 @@ from compress.models.families import INPUTS, SublayerKind
 from compress.models.families import Architecture as Architecture
 from compress.models.families import family_of as family_of
 from compress.models.families import register as register
+from compress.models.placement import device_of
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
     from torch.utils.hooks import RemovableHandle
 
@@ -133,6 +135,11 @@ class Encoder:
 
     def __iter__(self) -> Iterator[EncoderLayer]:
         return iter(self.layers)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights lie, and so where it computes."""
+        return device_of(self.model)
 
 
 def shape_of(config: Any) -> EncoderShape:

@@ -35,6 +35,15 @@ def _text_of_path(value: object) -> object:
 Place = Annotated[str, BeforeValidator(_text_of_path), Field(min_length=1)]
 
 
+def _text_of_device(value: object) -> object:
+    """Return the name of a device; a ``torch.device`` is one too."""
+    if type(value).__module__ == "torch" and type(value).__name__ == "device":
+        value = str(value)
+    if isinstance(value, str) and not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value):
+        raise ValueError("must be auto, cpu, cuda, cuda:N (as cuda:1) or mps")
+    return value
+
+
 def _default_output(values: dict[str, Any]) -> Path:
     """Return ``artifacts/<model>-<target>-<budget>``, from the fields validated before ``output``."""
     model = os.path.abspath(os.path.expanduser(values.get("model", "model")))
@@ -110,6 +119,7 @@ class RunConfig(BaseModel):
     checkpoint_minutes: float = _stated("checkpoint_minutes")
     effort: Literal["fast", "standard", "thorough"] = _stated("effort")
     search_seconds: float | None = _stated("search_seconds")
+    device: Annotated[str, BeforeValidator(_text_of_device)] = _stated("device")
     seed: int = _stated("seed")
     output: Annotated[Path, Field(strict=False, default_factory=_default_output)]
 

@@ -277,6 +277,13 @@ OPTIONS: dict[str, Option] = {
             example=60.0,
             pointless_unstructured="there is no structure to search for",
         ),
+        Option(
+            "device",
+            "Where PyTorch computes here, now: calibration, reconstruction, training. Another thing than --target, "
+            "where the artifact will run. auto: a GPU that has room, else the processor.",
+            default="auto",
+            metavar="auto|cpu|cuda|cuda:N|mps",
+        ),
         Option("seed", "Seed of every random choice.", default=0, type=int, least=0, most=2**32 - 1, metavar="N"),
         Option(
             "output",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from compress.data.batches import Encoded
     from compress.fineprune.session import TrainingSession
     from compress.inputs.checkpoint import Checkpoint
+    from compress.inputs.compute import Compute
     from compress.options.run_config import RunConfig
 
 # Commands with something to share; of the others the first process is enough.
@@ -113,8 +114,13 @@ class _Helper:
 
         with self._group.agreeing():
             data = unpacked(facts["examples"], tensors)
-            config, checkpoint = _same_model(facts, data)
-        observe(config, checkpoint, data, self._group)
+            config, checkpoint, compute = _same_model(facts, data)
+
+        def take_part() -> None:
+            with compute.on(checkpoint) as dense:
+                observe(config, dense, data, self._group)
+
+        compute.attempt(take_part, alone=False)
 
     def _prepare_training(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         with self._group.agreeing():
@@ -130,28 +136,33 @@ class _Helper:
                 )
                 for name in ("calibration", "train", "held")
             )
-            config, checkpoint = _same_model(facts, calibration)
+            config, checkpoint, compute = _same_model(facts, calibration)
             teacher = None
             if facts["teacher"] is not None:
                 teacher = load_teacher(str(config.teacher), config, checkpoint)
                 _refuse_other(str(config.teacher), teacher, facts["teacher"])
             prepared = Prepared(Recipe.model_validate_json(facts["recipe"]), teacher, train, held)
-            self._session = TrainingSession(checkpoint, prepared, seed=config.seed, group=self._group)
+            self._session = TrainingSession(
+                checkpoint, prepared, seed=config.seed, group=self._group, device=compute.device
+            )
 
 
-def _same_model(facts: dict[str, Any], calibration: Encoded) -> tuple[RunConfig, Checkpoint]:
-    """The first process's options and model.
+def _same_model(facts: dict[str, Any], calibration: Encoded) -> tuple[RunConfig, Checkpoint, Compute]:
+    """The first process's options and model, and a device of the same kind as its own.
 
     Raises:
+        DeviceError: there is none.
         ModelError: what lies under the model's name here has other weights.
     """
     from compress.inputs.load import load_model
     from compress.options.run_config import make_config
 
     config = make_config(facts["config"])
-    checkpoint = load_model(config).checkpoint
+    loaded = load_model(config)
+    checkpoint, compute = loaded.checkpoint, loaded.compute
+    assert compute.device
     _refuse_other(str(config.model), checkpoint, facts["weights"])
-    return config, replace(checkpoint, task=checkpoint.task.of_calibration(calibration))
+    return config, replace(checkpoint, task=checkpoint.task.of_calibration(calibration)), compute
 
 
 def _refuse_other(name: str, checkpoint: Checkpoint, fingerprint: str) -> None:

@@ -23,6 +23,9 @@ from compress.stages.context import Run
 from compress.stages.present_device import PresentDevice
 from compress.stages.stage import Stages
 
+# Options that were about making the artifact: the GPU that it was made with need not be here.
+_OF_THE_RUN = {"profile": None, "device": "cpu"}
+
 
 @own_torch_state()
 def validate_artifact(
@@ -52,7 +55,7 @@ def validate_artifact(
         )
     refuse_damage(artifact)
     try:
-        config = make_config({**manifest["configuration"], "output": artifact, "profile": None, **(overrides or {})})
+        config = make_config({**manifest["configuration"], **_OF_THE_RUN, "output": artifact, **(overrides or {})})
         engine = Engine.from_json(manifest["engine"]) if "engine" in manifest else Engine()
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"'{artifact}' does not say how it was made: {error}; make it again") from None

@@ -6,8 +6,11 @@ Nothing is profiled or timed: zeros in a matrix save bytes, and no runtime that 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from compress.artifact.directory import staged
 from compress.artifact.files import TRAINING
@@ -20,6 +23,7 @@ from compress.fineprune.prepare import Prepared, open_session, prepare, teacher_
 from compress.inputs.load import Loaded, load, settle_seq_len
 from compress.options.run_config import RunConfig
 from compress.options.table import OPTIONS, flag
+from compress.stages.computing import computing
 from compress.stages.context import Run
 from compress.stages.results import Evaluated, FinePruned, Finished, Proposal, Repairs
 from compress.stages.search import dense_plan
@@ -111,6 +115,7 @@ def run_unstructured(
     return plan, validation
 
 
+@computing
 def _thin_out(run: Run, prepared: Prepared) -> Thinned:
     from compress.sparsity.train import thin_out
 
@@ -118,6 +123,19 @@ def _thin_out(run: Run, prepared: Prepared) -> Thinned:
     assert config.unstructured is not None and recipe.unstructured is not None
     session = open_session(config, loaded, prepared, run.stages) if recipe.unstructured.trains else None
     return thin_out(loaded.checkpoint, recipe, config.unstructured, session, seed=config.seed)
+
+
+@computing
+def _answers(run: Run, masked: Any, compact: Any) -> list[NDArray[Any]]:
+    """Outputs of the dense model, the masked one and the compact file, where PyTorch computes."""
+    from compress.tasks import outputs_of
+
+    loaded = run.loaded
+    task, found = loaded.checkpoint.task, []
+    for model in (loaded.checkpoint.model, masked, compact):
+        with loaded.compute.on(replace(loaded.checkpoint, model=model)) as there:
+            found.append(outputs_of(there.model, task, loaded.evaluation))
+    return found
 
 
 def _validate(
@@ -136,11 +154,10 @@ def _validate(
     from compress.stages.evaluate import weakness
     from compress.stages.export import DENSE_ENGINE
     from compress.stages.validate import Measurement, deployment_section, metric_section, slices_section
-    from compress.tasks import outputs_of
 
     config, loaded = run.config, run.loaded
     task, data = loaded.checkpoint.task, loaded.evaluation
-    dense, masked, packed = (outputs_of(m, task, data) for m in (loaded.checkpoint.model, thinned.model, compact))
+    dense, masked, packed = _answers(run, thinned.model, compact)
     metric, outcomes = metric_section(task, data, dense, packed)
     assert config.unstructured is not None
     weights = weights_section(

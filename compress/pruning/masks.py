@@ -35,10 +35,10 @@ class Gates:
     @classmethod
     def ones(cls, encoder: Encoder) -> Gates:
         """All gates at 1: they change nothing."""
-        shape = encoder.shape
+        shape, device = encoder.shape, encoder.device
         return cls(
-            heads=tuple(torch.ones(shape.heads) for _ in encoder),
-            filters=tuple(torch.ones(shape.filters) for _ in encoder),
+            heads=tuple(torch.ones(shape.heads, device=device) for _ in encoder),
+            filters=tuple(torch.ones(shape.filters, device=device) for _ in encoder),
         )
 
     @classmethod

@@ -128,13 +128,14 @@ def _remove_heads(layer: EncoderLayer, kept: tuple[int, ...], head_size: int) ->
             layer.set("attention_output", bias_only)
         layer.set("attention", NoAttention(projection, bias_only))
         return
-    units = torch.tensor([head * head_size + i for head in kept for i in range(head_size)])
+    device = layer.get("attention_output").weight.device
+    units = torch.tensor([head * head_size + i for head in kept for i in range(head_size)], device=device)
     for role, matrices in layer.inputs("attention").items():
         _keep_rows(layer.get(role), units, matrices)
     for linear in layer.further_by_head().values():
         _keep_rows(linear, units)
     if family.position_bias is not None:
-        select_position_bias(attention, kept, family.position_bias)
+        select_position_bias(attention, kept, family.position_bias, device)
     _keep_columns(layer.get("attention_output"), units)
     sizes = dict.fromkeys(family.head_count_attributes, len(kept))
     # DistilBERT of transformers 4 computes the head size as dim / n_heads: its `dim` must shrink with the heads.
@@ -144,7 +145,9 @@ def _remove_heads(layer: EncoderLayer, kept: tuple[int, ...], head_size: int) ->
             setattr(attention, name, value)
 
 
-def select_position_bias(attention: nn.Module, kept: tuple[int, ...], argument: str) -> None:
+def select_position_bias(
+    attention: nn.Module, kept: tuple[int, ...], argument: str, device: torch.device | None = None
+) -> None:
     """Let an attention module select its own heads from the position bias that the model computes for all heads.
 
     The indices become a buffer of the module, so that they are saved and loaded with the weights.
@@ -153,8 +156,9 @@ def select_position_bias(attention: nn.Module, kept: tuple[int, ...], argument: 
         attention: the module, changed in place.
         kept: heads that the module has kept, ascending.
         argument: name of the module's argument that is the bias [batch or 1, heads, sequence, sequence].
+        device: of the module; None is the processor.
     """
-    attention.register_buffer(KEPT_HEADS, torch.tensor(kept))
+    attention.register_buffer(KEPT_HEADS, torch.tensor(kept, device=device))
     attention.register_forward_pre_hook(partial(_select_bias, argument), with_kwargs=True)
 
 
@@ -200,7 +204,7 @@ def _remove_filters(layer: EncoderLayer, kept: tuple[int, ...]) -> None:
         for role, matrices in layer.inputs("ffn").items():
             layer.set(role, Skip(matrices))
         return
-    units = torch.tensor(kept)
+    units = torch.tensor(kept, device=layer.get("ffn_output").weight.device)
     for role, matrices in layer.inputs("ffn").items():
         _keep_rows(layer.get(role), units, matrices)
     _keep_columns(layer.get("ffn_output"), units)
@@ -212,7 +216,7 @@ def _give_biases(encoder: Encoder) -> None:
         for role in ("attention_output", "ffn_output"):
             linear = layer.get(role)
             if cast("Tensor | None", linear.bias) is None:
-                zeros = torch.zeros(linear.out_features, dtype=linear.weight.dtype)
+                zeros = linear.weight.new_zeros(linear.out_features)
                 linear.bias = nn.Parameter(zeros, requires_grad=linear.weight.requires_grad)
 
 

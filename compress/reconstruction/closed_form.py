@@ -19,8 +19,9 @@ examples. A fit is accepted only if its held-out error falls.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 from compress.data.batches import Encoded
 from compress.models.encoder import Encoder, EncoderLayer
 from compress.models.families import SUBLAYER_KINDS, SublayerKind
+from compress.models.placement import exact
 from compress.reconstruction.layerwise import Teacher, divergence, positions_read
 from compress.reconstruction.least_squares import Gram, GramSum, ridge_solution, scale_solution
 from compress.reconstruction.student_layer import Regressors, StudentLayer, width_of
@@ -71,9 +73,9 @@ def _weights_of(module: nn.Module) -> Tensor:
     weight, bias = _weight(module), cast("Tensor | None", getattr(module, "bias", None))
     if weight is None:
         assert bias is not None
-        return bias.detach()[None].double()
-    row = torch.zeros(len(weight)) if bias is None else bias.detach()
-    return torch.cat([weight.T, row[None]]).double()
+        return exact(bias.detach()[None])
+    row = weight.new_zeros(len(weight)) if bias is None else bias.detach()
+    return exact(torch.cat([weight.T, row[None]]))
 
 
 def _weight(module: nn.Module) -> Tensor | None:
@@ -84,9 +86,10 @@ def _weight(module: nn.Module) -> Tensor | None:
 
 def _store(module: nn.Module, weights: Tensor) -> None:
     """Write weights [inputs + 1, outputs] back; creates the bias if it is missing."""
+    device = next(module.parameters()).device
     if _weight(module) is not None:
-        module.weight = nn.Parameter(weights[:-1].T.float().contiguous(), requires_grad=False)
-    module.bias = nn.Parameter(weights[-1].float().contiguous(), requires_grad=False)
+        module.weight = nn.Parameter(weights[:-1].T.float().contiguous().to(device), requires_grad=False)
+    module.bias = nn.Parameter(weights[-1].float().contiguous().to(device), requires_grad=False)
 
 
 @torch.no_grad()
@@ -98,6 +101,7 @@ def reconstruct(
     *,
     method: str = "full",
     seed: int = 0,
+    batch_size: int = 32,
 ) -> list[SublayerFit]:
     """Fit every output matrix of a pruned model to the dense model, in place, first layer first.
 
@@ -108,6 +112,7 @@ def reconstruct(
         data: calibration examples; labels are not used.
         method: ``full``: whole matrix and bias; ``kwon``: one scale per unit.
         seed: of the split into training and held-out examples.
+        batch_size: examples in a forward pass.
 
     Returns:
         The fit of every sublayer; empty if there are fewer than ``LEAST_SAMPLES`` examples. If the outputs of the whole
@@ -118,13 +123,13 @@ def reconstruct(
     held_out = np.zeros(len(data), dtype=bool)
     held_out[np.random.default_rng(seed).permutation(len(data))[: max(1, int(HELD_OUT * len(data)))]] = True
     judges = data.select(np.flatnonzero(held_out))
-    before = divergence(dense.model, student.model, task, judges)
+    before = divergence(dense.model, student.model, task, judges, 2 * batch_size)
     outputs = [layer.get(f"{kind}_output") for layer in student for kind in SUBLAYER_KINDS]
     start = [_weights_of(module) for module in outputs]
     read = positions_read(dense, task, data) if method == "full" else None
-    teacher = Teacher(dense, task, data)
+    teacher = Teacher(dense, task, data, batch_size=batch_size)
     results = fit_sublayers(teacher, student, held_out, method=method, read=read)
-    after = divergence(dense.model, student.model, task, judges)
+    after = divergence(dense.model, student.model, task, judges, 2 * batch_size)
     if math.isfinite(before) and not after <= before:
         # With very few examples every sublayer can improve on its own while the whole model does not.
         for module, weights in zip(outputs, start, strict=True):
@@ -167,7 +172,8 @@ def fit_sublayers(
         running = StudentLayer(layer, teacher.calls, own)
         for kind, totals in targets.items():
             width = width_of(layer, kind)
-            grams = _accumulate(running.regressors(kind), width, totals, held_out, read if last else None)
+            sums = partial(GramSum, width, totals[0].shape[-1], teacher.calls[0].device)
+            grams = _accumulate(running.regressors(kind), sums, totals, held_out, read if last else None)
             unit_size = student.shape.head_size if kind == "attention" else 1
             results.append(_refit(layer, kind, grams, method, unit_size, ridges, bystanders))
         if not last:
@@ -186,20 +192,18 @@ class _Grams:
 
 def _accumulate(
     regressors: Iterable[Regressors],
-    width: int,
+    empty: Callable[[], GramSum],
     targets: list[Tensor],
     held_out: NDArray[np.bool_],
     read: Tensor | None,
 ) -> _Grams:
-    outputs = targets[0].shape[-1]
-    train, held = GramSum(width, outputs), GramSum(width, outputs)
-    rest = None if read is None else GramSum(width, outputs)
+    train, held, rest = empty(), empty(), None if read is None else empty()
     for (call, inputs, residual), target in zip(regressors, targets, strict=True):
         # The sublayer's target: added to the student's own residual it gives the teacher's sum.
-        y = target - residual
-        x = inputs[..., :width]
-        is_held = torch.from_numpy(held_out[call.indices])[:, None] & call.mask
-        is_train = ~torch.from_numpy(held_out[call.indices])[:, None] & call.mask
+        y = target.to(residual.device) - residual
+        x = inputs[..., : train.inputs]
+        judges = torch.from_numpy(held_out[call.indices]).to(call.device)[:, None]
+        is_held, is_train = judges & call.mask, ~judges & call.mask
         if read is not None and rest is not None:
             matters = torch.zeros_like(call.mask)
             matters[:, read[read < matters.shape[1]]] = True

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from compress.core.plan import EncoderShape, Widths
 from compress.data.batches import Encoded
 from compress.models.encoder import Encoder, widths_of
+from compress.models.placement import same_device
 from compress.reconstruction.hidden_states import HiddenStates
 from compress.reconstruction.layerwise import positions_read
 from compress.reconstruction.lessons import Lesson, Lessons
@@ -120,6 +121,7 @@ def fit_jointly(
     epochs: int,
     most_flops: float | None = None,
     seed: int = 0,
+    at_once: int = BATCH_SIZE,
 ) -> JointFit | None:
     """Train the pruned model towards the dense model's outputs and hidden states, in place.
 
@@ -131,6 +133,8 @@ def fit_jointly(
         epochs: passes over the training part of the examples.
         most_flops: bound on floating-point operations, which can reduce the number of steps; None for no bound.
         seed: of the held-out split and the order of examples.
+        at_once: examples in a forward and backward pass; where that is fewer, a step of ``BATCH_SIZE`` examples has
+            several, whose gradients add up to those of the whole.
 
     Returns:
         Divergence before and after; None if there was no training (no steps, or fewer than ``LEAST_SAMPLES`` examples).
@@ -138,10 +142,13 @@ def fit_jointly(
     steps = steps_within(dense.shape, widths_of(student.model), data, epochs, most_flops)
     if steps < 1 or len(data) < LEAST_SAMPLES:
         return None
+    same_device(dense.model, student.model)
     held, train = split(len(data), seed)
     read = positions_read(dense, task, data)
-    judge = _Judge(student, task, Lessons(dense, task, data.select(held), read, BATCH_SIZE))
-    trainer = _Trainer(student, task, Lessons(dense, task, data.select(train), read, BATCH_SIZE), seed)
+    judges, lessons = (
+        Lessons(dense, task, data.select(part), read, BATCH_SIZE, at_once=at_once) for part in (held, train)
+    )
+    judge, trainer = _Judge(student, task, judges), _Trainer(student, task, lessons, seed)
     before = judge()
     start = trainer.weights()
     rate = _pilot(trainer, judge, before, steps)
@@ -186,8 +193,9 @@ class _Judge:
         """Mean divergence of the student, as it is now, from the dense model."""
         examples, total = 0, 0.0
         for lesson in self._lessons:
-            outputs = self._task.forward(self._student.model, lesson.batch.inputs)
-            total += float(self._task.divergence(outputs, lesson.outputs).sum())
+            for part, _ in self._lessons.parts(lesson):
+                outputs = self._task.forward(self._student.model, part.batch.inputs)
+                total += float(self._task.divergence(outputs, part.outputs).sum())
             examples += len(lesson.batch.indices)
         return total / examples
 
@@ -220,9 +228,9 @@ class _Trainer:
         lessons = self._lessons.endless(np.random.default_rng(self._seed))
         with self._trainable(), closing(HiddenStates(self._student)) as own:
             for lesson in islice(lessons, steps):
-                loss = self._loss(lesson, own)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                for part, share in self._lessons.parts(lesson):
+                    (share * self._loss(part, own)).backward()
                 torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
                 optimizer.step()
                 schedule.step()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from compress.data.batches import Encoded
 from compress.models.encoder import Encoder, EncoderLayer
 from compress.models.families import SUBLAYER_KINDS, SublayerKind
+from compress.models.placement import moved, roomy, same_device
 from compress.tasks import Task
 
 
@@ -38,16 +39,19 @@ class LayerCall:
         arguments: positional and named arguments of each layer's call, or one pair for all layers; without the hidden
             states.
         by_name: whether hidden states are passed by name.
+        device: where the layers compute. Hidden states and arguments may wait on the processor.
     """
 
     mask: Tensor
     indices: NDArray[np.int64]
     arguments: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...]
     by_name: bool
+    device: torch.device
 
     def __call__(self, layer: EncoderLayer, hidden: Tensor) -> Tensor:
         """The layer's output [batch, sequence, hidden]."""
-        arguments, keywords = self.arguments[min(layer.number, len(self.arguments) - 1)]
+        arguments, keywords = moved(self.arguments[min(layer.number, len(self.arguments) - 1)], self.device)
+        hidden = hidden.to(self.device)
         if self.by_name:
             output = layer.module(*arguments, hidden_states=hidden, **keywords)
         else:
@@ -56,7 +60,9 @@ class LayerCall:
 
 
 @torch.no_grad()
-def first_inputs(encoder: Encoder, task: Task, data: Encoded, batch_size: int) -> list[tuple[LayerCall, Tensor]]:
+def first_inputs(
+    encoder: Encoder, task: Task, data: Encoded, batch_size: int, store: torch.device | None = None
+) -> list[tuple[LayerCall, Tensor]]:
     """Embed all examples.
 
     Args:
@@ -64,6 +70,7 @@ def first_inputs(encoder: Encoder, task: Task, data: Encoded, batch_size: int) -
         task: runs the model.
         data: examples.
         batch_size: examples in a forward pass.
+        store: where inputs and arguments lie afterwards; None is the model's device.
 
     Returns:
         For every batch, how the model calls its layers, and the first layer's input [batch, sequence, hidden].
@@ -79,22 +86,19 @@ def first_inputs(encoder: Encoder, task: Task, data: Encoded, batch_size: int) -
     result = []
     handles = [layer.module.register_forward_pre_hook(catch, with_kwargs=True) for layer in watched]
     try:
-        for batch in data.batches(batch_size):
+        for batch in data.batches(batch_size, device=encoder.device):
             with suppress(Stop):
                 task.forward(encoder.model, batch.inputs)
             arguments, keywords = caught[0]
             by_name = "hidden_states" in keywords
             hidden = keywords["hidden_states"] if by_name else arguments[0]
-            call = LayerCall(
-                mask=batch.mask,
-                indices=batch.indices,
-                arguments=tuple(
-                    (a if by_name else a[1:], {k: v for k, v in b.items() if k != "hidden_states"}) for a, b in caught
-                ),
-                by_name=by_name,
+            others = tuple(
+                (a if by_name else a[1:], {k: v for k, v in b.items() if k != "hidden_states"}) for a, b in caught
             )
+            place = hidden.device if store is None else store
+            call = LayerCall(batch.mask, batch.indices, moved(others, place), by_name, hidden.device)
             caught.clear()
-            result.append((call, hidden))
+            result.append((call, hidden.to(place)))
     finally:
         for handle in handles:
             handle.remove()
@@ -127,10 +131,14 @@ class Teacher:
     Attributes:
         calls: how layers are called, per batch.
         hidden: input of the first layer, per batch [batch, sequence, hidden].
+        store: where what is kept of all examples lies: the model's device, or the processor where that has no room.
     """
 
     def __init__(self, dense: Encoder, task: Task, data: Encoded, *, batch_size: int = 32, keep: bool = False) -> None:
-        inputs = first_inputs(dense, task, data, batch_size)
+        # Inputs, states and targets of both models at once, or the targets of all layers.
+        kept = 2 * len(dense.layers) + 2 if keep else 5
+        self.store = roomy(dense.device, kept * 4 * int(data.lengths.sum()) * dense.shape.hidden_size)
+        inputs = first_inputs(dense, task, data, batch_size, self.store)
         self.calls = [call for call, _ in inputs]
         self.hidden = [hidden for _, hidden in inputs]
         self._dense = dense
@@ -153,9 +161,9 @@ class Teacher:
         totals: dict[SublayerKind, list[Tensor]] = {kind: [] for kind in SUBLAYER_KINDS}
         for i, call in enumerate(self.calls):
             with _sums_of(layer) as found:
-                self._states[i] = call(layer, self._states[i])
+                self._states[i] = call(layer, self._states[i]).to(self.store)
             for kind in SUBLAYER_KINDS:
-                totals[kind].append(found[kind])
+                totals[kind].append(found[kind].to(self.store))
         return totals
 
 
@@ -179,7 +187,7 @@ def positions_read(encoder: Encoder, task: Task, data: Encoded, batch_size: int 
     # The longest and the shortest: a position that depends on the length differs between them.
     order = np.argsort(data.lengths, kind="stable")
     ends = np.unique(np.concatenate([order[: batch_size // 2], order[-(batch_size - batch_size // 2) :]]))
-    batch = next(iter(data.select(ends).batches(batch_size)))
+    batch = next(iter(data.select(ends).batches(batch_size, device=encoder.device)))
     caught: list[Tensor] = []
 
     def catch(_: Any, __: Any, output: Any) -> Any:
@@ -194,7 +202,7 @@ def positions_read(encoder: Encoder, task: Task, data: Encoded, batch_size: int 
     finally:
         handle.remove()
     # In a random direction, since for example the length of a normalised embedding has no gradient.
-    direction = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0))
+    direction = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs.device)
     (gradient,) = torch.autograd.grad((outputs * direction).sum(), caught)
     rows = gradient.abs().sum(-1).gt(0)
     read = rows.any(0)
@@ -216,7 +224,7 @@ def divergence(dense: nn.Module, student: nn.Module, task: Task, data: Encoded, 
         The mean over examples; 0 without examples.
     """
     total = 0.0
-    for batch in data.batches(batch_size):
+    for batch in data.batches(batch_size, device=same_device(dense, student)):
         reference = task.forward(dense, batch.inputs)
         total += float(task.divergence(task.forward(student, batch.inputs), reference).sum())
     return total / max(1, len(data))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.errors import DataError
+from compress.models.placement import exact, exact_device
 
 LARGEST_SCALE = 10.0
 # Tokens of one product in the model's precision, before it is added in float64.
@@ -34,19 +35,21 @@ class Gram:
     tokens: int = 0
 
     @classmethod
-    def zeros(cls, inputs: int, outputs: int) -> Gram:
+    def zeros(cls, inputs: int, outputs: int, device: torch.device | None = None) -> Gram:
         """Sums over no tokens.
 
         Args:
             inputs: columns of X.
             outputs: columns of Y.
+            device: of the tokens; None is the processor.
 
         Returns:
             Zeros in float64.
         """
+        where = None if device is None else exact_device(device)
         return cls(
-            torch.zeros(inputs + 1, inputs + 1, dtype=torch.float64),
-            torch.zeros(inputs + 1, outputs, dtype=torch.float64),
+            torch.zeros(inputs + 1, inputs + 1, dtype=torch.float64, device=where),
+            torch.zeros(inputs + 1, outputs, dtype=torch.float64, device=where),
         )
 
     def plus(self, other: Gram, weight: float = 1.0) -> Gram:
@@ -80,10 +83,15 @@ class GramSum:
     Args:
         inputs: columns of X.
         outputs: columns of Y.
+        device: of the tokens; None is the processor.
+
+    Attributes:
+        inputs: columns of X.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        self._sum = Gram.zeros(inputs, outputs)
+    def __init__(self, inputs: int, outputs: int, device: torch.device | None = None) -> None:
+        self.inputs = inputs
+        self._sum = Gram.zeros(inputs, outputs, device)
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._tokens = 0
 
@@ -108,9 +116,10 @@ class GramSum:
         if self._tokens:
             x = torch.cat([nn.functional.pad(x, (0, 1), value=1.0) for x, _ in self._waiting])
             y = torch.cat([y for _, y in self._waiting])
-            self._sum.xx += x.T @ x
-            self._sum.xy += x.T @ y
-            self._sum.yy += float(y.double().square().sum())
+            where = self._sum.xx.device
+            self._sum.xx += (x.T @ x).to(where)
+            self._sum.xy += (x.T @ y).to(where)
+            self._sum.yy += float(exact(y).square().sum())
             self._sum.tokens += len(x)
         self._waiting, self._tokens = [], 0
 
@@ -138,7 +147,8 @@ def solve_spd(matrix: Tensor, right: Tensor) -> Tensor:
     jitter = 0.0
     scale = float(matrix.diagonal().mean().clamp_min(1e-30))
     while True:
-        factor, failed = torch.linalg.cholesky_ex(matrix + jitter * torch.eye(len(matrix), dtype=matrix.dtype))
+        unit = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+        factor, failed = torch.linalg.cholesky_ex(matrix + jitter * unit)
         if not failed:
             return torch.cholesky_solve(right, factor)
         jitter = max(10 * jitter, 1e-12 * scale)
@@ -159,7 +169,7 @@ def ridge_solution(gram: Gram, original: Tensor, ridge: float) -> Tensor:
         DataError: the sums are not finite.
     """
     inputs = len(gram.xx) - 1
-    strength = torch.zeros(inputs + 1, dtype=torch.float64)
+    strength = torch.zeros(inputs + 1, dtype=torch.float64, device=gram.xx.device)
     if inputs:
         strength[:-1] = ridge * gram.xx.diagonal()[:-1].mean()
     return solve_spd(gram.xx + torch.diag(strength), gram.xy + strength[:, None] * original)
@@ -190,7 +200,8 @@ def scale_solution(gram: Gram, original: Tensor, unit_size: int) -> Tensor | Non
     target = gram.xy[:-1] - gram.xx[:-1, -1:] * bias
     right = (weights * target).sum(1).reshape(units, unit_size).sum(1)
     damp = 1e-6 * normal.diagonal().mean().clamp_min(1e-30)
-    scales = solve_spd(normal + damp * torch.eye(units, dtype=torch.float64), (right + damp)[:, None])[:, 0]
+    unit = torch.eye(units, dtype=torch.float64, device=normal.device)
+    scales = solve_spd(normal + damp * unit, (right + damp)[:, None])[:, 0]
     if not bool((scales.abs() <= LARGEST_SCALE).all()):
         return None
     return torch.cat([weights * scales.repeat_interleave(unit_size)[:, None], bias[None]])

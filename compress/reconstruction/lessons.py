@@ -7,7 +7,7 @@ too. So the batches stay what they are from pass to pass; their order changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -54,9 +54,40 @@ class Lesson:
         """
         total = own[0].new_zeros(())
         for state, places, target, scale in zip(own, self.places, self.states, self.scales, strict=True):
+            if not len(places):
+                continue  # a part of a lesson may have no such token
             error = state.flatten(0, 1).index_select(0, places) - target
             total = total + scale * error.square().mean()
         return total
+
+    def parts(self, most: int) -> Iterator[tuple[Lesson, float]]:
+        """Yields parts of at most so many examples with their shares: the shares' sum of losses is that of the whole.
+
+        Args:
+            most: examples in a part; the whole lesson comes where it has no more.
+        """
+        count, length = self.batch.mask.shape
+        if count <= most:
+            yield self, 1.0
+            return
+        for number, batch in enumerate(self.batch.parts(most)):
+            first, share = number * most, len(batch.indices) / count
+            last = first + len(batch.indices)
+            within = [(where >= first * length) & (where < last * length) for where in self.places]
+            yield (
+                Lesson(
+                    batch,
+                    self.outputs[first:last],
+                    tuple(where[own] - first * length for where, own in zip(self.places, within, strict=True)),
+                    tuple(states[own] for states, own in zip(self.states, within, strict=True)),
+                    # A mean over the part's tokens becomes its part of the mean over all of them.
+                    tuple(
+                        scale * float(own.float().mean()) / share
+                        for scale, own in zip(self.scales, within, strict=True)
+                    ),
+                ),
+                share,
+            )
 
 
 class Lessons:
@@ -69,6 +100,7 @@ class Lessons:
         read: positions of the last hidden state that the head reads, [n]; None for all.
         batch_size: examples in a lesson.
         kept_bytes: most memory for hidden states.
+        at_once: examples in a forward pass; None takes whole lessons.
     """
 
     def __init__(
@@ -79,9 +111,11 @@ class Lessons:
         read: Tensor | None,
         batch_size: int,
         kept_bytes: int = KEPT_BYTES,
+        at_once: int | None = None,
     ) -> None:
         self._dense, self._task, self._read = dense, task, read
-        self._batches = list(data.batches(batch_size))
+        self._at_once = batch_size if at_once is None else at_once
+        self._batches = list(data.batches(batch_size, device=dense.device))
         numbers = int(data.lengths.sum()) * dense.shape.hidden_size * dense.shape.layers
         self._dtype = torch.float32 if 4 * numbers <= kept_bytes else torch.bfloat16
         self._keep = 2 * numbers <= kept_bytes
@@ -92,6 +126,14 @@ class Lessons:
 
     def __iter__(self) -> Iterator[Lesson]:
         return map(self._lesson, range(len(self._batches)))
+
+    def parts(self, lesson: Lesson) -> Iterator[tuple[Lesson, float]]:
+        """Yields parts of a lesson of at most ``at_once`` examples, with their shares of its loss; or the whole.
+
+        Args:
+            lesson: one of these.
+        """
+        return lesson.parts(self._at_once)
 
     def endless(self, generator: np.random.Generator) -> Iterator[Lesson]:
         """Lessons in random order, pass after pass.
@@ -113,9 +155,13 @@ class Lessons:
 
     @torch.no_grad()
     def _taught(self, batch: Batch) -> Lesson:
+        answers, found = [], []
         with closing(HiddenStates(self._dense)) as caught:
-            outputs = self._task.forward(self._dense.model, batch.inputs)
-            states = caught.take()
+            for part in batch.parts(self._at_once):
+                answers.append(self._task.forward(self._dense.model, part.inputs))
+                found.append(caught.take())
+        outputs = _joined(answers)
+        states = [_joined(parts) for parts in zip(*found, strict=True)]
         everywhere = batch.mask.flatten().nonzero().squeeze(1)
         at_last = everywhere if self._read is None else _at(batch.mask, self._read)
         places = (*(everywhere,) * (len(states) - 1), at_last)
@@ -127,6 +173,10 @@ class Lessons:
             for state, share in zip(chosen, shares, strict=True)
         ]
         return Lesson(batch, outputs, places, tuple(state.to(self._dtype) for state in chosen), tuple(scales))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _at(mask: Tensor, read: Tensor) -> Tensor:

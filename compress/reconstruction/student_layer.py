@@ -84,7 +84,7 @@ class StudentLayer:
         for number, (call, hidden) in enumerate(zip(self._calls, self._hidden, strict=True)):
             with ExitStack() as stack:
                 self._replay(stack, number)
-                found.append(call(self._layer, hidden))
+                found.append(call(self._layer, hidden).to(hidden.device))
         return found
 
     def _replay(self, stack: ExitStack, number: int) -> None:

@@ -29,6 +29,8 @@ TOKENS = 16_384
 HELD_OUT_EVERY = 5
 RIDGE = 1e-2
 BYSTANDERS = 0.1
+# Examples in a forward pass.
+AT_ONCE = 64
 
 
 class Trial:
@@ -39,19 +41,20 @@ class Trial:
         task: runs the model.
         data: calibration examples; labels are not read.
         seed: of the choice of examples.
+        batch_size: examples in a forward pass.
     """
 
-    def __init__(self, dense: Encoder, task: Task, data: Encoded, *, seed: int = 0) -> None:
+    def __init__(self, dense: Encoder, task: Task, data: Encoded, *, seed: int = 0, batch_size: int = AT_ONCE) -> None:
         self._dense, self._task = dense, task
         order = np.random.default_rng(seed).permutation(len(data))
         within = int(np.searchsorted(np.cumsum(data.lengths[order]), 2 * TOKENS, side="right"))
         count = max(1, min(EXAMPLES, within // 2, len(data) // 2))
         fitted, compared = data.select(np.sort(order[:count])), data.select(np.sort(order[count : 2 * count]))
         self._read = positions_read(dense, task, data)
-        self._teacher = Teacher(dense, task, fitted, batch_size=64, keep=True)
+        self._teacher = Teacher(dense, task, fitted, batch_size=batch_size, keep=True)
         # As in the final reconstruction, a fit is accepted only if it helps on held-out examples.
         self._held_out = np.arange(count) % HELD_OUT_EVERY == 0
-        self._batches = list(compared.batches(64))
+        self._batches = list(compared.batches(batch_size, device=dense.device))
         with torch.no_grad():
             self._references = [task.forward(dense.model, batch.inputs) for batch in self._batches]
 

@@ -20,6 +20,7 @@ from compress.fineprune.mask_protocol import Projected
 from compress.fineprune.schedule import Schedule
 from compress.fineprune.scheduled_mask import ScheduledMask
 from compress.fineprune.train import seed_of
+from compress.models.placement import exact_sum
 from compress.sparsity.matrices import count_of
 from compress.sparsity.scores import ElementScorer
 from compress.sparsity.topk import Selection, choose
@@ -66,7 +67,7 @@ class ElementMasking(ScheduledMask[ElementScorer]):
         self._frozen = self._schedule.frozen(step)
         before = self.masks
         self.masks = choose(self.scorer.worth(), self._schedule.at(step), self._selection)
-        kept = sum(float(mask.sum(dtype=torch.float64)) for mask in self.masks) / self._count
+        kept = sum(exact_sum(mask) for mask in self.masks) / self._count
         self.history.append(Projected(step, self._schedule.at(step), kept))
         return any(not torch.equal(old, new) for old, new in zip(before, self.masks, strict=True))
 
@@ -76,7 +77,7 @@ class ElementMasking(ScheduledMask[ElementScorer]):
         generator = None
         if not self._frozen:
             # Once the masks are frozen, weights are trained with the gates of test time.
-            generator = torch.Generator(self._matrices[0].device).manual_seed(seed_of(self._seed, "gates", step))
+            generator = torch.Generator().manual_seed(seed_of(self._seed, "gates", step))
         self._gates = self.scorer.gates(self.masks, generator)
         self._apart = []
         self._put_on()
@@ -93,6 +94,10 @@ class ElementMasking(ScheduledMask[ElementScorer]):
             self._apart = found if not self._apart else [a + g for a, g in zip(self._apart, found, strict=True)]
         (share * losses.total).backward()
         return losses
+
+    def restart(self) -> None:
+        """See ``Mask``."""
+        self._apart = []
 
     def end(self, step: int, group: Group) -> bool:
         """See ``Mask``."""

@@ -19,6 +19,7 @@ from compress.data.batches import Encoded
 from compress.fineprune.recipe import UnstructuredRecipe
 from compress.fineprune.scores import HIGH, LOW, TEMPERATURE, THRESHOLD, HardConcrete, Scorer, standard_logs
 from compress.models.encoder import Encoder
+from compress.models.placement import exact_sum
 from compress.sparsity.matrices import count_of
 from compress.tasks import Task
 
@@ -125,7 +126,7 @@ class ElementHardConcrete(ElementScorer, HardConcrete):
             return [gate.mul_(mask) for gate, mask in zip(self.mean_gates(), masks, strict=True)]
         found = []
         for mask, scores in zip(masks, self.scores, strict=True):
-            drawn = torch.rand(scores.shape, generator=generator, device=scores.device)
+            drawn = torch.rand(scores.shape, generator=generator).to(scores.device)
             stretched = drawn.logit_(1e-6).add_(scores).div_(TEMPERATURE).sigmoid_()
             gate = (stretched * (HIGH - LOW)).add_(LOW)
             inside = (gate > 0) & (gate < 1)
@@ -138,7 +139,7 @@ class ElementHardConcrete(ElementScorer, HardConcrete):
 
     def open_share(self) -> float:
         """Expected share of gates that are not 0."""
-        return sum(float(part.sum(dtype=torch.float64)) for part in self.open_probability()) / self._count
+        return sum(exact_sum(part) for part in self.open_probability()) / self._count
 
     def press(self, fraction: float) -> None:
         excess = self.open_share() - fraction

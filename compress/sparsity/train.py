@@ -66,7 +66,7 @@ def thin_out(
         masking.fold()
         return Thinned(model.eval(), None, tuple(masking.history))
     assert session is not None
-    model.to(session.accelerator.device)
+    model.to(session.device)
     matrices = _matrices(model)
     steps = steps_of(rates, len(session.examples))
     # A checkpoint contains the scores.

@@ -1,6 +1,7 @@
 """One file per stage that the user sees: computed, cached, measured.
 
     context            `Run`: what every stage of a run needs
+    computing          `@computing`: a function that runs where PyTorch computes
     stage              `@stage`: a function whose result is stored
     results            values that stages return
     device             protocol of a target;  open_device  opens one

@@ -67,6 +67,7 @@ def calibration_inputs(run: Run) -> Inputs:
         "method": run.config.method,
         "label_free": run.config.label_free,
         "seed": run.config.seed,
+        **run.loaded.compute.inputs(),
     }
 
 

@@ -8,12 +8,14 @@ from compress.core.importance import Importance, Rankings
 from compress.distributed.broadcast import calibrating
 from compress.stages import cache_codecs
 from compress.stages.cache_keys import calibration_inputs
+from compress.stages.computing import computing
 from compress.stages.context import Run
 from compress.stages.stage import Stage, stage
 
 LIBRARIES = ("torch", "transformers", "numpy", "scipy")
 
 
+@computing
 @stage(
     Stage("calibrate", version=1, after="profile", libraries=LIBRARIES),
     inputs=calibration_inputs,
@@ -26,8 +28,10 @@ def calibrate(run: Run) -> Importance:
     Other processes that a launcher started do their part of the examples.
     """
     config, loaded = run.config, run.loaded
-    with calibrating(config, loaded.checkpoint.fingerprint, loaded.calibration) as group:
-        found = observe(config, loaded.checkpoint, loaded.calibration, group, run.info)
-    if isinstance(found, dict):
-        return Importance(rank_by_curvature(loaded.checkpoint.encoder, found), None)
+    with loaded.compute.on(loaded.checkpoint) as dense:
+        there = config.model_copy(update={"device": dense.encoder.device.type})
+        with calibrating(there, dense.fingerprint, loaded.calibration) as group:
+            found = observe(config, dense, loaded.calibration, group, run.info)
+        if isinstance(found, dict):
+            return Importance(rank_by_curvature(dense.encoder, found), None)
     return Importance(Rankings.from_fisher(found), found)

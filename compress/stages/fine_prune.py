@@ -16,6 +16,7 @@ from compress.fineprune.log import phase_summary, write_log
 from compress.fineprune.prepare import Prepared, open_session, teacher_name
 from compress.fineprune.projection import importance_of, masks_of
 from compress.search.planner import SearchProblem, describe_plan
+from compress.stages.computing import computing
 from compress.stages.context import Run
 from compress.stages.int8_accuracy import refusal_of
 from compress.stages.prune import prune
@@ -101,6 +102,7 @@ class _Trained:
     phases: list[tuple[str, Phase]]
 
 
+@computing
 def _train(run: Run, prepared: Prepared, chosen: Finished) -> _Trained:
     """All phases."""
     config, loaded = run.config, run.loaded

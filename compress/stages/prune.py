@@ -7,17 +7,21 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from compress.core.oom import with_fewer
 from compress.core.plan import Plan
 from compress.options.effort import EFFORT
 from compress.stages import cache_codecs
 from compress.stages.cache_keys import calibration_inputs, digest
 from compress.stages.calibrate import LIBRARIES
+from compress.stages.computing import computing
 from compress.stages.context import Run
 from compress.stages.results import Repairs
 from compress.stages.stage import Inputs, Stage, stage
 
 if TYPE_CHECKING:
     from compress.data.batches import Encoded
+    from compress.inputs.checkpoint import Checkpoint
+    from compress.models.encoder import Encoder
     from compress.reconstruction.closed_form import SublayerFit
     from compress.reconstruction.joint import JointFit
 
@@ -53,6 +57,11 @@ def reconstruction_inputs(run: Run, plan: Plan) -> Inputs:
     }
 
 
+# Examples in a forward pass, and in a step of joint reconstruction.
+AT_ONCE = 32
+
+
+@computing
 @stage(
     Stage("reconstruct", version=2, after="check", libraries=LIBRARIES),
     inputs=reconstruction_inputs,
@@ -65,39 +74,68 @@ def reconstruct(run: Run, plan: Plan) -> tuple[Any, Repairs]:
         run: model, calibration examples, method, effort.
         plan: what stays.
     """
-    from compress.models.encoder import encoder_of
+    if len(run.loaded.calibration):
+        return with_fewer(lambda at_once: _repaired(run, plan, at_once), AT_ONCE, run.info)
+    run.info("no data: weights are not reconstructed")
+    return _bare(run, plan), Repairs()
+
+
+def _bare(run: Run, plan: Plan) -> Any:
+    """A copy of the dense model without the units that a plan does not keep."""
     from compress.pruning.removal import remove
+
+    model = copy.deepcopy(run.loaded.checkpoint.model)
+    remove(model, plan.structure)
+    return model
+
+
+def _repaired(run: Run, plan: Plan, at_once: int) -> tuple[Any, Repairs]:
+    """The pruned model fitted to the dense one, where PyTorch computes, with so many examples at once."""
+    from compress.models.encoder import encoder_of
+
+    model = _bare(run, plan)
+    with run.loaded.compute.on(run.loaded.checkpoint) as dense:
+        repairs = _fitted(run, dense, encoder_of(model.to(dense.encoder.device)), at_once)
+    return model.cpu(), repairs
+
+
+def _fitted(run: Run, there: Checkpoint, student: Encoder, at_once: int) -> Repairs:
+    """Fits a pruned model, in place: sublayer by sublayer, then jointly."""
     from compress.reconstruction import closed_form, joint
 
-    config, loaded = run.config, run.loaded
-    model = copy.deepcopy(loaded.checkpoint.model)
-    remove(model, plan.structure)
-    data = loaded.calibration
-    if not len(data):
-        run.info("no data: weights are not reconstructed")
-        return model, Repairs()
-    dense, task, student = loaded.checkpoint.encoder, loaded.checkpoint.task, encoder_of(model)
-    trains = config.method == "full" and EFFORT[config.effort].epochs > 0 and len(data) >= joint.LEAST_SAMPLES
+    config, data, dense, task = run.config, run.loaded.calibration, there.encoder, there.task
+    effort = EFFORT[config.effort]
+    trains = config.method == "full" and effort.epochs > 0 and len(data) >= joint.LEAST_SAMPLES
     # What judges the joint training must be as new to the first fit as to the training.
     fitted = data.select(joint.split(len(data), config.seed)[1]) if trains else data
-    sublayers = tuple(closed_form.reconstruct(dense, student, task, fitted, method=config.method, seed=config.seed))
+    sublayers = tuple(
+        closed_form.reconstruct(
+            dense, student, task, fitted, method=config.method, seed=config.seed, batch_size=at_once
+        )
+    )
     if not sublayers:
         run.info(
             f"warning: {len(data)} examples are too few to reconstruct weights from: they stay as they were; give at "
             f"least {closed_form.LEAST_SAMPLES}"
         )
-        return model, Repairs()
+        return Repairs()
     if warning := _too_few(sublayers, data):
         run.info(warning)
     if not trains:
-        return model, Repairs(sublayers)
-    effort = EFFORT[config.effort]
+        return Repairs(sublayers)
     fit = joint.fit_jointly(
-        dense, student, task, data, epochs=effort.epochs, most_flops=effort.most_flops, seed=config.seed
+        dense,
+        student,
+        task,
+        data,
+        epochs=effort.epochs,
+        most_flops=effort.most_flops,
+        seed=config.seed,
+        at_once=at_once,
     )
     if fit is not None:
         run.info(_of_joint(fit))
-    return model, Repairs(sublayers, fit)
+    return Repairs(sublayers, fit)
 
 
 def _of_joint(fit: JointFit) -> str:

@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.importance import Importance
+from compress.core.oom import with_fewer
 from compress.options.effort import EFFORT
 from compress.search.costs import Costs
 from compress.stages import cache_codecs
 from compress.stages.budget_use import SHARE
 from compress.stages.cache_keys import calibration_inputs, digest
 from compress.stages.calibrate import LIBRARIES
+from compress.stages.computing import computing
 from compress.stages.context import Run
 from compress.stages.stage import Inputs, Stage, stage
 
@@ -65,6 +67,7 @@ def _inputs(
     }
 
 
+@computing
 @stage(
     Stage("try-out", version=2, after="calibrate", depends_on=("calibrate",), libraries=LIBRARIES, optional=True),
     inputs=_inputs,
@@ -88,20 +91,26 @@ def try_out(
     Returns:
         Factors of the losses of attention and FFN of each layer, [layers, 2].
     """
-    from compress.reconstruction.trial import Trial
-    from compress.search.spdy import search_coefficients
+    from compress.reconstruction.trial import AT_ONCE, Trial
+    from compress.search.spdy import CoefficientSearch, search_coefficients
 
     config, loaded = run.config, run.loaded
     seconds = config.search_seconds
-    trial = Trial(loaded.checkpoint.encoder, loaded.checkpoint.task, loaded.calibration, seed=config.seed)
-    found = search_coefficients(
-        importance.rankings,
-        Costs.of(config.budget, loaded.shape, profile, loaded.length, share, size_limit),
-        trial.score,
-        candidates=EFFORT[config.effort].candidates if seconds is None else None,
-        seconds=seconds,
-        seed=config.seed,
-    )
+    costs = Costs.of(config.budget, loaded.shape, profile, loaded.length, share, size_limit)
+
+    def search(at_once: int) -> CoefficientSearch:
+        with loaded.compute.on(loaded.checkpoint) as dense:
+            trial = Trial(dense.encoder, dense.task, loaded.calibration, seed=config.seed, batch_size=at_once)
+            return search_coefficients(
+                importance.rankings,
+                costs,
+                trial.score,
+                candidates=EFFORT[config.effort].candidates if seconds is None else None,
+                seconds=seconds,
+                seed=config.seed,
+            )
+
+    found = with_fewer(search, AT_ONCE, run.info)
     run.info(
         f"{found.tried} structures tried out in {found.seconds:.0f} s: divergence of a sketch from the dense model "
         f"{found.first:.4f}, best {found.score:.4f}"

@@ -126,6 +126,7 @@ def inputs_of(run: Run, origins: Mapping[str, str] | None = None) -> dict[str, A
             "evaluation": {"examples": len(loaded.evaluation), "sha256": loaded.evaluation.fingerprint()},
         },
         "seed": config.seed,
+        **loaded.compute.facts(),
         "task": {"name": loaded.checkpoint.task.name, **loaded.checkpoint.task.settings()},
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.errors import ConfigError, DataError
+from compress.core.oom import with_fewer
 from compress.data.batches import Encoded
 from compress.data.columns import Columns, choose_columns
 from compress.data.splits import agree_on_columns
+from compress.models.placement import device_of
 from compress.tasks.measured import Measured, Slice
 from compress.tasks.standing import Standing
 from compress.tasks.standing import spearman as spearman
@@ -412,16 +414,19 @@ def outputs_of(model: torch.nn.Module, task: Task, data: Encoded, batch_size: in
     """
     import torch
 
-    outputs: NDArray[Any] = np.empty((0, 0))
-    with torch.no_grad():
-        for batch in data.batches(batch_size):
-            answer = task.forward(model, batch.inputs).numpy()
+    def answers(at_once: int) -> NDArray[Any]:
+        outputs: NDArray[Any] = np.empty((0, 0))
+        for batch in data.batches(at_once, device=device_of(model)):
+            answer = task.forward(model, batch.inputs).cpu().numpy()
             if not len(outputs):
                 # The longest batch comes first; outputs may be as long as their batch.
                 outputs = np.full((len(data), *answer.shape[1:]), task.fill, dtype=answer.dtype)
             place: Any = (batch.indices, *(slice(size) for size in answer.shape[1:]))
             outputs[place] = answer
-    return outputs
+        return outputs
+
+    with torch.no_grad():
+        return with_fewer(answers, batch_size)
 
 
 def require_labels(columns: Columns) -> str:

@@ -26,7 +26,7 @@ def test_it_is_right_about_this_machine(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_people_get_a_line_each(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "examine", lambda: [doctor.Check("torch", "problem", "not installed", "pip it")])
+    monkeypatch.setattr(doctor, "examine", lambda device: [doctor.Check("torch", "problem", "not installed", "pip it")])
     assert cli.main(["doctor"]) == 3
     assert "problem  torch  not installed; pip it" in capsys.readouterr().out
 
@@ -71,3 +71,26 @@ def test_old_libraries_are_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor._library("torch", "2.9", "upgrade").state == "problem"
     monkeypatch.setattr(doctor, "version_of", lambda name: "2.13.0+cpu")
     assert doctor._library("torch", "2.9", "upgrade").state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("asked", "state", "words"),
+    [
+        ("auto", "ok", "cpu"),
+        ("cpu", "ok", "cpu"),
+        ("cuda", "problem", "PyTorch sees no GPU"),
+        ("mps", "problem", "mps"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU here")
+def test_where_pytorch_computes(asked: str, state: str, words: str) -> None:
+    finding = doctor.computing(asked)
+    assert (finding.name, finding.state) == (f"--device {asked}", state) and words in finding.value
+
+
+def test_a_gpu_that_this_torch_cannot_use_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for place in ("compress.cli.doctor.gpus", "compress.inputs.devices.gpus"):
+        monkeypatch.setattr(place, lambda: (V100,))
+    finding = doctor.computing("auto")
+    assert finding.state == "warning" and "Tesla V100-SXM2-16GB, but PyTorch cannot use it" in finding.value

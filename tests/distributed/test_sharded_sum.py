@@ -22,6 +22,7 @@ from compress.models.encoder import encoder_of
 from compress.tasks import TASKS
 from support.examples import examples
 from support.models import random_model
+from support.virtual_device import VIRTUAL, virtual_device
 
 T = TypeVar("T")
 TASK = TASKS["text-classification"]
@@ -118,3 +119,23 @@ def test_the_first_says_what_another_could_not_do() -> None:
 
     with pytest.raises(DataError, match="not finite"):
         with_processes(2, work)
+
+
+def test_sums_on_a_device_travel_by_way_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process sends is what gloo takes, and what it receives is added where the sum lies."""
+    sent: list[Tensor] = []
+
+    def receive(tensor: Tensor, *_: Any, **__: Any) -> None:
+        tensor.copy_(sent.pop(0))
+
+    def send(tensor: Tensor, *_: Any, **__: Any) -> None:
+        assert type(tensor) is Tensor and tensor.device.type == "cpu"
+        sent.append(tensor.clone())
+
+    monkeypatch.setattr(torch.distributed, "send", send)
+    monkeypatch.setattr(torch.distributed, "recv", receive)
+    with virtual_device():
+        total, part = torch.ones(2, 3).to(VIRTUAL), torch.full((2, 3), 4.0).to(VIRTUAL)
+        Group(1, 2).send([part])
+        Group(0, 2).receive(1, [total])
+        assert total.device == VIRTUAL and torch.equal(total.cpu(), torch.full((2, 3), 5.0))

@@ -110,7 +110,6 @@ def test_a_recipe_that_is_not_there() -> None:
 def test_a_run_with_both_phases_from_checkpoint_to_artifact(
     two_layers: Path, rows_file: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("accelerate", reason="the extra `train` is not installed")
     out, kept = tmp_path / "out", tmp_path / "kept"
     options = {"macs": 0.4, "fine_prune": str(recipe_file), "checkpoints": str(kept), "checkpoint_minutes": 1e-9}
     result = pipeline.run(configured(two_layers, rows_file, out, **options))
@@ -163,7 +162,6 @@ def test_the_weights_that_do_better_go_on(
 def test_a_speedup_is_checked_on_the_device(
     two_layers: Path, rows_file: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("accelerate", reason="the extra `train` is not installed")
     recipe_file.write_text(RECIPE.replace('"movement"', '"l0"\npenalty = 0.1'), encoding="utf-8")
     config = configured(two_layers, rows_file, tmp_path / "out", speedup=1.2, fine_prune=str(recipe_file))
     result = run(config)
@@ -175,7 +173,6 @@ def test_a_speedup_is_checked_on_the_device(
 def test_the_last_phase_trains_for_a_dynamic_int8_file(
     two_layers: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("accelerate", reason="the extra `train` is not installed")
     own, out = tmp_path / "own.toml", tmp_path / "out"
     phase = "epochs = 1.0\nbatch_size = 16\n"
     own.write_text(f"[weights]\n{phase}[quantization]\n{phase}[validation]\ntimes = 2\n", encoding="utf-8")
@@ -219,7 +216,6 @@ def test_bad_input_is_one_clear_message_exit_3_and_nothing_written(
     arguments: list[str],
     words: list[str],
 ) -> None:
-    pytest.importorskip("accelerate", reason="the extra `train` is not installed")
     own = tmp_path / "labels.toml"
     own.write_text("[weights]\nepochs = 1.0\n[distillation]\nweight = 0.0\n", encoding="utf-8")
     unlabelled = write_rows(tmp_path / "texts.csv", [{"text": text} for text, _ in TEXTS * 12])
@@ -261,7 +257,6 @@ def test_bad_input_is_one_clear_message_exit_3_and_nothing_written(
 def test_a_training_that_diverges_and_a_budget_out_of_reach_end_with_a_message(
     two_layers: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("accelerate", reason="the extra `train` is not installed")
     own, kept, out = tmp_path / "own.toml", tmp_path / "kept", tmp_path / "out"
     rates = "epochs = 2.0\nbatch_size = 16\nlearning_rate = 1e18\nclip = 1e30\n"
     own.write_text(f"[weights]\n{rates}", encoding="utf-8")

@@ -136,7 +136,6 @@ times = 2
 
 @pytest.mark.slow
 def test_two_processes_fine_prune(one_layer: Path, many_rows: Path, tmp_path: Path) -> None:
-    pytest.importorskip("accelerate", reason="the extra `train` is not installed")
     recipe, output = tmp_path / "own.toml", tmp_path / "out"
     recipe.write_text(RECIPE, encoding="utf-8")
     more = ["--fine-prune", str(recipe), "--checkpoints", str(tmp_path / "kept"), "--effort", "fast"]

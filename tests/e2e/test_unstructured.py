@@ -54,7 +54,6 @@ def command(model: Path, data: Path, output: Path, *options: str) -> list[str]:
 @pytest.fixture(scope="module")
 def made(tiny_bert: Path, rows_file: Path, once: Once) -> tuple[Path, str]:
     """An artifact of a short training, and what the command printed."""
-    pytest.importorskip("accelerate", reason="the extra `train` is not installed")
 
     def make(folder: Path) -> None:
         recipe = folder / "own.toml"

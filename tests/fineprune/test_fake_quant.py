@@ -212,7 +212,6 @@ TRAIN, HELD = DATA.select(range(96)), DATA.select(range(96, 120))
 
 
 def session_of(directory: Path | None = None, tell: Any = None) -> Any:
-    pytest.importorskip("accelerate", reason="the extra `train` is not installed")
     tables = recipe(
         weights={**PHASE, "epochs": 1.0},
         quantization={**PHASE, "epochs": 4.0, "learning_rate": 3e-4},

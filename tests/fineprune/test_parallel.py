@@ -9,15 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from support.processes import together
-from support.training import examples
-
-pytest.importorskip("accelerate", reason="the extra `train` is not installed")
-
 from compress.distributed.group import Group
 from compress.fineprune.distill import Losses
 from compress.fineprune.parallel import Feeder, combine
 from compress.fineprune.recipe import Rates
+from support.processes import together
+from support.training import examples
 
 SCRIPT = str(Path(__file__).parents[1] / "support" / "several_sessions.py")
 

@@ -149,7 +149,6 @@ def test_scores_move_against_their_gradient() -> None:
 
 
 def test_useless_units_go_first_where_fisher_or_movement_choose() -> None:
-    pytest.importorskip("accelerate")
     checkpoint = dense()
     useful = planted(checkpoint.encoder)
     # Labels are the dense model's own: what a unit does for them is all that counts.

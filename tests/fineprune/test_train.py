@@ -9,10 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from support.training import PHASE, dense, examples, recipe, training_session
-
-pytest.importorskip("accelerate", reason="the extra `train` is not installed")
-
 from compress.core.errors import ArtifactError, TrainingError
 from compress.core.plan import Structure
 from compress.fineprune.masking import Choose
@@ -21,6 +17,7 @@ from compress.fineprune.recipe import Recipe
 from compress.fineprune.session import TrainingSession
 from compress.fineprune.train import rate_at
 from compress.search.costs import Costs
+from support.training import PHASE, dense, examples, recipe, training_session
 
 DATA = examples(120)
 TRAIN, HELD = DATA.select(range(96)), DATA.select(range(96, 120))

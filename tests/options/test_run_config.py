@@ -249,13 +249,13 @@ def test_init_writes_what_it_was_given(
 
 def test_every_comment_of_init_is_a_valid_line() -> None:
     # Uncommented one by one, every suggested line is accepted.
-    lines = commented_toml({"model": "m"}).splitlines()
-    suggestions = [line[2:] for line in lines if line.startswith("# ") and " = " in line]
-    assert len(suggestions) == len(HELP) - 1 + len(GATE_HELP)
-    for line in suggestions:
-        text = line if line.split(" = ")[0] in HELP else f"[gate]\n{line}"
-        if line.split(" = ")[0] != "target":
-            resolve({"model": "m"}, write(text))
+    options, _, limits = commented_toml({"model": "m"}).partition("# [gate]")
+    for text, heading, count in ((options, "", len(HELP) - 1), (limits, "[gate]\n", len(GATE_HELP))):
+        suggestions = [line[2:] for line in text.splitlines() if line.startswith("# ") and " = " in line]
+        assert len(suggestions) == count
+        for line in suggestions:
+            if line.split(" = ")[0] != "target":
+                resolve({"model": "m"}, write(heading + line))
 
 
 def test_flags() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import compress.reconstruction.joint
 from compress.core.plan import Structure
 from compress.models.encoder import encoder_of, widths_of
 from compress.pruning.removal import remove
-from compress.reconstruction.hidden_states import hidden_distance
+from compress.reconstruction.hidden_states import HiddenStates, hidden_distance
 from compress.reconstruction.joint import BATCH_SIZE, LEAST_SAMPLES, fit_jointly, split, steps_within
 from compress.reconstruction.layerwise import divergence
 from compress.reconstruction.lessons import Lesson, Lessons
@@ -143,3 +144,24 @@ def test_steps_are_those_of_the_epochs_unless_that_costs_too_much() -> None:
     assert steps_within(shape, widths, data, 3, most_flops=0.5 * once) == 0
     assert steps_within(shape, widths, data, 3, most_flops=1e30) == 3 * passes
     assert steps_within(shape, widths, data, 3, most_flops=0.0) == 0
+
+
+@pytest.mark.parametrize("most", [1, 3, 5])
+@pytest.mark.parametrize("read", [None, torch.tensor([0]), torch.tensor([7, 9])])
+def test_parts_of_a_lesson_add_up_to_its_loss(most: int, read: Tensor | None) -> None:
+    """Also where a part has no token that counts in the last layer."""
+    encoder = encoder_of(random_model("bert"))
+    other = encoder_of(random_model("bert", seed=1))
+    data = examples(count=8)
+
+    def loss_of(lesson: Lesson) -> Tensor:
+        with torch.no_grad(), closing(HiddenStates(other)) as own:
+            outputs = TASK.forward(other.model, lesson.batch.inputs)
+            return TASK.divergence(outputs, lesson.outputs).mean() + lesson.distance(own.take())
+
+    whole = next(iter(Lessons(encoder, TASK, data, read, 8)))
+    taught_in_parts = Lessons(encoder, TASK, data, read, 8, at_once=most)
+    parts = list(taught_in_parts.parts(next(iter(taught_in_parts))))
+    assert [len(part.batch.indices) for part, _ in parts] == [most] * (8 // most) + [8 % most] * (8 % most > 0)
+    total = sum(share * loss_of(part) for part, share in parts)
+    torch.testing.assert_close(total, loss_of(whole), rtol=1e-4, atol=1e-6)

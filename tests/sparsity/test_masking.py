@@ -8,11 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from support.training import PHASE, dense, examples, recipe, training_session
-
-pytest.importorskip("accelerate", reason="the extra `train` is not installed")
-
-
 from compress.distributed.group import Group
 from compress.fineprune.distill import Losses
 from compress.fineprune.schedule import Schedule
@@ -22,6 +17,7 @@ from compress.sparsity.matrices import matrices_of
 from compress.sparsity.scores import SCORERS, ElementMovement
 from compress.sparsity.topk import allowed
 from compress.sparsity.train import thin_out
+from support.training import PHASE, dense, examples, recipe, training_session
 
 DATA = examples(120)
 TRAIN, HELD = DATA.select(range(96)), DATA.select(range(96, 120))

@@ -58,7 +58,6 @@ def training_session(
     **options: Any,
 ) -> TrainingSession:
     """A session; with a directory it keeps a checkpoint after every step."""
-    # Imported here: they need the extra `train`.
     from compress.fineprune.checkpoints import Checkpoints
     from compress.fineprune.prepared import Prepared
     from compress.fineprune.session import TrainingSession

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from compress.calibration.accumulate import Passes
 from compress.calibration.curvature import curvature
 from compress.calibration.fisher import fisher_information
-from compress.calibration.oom import Portions, out_of_memory
 from compress.core.errors import DataError
+from compress.core.oom import Portions, out_of_memory
 from compress.data.batches import Encoded
 from compress.inputs.checkpoint import Checkpoint, load_checkpoint
+from support.starved import Starved
 
 
 @given(st.integers(1, 70), st.integers(1, 70))
@@ -71,23 +72,6 @@ def data() -> Encoded:
     features = {"input_ids": rows, "attention_mask": [np.ones_like(r) for r in rows]}
     padding = {"input_ids": 0, "attention_mask": 0}
     return Encoded(features, generator.integers(0, 2, size=23), padding)
-
-
-class Starved:
-    """A task on a machine whose memory ends: the allocator of torch fails, for real, in some of the forward passes."""
-
-    def __init__(self, task: Any, *, most: int | None = None, at: tuple[int, ...] = ()) -> None:
-        self._task, self._most, self._at, self.calls = task, most, at, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._task, name)
-
-    def forward(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        self.calls += 1
-        if self.calls in self._at or (self._most is not None and len(inputs["input_ids"]) > self._most):
-            torch.empty(1 << 50)
-        answers: torch.Tensor = self._task.forward(model, inputs)
-        return answers
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:

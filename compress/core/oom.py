@@ -7,9 +7,12 @@ ran out, except for the order in which floats are added.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # The words of torch for the processor and for GPUs, and those of the libraries below it.
-_SAID = ("can't allocate memory", "out of memory", "bad_alloc", "failed to allocate")
+_SAID = ("can't allocate memory", "out of memory", "bad_alloc", "failed to allocate", "alloc_failed")
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -63,3 +66,27 @@ class Portions:
     def _parts(self, start: int, stop: int) -> list[slice]:
         step = self.most or max(1, stop - start)
         return [slice(i, min(i + step, stop)) for i in range(start, stop, step)]
+
+
+def with_fewer(work: Callable[[int], T], at_once: int, say: Callable[[str], None] | None = None) -> T:
+    """Do work again from its beginning with half as many examples at once, as long as memory runs out.
+
+    Args:
+        work: called with the number of examples at once; it must leave nothing behind where it fails.
+        at_once: examples in the first attempt.
+        say: told when they are halved; None tells nobody.
+
+    Raises:
+        MemoryError, RuntimeError: there is not enough for a single example.
+    """
+    while True:
+        try:
+            return work(at_once)
+        except (MemoryError, RuntimeError) as error:
+            if at_once == 1 or not out_of_memory(error):
+                raise
+        # Only here the error is gone, and with it the tensors that its traceback kept alive.
+        fewer = -(-at_once // 2)
+        if say is not None:
+            say(f"warning: memory ran out with {at_once} examples at once; once more with {fewer}")
+        at_once = fewer
