@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from compress.core.errors import ExportError, TargetError
 from compress.export import cuda_events
 from compress.export.inputs import select_inputs
+from compress.export.outputs import answer_names
 from compress.profile.gpu import gpus, matching_gpus
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class BoundSession:
     def __init__(self, inference: Any, device: str = "cuda", number: int = 0, stream: int | None = None) -> None:
         self._inference, self._device, self._number, self._stream = inference, device, number, stream
         self.input_names: tuple[str, ...] = tuple(value.name for value in inference.get_inputs())
-        self._outputs: tuple[str, ...] = tuple(value.name for value in inference.get_outputs())
+        self._outputs = answer_names([value.name for value in inference.get_outputs()])
         self._bound: dict[str, Any] = {}
         self._binding: Any = None
 

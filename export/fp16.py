@@ -26,6 +26,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, save_
 from compress.core.errors import ExportError
 from compress.export import graph
 from compress.export.int8 import output_error
+from compress.export.outputs import answer_names
 
 LARGEST = 65504.0
 # Values on other inputs may be this many times larger than on the inputs that were tried.
@@ -90,7 +91,7 @@ def emulate_fp16(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
     Returns:
         The graph with casts to fp16 and back.
     """
-    wide = {value.name for value in model.graph.output}
+    wide = set(answer_names([value.name for value in model.graph.output]))
     names = set(float_values(model))
     nodes: list[NodeProto] = []
     weights = []
@@ -195,7 +196,7 @@ def choose_float32_nodes(model: ModelProto, feeds: Sequence[Feed], allowed: floa
 
 
 def _answers(model: ModelProto, feeds: Sequence[Feed]) -> list[NDArray[Any]]:
-    names = [value.name for value in model.graph.output]
+    names = answer_names([value.name for value in model.graph.output])
     return [np.stack([found[name] for name in names], axis=-1) for found in _values(model, names, feeds)]
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from compress.core.cores import usable_cores
 from compress.core.errors import ExportError, TargetError
 from compress.export.inputs import select_inputs
+from compress.export.outputs import answer_names
 
 if TYPE_CHECKING:
     from compress.export.int8 import Feed
@@ -136,13 +137,22 @@ def to_bytes(model: Any) -> bytes:
 
 def _read(openvino: Any, core: Any, model: Path | bytes) -> Any:
     if isinstance(model, Path):
-        return core.read_model(str(model))
+        return _answers_alone(core.read_model(str(model)))
     if not model.startswith(_MAGIC):
-        return core.read_model(io.BytesIO(model))
+        return _answers_alone(core.read_model(io.BytesIO(model)))
     start = len(_MAGIC) + 8
     (length,) = struct.unpack("<Q", model[len(_MAGIC) : start])
     weights = openvino.Tensor(np.frombuffer(model[start + length :], dtype=np.uint8))
     return core.read_model(model[start : start + length], weights)
+
+
+def _answers_alone(model: Any) -> Any:
+    """Removes outputs that no session fetches: OpenVINO computes and copies every output."""
+    names = answer_names([port.get_any_name() for port in model.outputs])
+    for port in list(model.outputs):
+        if port.get_any_name() not in names:
+            model.remove_result(port.get_node())
+    return model
 
 
 def _quantized(model: Any, samples: Sequence[Feed], target: Target, quick: bool) -> Any:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from compress.core.errors import ExportError
 from compress.export.inputs import select_inputs
+from compress.export.outputs import answer_names
 
 
 class Session(Protocol):
@@ -30,7 +31,7 @@ class Session(Protocol):
                 ignored, so the same feed works for a dense and a pruned model.
 
         Returns:
-            The output; several outputs of one shape are stacked along a last axis.
+            The answer (``outputs.answer_names``); several outputs of one shape are stacked along a last axis.
 
         Raises:
             ExportError: an input of the graph is missing from the feed, or the runtime failed.
@@ -48,6 +49,7 @@ class OnnxRuntimeSession:
     def __init__(self, inference: Any) -> None:
         self._inference = inference
         self.input_names: tuple[str, ...] = tuple(value.name for value in inference.get_inputs())
+        self._outputs = answer_names([value.name for value in inference.get_outputs()])
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Run the model on one batch; see ``Session.run``."""
@@ -55,7 +57,7 @@ class OnnxRuntimeSession:
             raise ExportError("this session is closed; open another with open_session")
         known = select_inputs(feed, self.input_names)
         try:
-            answers = [np.asarray(answer) for answer in self._inference.run(None, known)]
+            answers = [np.asarray(answer) for answer in self._inference.run(self._outputs, known)]
             return answers[0] if len(answers) == 1 else np.stack(answers, axis=-1)
         except runtime_errors() as error:
             shapes = {name: tuple(value.shape) for name, value in known.items()}

@@ -27,6 +27,7 @@ from compress.core.errors import ExportError, TargetError
 from compress.export import standard_ops
 from compress.export.cuda import absence, device_number
 from compress.export.inputs import select_inputs
+from compress.export.outputs import answer_names
 from compress.export.tensorrt_file import EngineRecord, engine_path, onnx_digest, read_engine, record_path, write_engine
 from compress.profile.gpu import Gpu, gpus
 
@@ -212,9 +213,7 @@ def make_record(model: Path | bytes, target: Target, gpu: Gpu) -> EngineRecord:
     Raises:
         ExportError: TensorRT's parser does not support the model.
     """
-    import onnx
-
-    proto = onnx.load(str(model), load_external_data=False) if isinstance(model, Path) else onnx.load_from_string(model)
+    proto = _read(model)
     standard_ops.check_supported(proto, target)
     calls = _calls(target)
     return EngineRecord(
@@ -226,7 +225,7 @@ def make_record(model: Path | bytes, target: Target, gpu: Gpu) -> EngineRecord:
         batch_size=calls.batch_size,
         seq_len=calls.seq_len,
         inputs=tuple(value.name for value in proto.graph.input),
-        outputs=tuple(value.name for value in proto.graph.output),
+        outputs=answer_names([value.name for value in proto.graph.output]),
     )
 
 
@@ -254,19 +253,29 @@ def build_cached(model: Path | bytes, target: Target, record: EngineRecord) -> b
 
 
 def _build(model: Path | bytes, calls: Calls, record: EngineRecord) -> bytes:
-    from polygraphy.backend.trt import NetworkFromOnnxBytes, NetworkFromOnnxPath, engine_bytes_from_network
+    from polygraphy.backend import trt
 
     cache = timing_cache(record)
     cache.parent.mkdir(parents=True, exist_ok=True)
     # By path, so that TensorRT finds the weights beside the file.
     network = (
-        NetworkFromOnnxPath(str(model), strongly_typed=True)
+        trt.NetworkFromOnnxPath(str(model), strongly_typed=True)
         if isinstance(model, Path)
-        else NetworkFromOnnxBytes(model, strongly_typed=True)
+        else trt.NetworkFromOnnxBytes(model, strongly_typed=True)
     )
+    unread = [value.name for value in _read(model).graph.output if value.name not in record.outputs]
+    if unread:
+        # An engine computes and copies every output.
+        network = trt.ModifyNetworkOutputs(network, exclude_outputs=unread)
     with _as_export_error("building an engine"):
         config = builder_config(record.inputs, calls, cache)
-        return bytes(engine_bytes_from_network(network, config=config, save_timing_cache=str(cache)))
+        return bytes(trt.engine_bytes_from_network(network, config=config, save_timing_cache=str(cache)))
+
+
+def _read(model: Path | bytes) -> Any:
+    import onnx
+
+    return onnx.load(str(model), load_external_data=False) if isinstance(model, Path) else onnx.load_from_string(model)
 
 
 def builder_config(inputs: tuple[str, ...], calls: Calls, cache: Path) -> Any:

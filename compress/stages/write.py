@@ -17,6 +17,7 @@ from compress.artifact.sbom import NAME as SBOM
 from compress.artifact.sbom import sbom_text
 from compress.artifact.sentence_files import write_sentence_files
 from compress.artifact.sparse import card as sparse_card
+from compress.artifact.tokenizer_files import save_tokenizer
 from compress.artifact.validation import Validation
 from compress.core.errors import ConfigError
 from compress.core.hashing import sha256_of
@@ -24,7 +25,7 @@ from compress.core.plan import Plan
 from compress.export.lowering import IN_GRAPH
 from compress.export.ort_format import write_ort
 from compress.export.tensorrt import keep_engine
-from compress.inputs.tokenizer_settings import cutting_to, longest_text
+from compress.inputs.tokenizer_settings import longest_text
 from compress.options.run_config import RunConfig
 from compress.profile.target import Target
 from compress.report.sources import read_training
@@ -62,8 +63,7 @@ def write_artifact(
     save_model(done.model, directory)
     # Both loaders look beside model.onnx: optimum for config.json, a tokenizer for its own files.
     loaded.checkpoint.model.config.save_pretrained(directory)
-    with cutting_to(loaded.checkpoint.tokenizer, config.seq_len):
-        loaded.checkpoint.tokenizer.save_pretrained(directory)
+    save_tokenizer(loaded.checkpoint.tokenizer, directory, config.seq_len)
     task = loaded.checkpoint.task
     if isinstance(task, SentenceSimilarity):
         longest = min(float(config.seq_len), longest_text(loaded.checkpoint.tokenizer))

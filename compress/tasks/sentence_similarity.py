@@ -178,13 +178,13 @@ class SentenceSimilarity(Task):
 
     @property
     def file_names(self) -> tuple[str, ...]:
-        return ("last_hidden_state" if self.embedding == "tokens" else "sentence_embedding",)
+        return ("last_hidden_state",) if self.embedding == "tokens" else ("sentence_embedding", "last_hidden_state")
 
     def file_outputs(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         hidden = _hidden(model, inputs)
         if self.embedding == "tokens":
             return (hidden,)
-        return (self._embedded(hidden, inputs["attention_mask"], self.embedding == "normalized"),)
+        return self._embedded(hidden, inputs["attention_mask"], self.embedding == "normalized"), hidden
 
     def read_file(self, answer: NDArray[Any], inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         import torch

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given
@@ -26,6 +28,7 @@ from compress.profile.target import Target
 from compress.reconstruction.layerwise import positions_read
 from compress.tasks import SentenceSimilarity, Task, TextClassification, task_of
 from support.models import OF_IMAGES, TINY_SIZES, random_model
+from support.once import Once
 from support.structures import padded_inputs
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
@@ -188,6 +191,55 @@ def test_file_gives_what_was_asked_for(family: str, embedding: str, tmp_path: Pa
     assert bool(np.allclose(lengths, 1, atol=1e-5)) == (embedding == "normalized")
     # Whatever the file gives, the metric reads the same embeddings from it.
     assert check_parity(session, model, [inputs], task.forward, 1e-5, read=task.read_file) <= 1e-5
+
+
+def _lowered(file: Path, how: str, feed: dict[str, Any]) -> Any:
+    from compress.export.lowering import Engine, lower
+
+    engine = {
+        "standard": Engine(form="standard"),
+        "packed": Engine(form="packed"),
+        "offline": Engine(form="offline"),
+        "fp16": Engine("fp16"),
+        "int8": Engine("int8", "packed", "dynamic"),
+        "static": Engine("int8", "plain", "static"),
+    }[how]
+    return lower(onnx.load(str(file)), engine, [feed] * 8)
+
+
+@pytest.fixture(scope="module")
+def embedding_file(once: Once) -> Path:
+    """The file of ``base_model("bert")`` with pooled and normalised embeddings. Read only."""
+    return once("embeddings", lambda folder: exported(TASK, base_model("bert"), padded_inputs("bert"), folder))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(how, marks=[] if how in ("packed", "fp16") else pytest.mark.slow)
+        for how in ("standard", "packed", "offline", "fp16", "int8", "static")
+    ],
+)
+def test_files_of_embeddings_have_the_last_hidden_state_too(how: str, embedding_file: Path, tmp_path: Path) -> None:
+    """Readers that pool themselves, such as sentence-transformers, take it by this name, as float32."""
+    model, inputs = base_model("bert"), padded_inputs("bert")
+    feed = {name: tensor.numpy() for name, tensor in inputs.items()}
+    path = tmp_path / "lowered.onnx"
+    onnx.save(_lowered(embedding_file / "model.onnx", how, feed), str(path))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert [value.name for value in session.get_outputs()] == ["sentence_embedding", "last_hidden_state"]
+    embedding, hidden = session.run(None, {value.name: feed[value.name] for value in session.get_inputs()})
+    assert hidden.dtype == embedding.dtype == np.float32
+    mask = feed["attention_mask"][..., None]
+    pooled = (hidden * mask).sum(1) / mask.sum(1)
+    pooled /= np.linalg.norm(pooled, axis=-1, keepdims=True)
+    np.testing.assert_allclose(embedding, pooled, atol=1e-2 if how == "fp16" else 1e-5)
+    ours = open_session(path, CPU).run(feed)
+    np.testing.assert_allclose(ours, embedding, atol=1e-6)
+    if how not in ("int8", "static"):
+        with torch.no_grad():
+            expected = model(**inputs).last_hidden_state.numpy()
+        np.testing.assert_allclose(hidden * mask, expected * mask, atol=3e-2 if how == "fp16" else 1e-4)
 
 
 def test_predictions_are_read_from_files_of_tokens(tmp_path: Path) -> None:
