@@ -11,6 +11,10 @@
     manifest     SHA-256 of every file, versions, configuration
     verify       whether every file is as it was written
     sign         signatures
+    tokenizer_files  the tokenizer, under names that other releases know
+    package      the files again, laid out for another program
+    consumers    the programs: their layouts, what they cannot serve, how they load a package
+    triton       config.pbtxt
     sbom         bill of materials, CycloneDX
 
 May import pruning, tasks, models, core.

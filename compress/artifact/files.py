@@ -14,6 +14,17 @@ TRADE_OFF = "tradeoff.json"
 TRAINING = "training.csv"
 CARD = "README.md"
 SWEEP = "sweep.json"
+REPORT = "report.html"
+MANIFEST = "manifest.json"
+# Made over all files of an artifact, the manifest among them.
+SIGNATURE = "model.sig"
+BILL_OF_MATERIALS = "sbom.cdx.json"
+PYTORCH = "pytorch"
+ENGINE = "engine"
+# Files and folders about the run; all others are the deployed model.
+OF_THE_RUN = frozenset(
+    {PLAN, PROFILE, VALIDATION, OUTCOMES, TRADE_OFF, TRAINING, CARD, REPORT, MANIFEST, SIGNATURE, BILL_OF_MATERIALS}
+)
 
 
 def dump(document: Any) -> str:

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from compress._version import __version__
+from compress.artifact.files import MANIFEST
+from compress.artifact.files import SIGNATURE as SIGNATURE
 from compress.core.errors import ArtifactError
 from compress.core.hashing import sha256_of
 from compress.core.parsing import Unreadable, parse_json, read_text
 
 FORMAT_VERSION = 1
-NAME = "manifest.json"
+NAME = MANIFEST
 # The manifest's entry with the digest of the rest of it.
 SEAL = "sha256"
-# Made over all files of an artifact, the manifest among them (``artifact/sign.py``).
-SIGNATURE = "model.sig"
 # Files of an artifact that no manifest lists: itself, and the signature.
 UNLISTED = frozenset({NAME, SIGNATURE})
 # What decides how a model is computed and written; versions of the rest do not change a result.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.artifact.files import PYTORCH as PYTORCH
 from compress.core.errors import ArtifactError, ModelError, PlanError
 from compress.inputs.configuration import registered_class
 from compress.inputs.torch_state import own_torch_state
@@ -12,13 +13,7 @@ from compress.inputs.torch_state import own_torch_state
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-PYTORCH = "pytorch"
-
-
 WEIGHTS = "model.safetensors"
-
-
 CONFIG = "config.json"
 
 

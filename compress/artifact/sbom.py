@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress._version import __version__
+from compress.artifact.files import BILL_OF_MATERIALS
 from compress.core.errors import ConfigError
 from compress.core.parsing import Unreadable, read_text
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component
 
-NAME = "sbom.cdx.json"
+NAME = BILL_OF_MATERIALS
 # Names serial numbers of these documents; any fixed UUID would do.
 _NAMESPACE = uuid.UUID("b0a1c1f6-4f0e-5d0b-9d53-6a7f6d3c2e11")
 _NO_LIBRARY = ("compress", "python")

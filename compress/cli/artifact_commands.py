@@ -240,3 +240,32 @@ def report(artifacts: tuple[str, ...], output_file: str | None, as_json: bool) -
     else:
         write_page(page, file)
     print_json({**page.document(), "output": str(file)}) if as_json else click.echo(f"report: {file}")
+
+
+@click.command(short_help="Lay an artifact out for another program.")
+@click.argument("artifact", metavar="OUT")
+@click.option(
+    "--for", "consumer", metavar="PROGRAM", required=True, help="optimum, transformers.js, triton, tei or fastembed."
+)
+@click.option("--output", "output", metavar="DIR", help="Directory to write.  [default: OUT-PROGRAM]")
+@click.option("--copy", is_flag=True, help="Copy files; without it they are hard links to the artifact's.")
+@with_options()
+def package(artifact: str, consumer: str, output: str | None, copy: bool, as_json: bool) -> None:
+    """Write the files of an artifact again where a program looks for them, with a README.md that says how to load them.
+
+    \b
+    Examples:
+      compress package out --for transformers.js
+      compress package out --for triton --output models --copy
+
+    Many programs load OUT as it is: docs/drop-in.md has the list.
+    """
+    from compress.artifact.package import package as write
+
+    with working():
+        made = write(artifact, consumer, output, copy=copy)
+    if as_json:
+        print_json(made.to_json())
+        return
+    click.echo(f"package for {made.consumer}: {made.directory} ({'linked' if made.linked else 'copied'})")
+    click.echo(made.snippet)

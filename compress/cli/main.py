@@ -134,6 +134,7 @@ for _command in (
     artifact_commands.sign,
     artifact_commands.why,
     artifact_commands.report,
+    artifact_commands.package,
     machine_commands.targets,
     machine_commands.doctor,
     cache_commands.cache,

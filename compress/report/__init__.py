@@ -21,4 +21,6 @@ Imports nothing heavy: no torch, no transformers, no onnx.
 
 from __future__ import annotations
 
-NAME = "report.html"
+from compress.artifact.files import REPORT
+
+NAME = REPORT

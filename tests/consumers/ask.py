@@ -1,0 +1,102 @@
+"""Runs in the consumers' environment: loads artifacts in each program, and prints their answers as JSON.
+
+Nothing of this project is imported here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
+
+
+def sentence_transformer(folder: str, texts: list[str], **options: Any) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(folder, device="cpu", **options).encode(texts, show_progress_bar=False)
+
+
+def cross_encoder(folder: str, pairs: list[list[str]], **options: Any) -> Any:
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    encoder = CrossEncoder(folder, device="cpu", **options)
+    return encoder.predict(
+        [tuple(pair) for pair in pairs], activation_fn=torch.nn.Identity(), show_progress_bar=False
+    )
+
+
+def optimum(folder: str, texts: list[Any], kind: str, output: str) -> Any:
+    import optimum.onnxruntime as runtime
+    from transformers import AutoTokenizer
+
+    model = getattr(runtime, kind).from_pretrained(folder)
+    inputs = AutoTokenizer.from_pretrained(folder)(texts, padding=True, truncation=True, return_tensors="pt")
+    return getattr(model(**inputs), output).numpy()
+
+
+def fastembed(folder: str, texts: list[str], snippet: str | None = None) -> Any:
+    from fastembed import TextEmbedding
+    from fastembed.common.model_description import ModelSource, PoolingType
+
+    if snippet is not None:
+        known: dict[str, Any] = {}
+        exec(snippet, known)
+        return list(known["model"].embed(texts))
+    TextEmbedding.add_custom_model(
+        folder, PoolingType.DISABLED, False, ModelSource(hf=folder), dim=24, model_file="model.onnx"
+    )
+    return list(TextEmbedding(folder, specific_model_path=folder).embed(texts))
+
+
+def auto_model(folder: str, texts: list[Any], kind: str, output: str) -> Any:
+    import torch
+    import transformers
+
+    model = getattr(transformers, kind).from_pretrained(folder).eval()
+    inputs = transformers.AutoTokenizer.from_pretrained(folder)(
+        texts, padding=True, truncation=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        return getattr(model(**inputs), output).numpy()
+
+
+def triton(file: str) -> Any:
+    from google.protobuf import json_format, text_format
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+    with open(file, encoding="utf-8") as text:
+        return json_format.MessageToDict(text_format.Parse(text.read(), ModelConfig()))
+
+
+def merge(base: str, adapter: str, output: str, kind: str) -> Any:
+    import transformers
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(getattr(transformers, kind).from_pretrained(base), adapter)
+    model.merge_and_unload().save_pretrained(output)
+    return []
+
+
+PROGRAMS: dict[str, Callable[..., Any]] = {
+    function.__name__: function
+    for function in (sentence_transformer, cross_encoder, optimum, fastembed, auto_model, triton, merge)
+}
+
+
+def main() -> None:
+    answers = {}
+    for name, (program, arguments) in json.load(sys.stdin).items():
+        try:
+            answer = PROGRAMS[program](**arguments)
+            answers[name] = answer.tolist() if hasattr(answer, "tolist") else answer
+        except Exception as error:
+            answers[name] = {"error": f"{type(error).__name__}: {error}"}
+    print(json.dumps(answers, default=lambda array: array.tolist()))
+
+
+main()

@@ -1,0 +1,281 @@
+"""One artifact, loaded by the programs that people use: their answers are ours.
+
+Every program runs in an environment of its own (``support/environments.py``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from compress import pipeline
+from compress.artifact.package import package
+from compress.core.plan import Budget, Plan, Widths
+from compress.models.encoder import shape_of
+from compress.options.run_config import RunConfig
+from support.environments import CONSUMERS, ask, node_project, python_environment
+from support.models import random_model
+from support.once import Once
+from support.sentence_folders import sentence_folder
+from support.structures import first_units
+
+pytestmark = pytest.mark.slow
+
+# None is longer than the artifacts' 16 tokens: transformers.js leaves the last special token out where it cuts.
+TEXTS = ["a gripping film", "cold food and a rude waiter", "charming"]
+PAIRS = [[text, other] for text, other in zip(TEXTS, reversed(TEXTS), strict=True)]
+PROMPT = "the film : "
+LENGTH = 24
+Answers = dict[str, Any]
+
+
+def _exported(model: Path, output: Path, config: Any) -> None:
+    """A pruned artifact, with a layer without attention and one without an FFN."""
+    structure = first_units(Widths((2, 0, 4), (0, 7, 20)))
+    plan = Plan(shape_of(config), structure, Budget("macs", 0.5), method="full", macs_fraction=0.5)
+    pipeline.export_plan(RunConfig(model=str(model), target="cpu", seq_len=LENGTH, output=output), plan)
+
+
+@pytest.fixture(scope="module")
+def artifacts(once: Once, tokenizer: Any) -> dict[str, Path]:
+    """An encoder with a prompt, one with a Dense layer, a classifier of pairs, a cross-encoder."""
+
+    def make(folder: Path) -> None:
+        base = random_model("bert", len(tokenizer))
+        layers: dict[str, dict[str, Any]] = {
+            "encoder": {"prompts": {"query": PROMPT}, "default": "query"},
+            "dense": {"pooling": {"pooling_mode": ("max", "mean")}, "layers": ("Dense",)},
+        }
+        for name, options in layers.items():
+            (folder / "sources" / name).mkdir(parents=True)
+            found = sentence_folder(folder / "sources" / name, tokenizer, longest=LENGTH, **options)
+            _exported(found, folder / name, base.config)
+        for name, labels in (("classifier", ("bad", "good", "neither")), ("ranker", ("LABEL_0",))):
+            numbered = dict(enumerate(labels))
+            model = random_model("bert", len(tokenizer), id2label=numbered, label2id={v: k for k, v in numbered.items()})
+            model.save_pretrained(folder / "sources" / name)
+            tokenizer.save_pretrained(folder / "sources" / name)
+            _exported(folder / "sources" / name, folder / name, model.config)
+
+    root = once("consumers", make)
+    return {name: root / name for name in ("encoder", "dense", "classifier", "ranker")}
+
+
+@pytest.fixture(scope="module")
+def packages(artifacts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Any]:
+    root = tmp_path_factory.mktemp("packages")
+    made: dict[tuple[str, str], Any] = {}
+
+    def packaged(name: str, consumer: str) -> Any:
+        if (name, consumer) not in made:
+            made[name, consumer] = package(artifacts[name], consumer, root / f"{name}-{consumer}")
+        return made[name, consumer]
+
+    return packaged
+
+
+def feed(artifact: Path, texts: list[Any]) -> dict[str, Any]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(artifact)
+    first, *second = zip(*texts, strict=True) if isinstance(texts[0], list) else (texts,)
+    rows = tokenizer(*(list(column) for column in (first, *second)), padding=True, truncation=True, return_tensors="np")
+    return {name: rows[name].astype(np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
+
+
+def ours(artifact: Path, texts: list[Any], output: str | None = None) -> Any:
+    """What plain ONNX Runtime gives."""
+    session = onnxruntime.InferenceSession(artifact / "model.onnx", providers=["CPUExecutionProvider"])
+    known = {value.name: feed(artifact, texts)[value.name] for value in session.get_inputs()}
+    return session.run(None if output is None else [output], known)[0]
+
+
+def prompted(texts: list[str]) -> list[str]:
+    return [PROMPT + text for text in texts]
+
+
+@pytest.fixture(scope="module")
+def in_python(artifacts: dict[str, Path], packages: Callable[[str, str], Any]) -> Answers:
+    """Every answer of the Python programs, from one process."""
+    python = python_environment()
+    at = {name: str(folder) for name, folder in artifacts.items()}
+    fast = packages("encoder", "fastembed")
+    classes = "ORTModelForSequenceClassification"
+    questions: dict[str, Any] = {
+        "sentence-transformers": ("sentence_transformer", {"folder": at["encoder"], "texts": TEXTS, "backend": "onnx"}),
+        "sentence-transformers, Dense": (
+            "sentence_transformer",
+            {"folder": at["dense"], "texts": TEXTS, "backend": "onnx"},
+        ),
+        "CrossEncoder": ("cross_encoder", {"folder": at["ranker"], "pairs": PAIRS, "backend": "onnx"}),
+        "CrossEncoder, classes": ("cross_encoder", {"folder": at["classifier"], "pairs": PAIRS, "backend": "onnx"}),
+        "optimum": (
+            "optimum",
+            {
+                "folder": at["encoder"],
+                "texts": TEXTS,
+                "kind": "ORTModelForFeatureExtraction",
+                "output": "last_hidden_state",
+            },
+        ),
+        "optimum, classes": (
+            "optimum",
+            {"folder": at["classifier"], "texts": TEXTS, "kind": classes, "output": "logits"},
+        ),
+        "optimum, packaged": (
+            "optimum",
+            {
+                "folder": str(packages("classifier", "optimum").directory),
+                "texts": TEXTS,
+                "kind": classes,
+                "output": "logits",
+            },
+        ),
+        "fastembed": ("fastembed", {"folder": at["encoder"], "texts": prompted(TEXTS)}),
+        "fastembed, packaged": (
+            "fastembed",
+            {"folder": str(fast.directory), "texts": prompted(TEXTS), "snippet": fast.snippet},
+        ),
+        **{
+            f"triton, {name}": (
+                "triton",
+                {"file": str(next(packages(name, "triton").directory.rglob("config.pbtxt")))},
+            )
+            for name in artifacts
+        },
+    }
+    found: Answers = ask([str(python), str(CONSUMERS / "ask.py")], questions)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("program", "artifact", "texts", "output"),
+    [
+        ("sentence-transformers", "encoder", prompted(TEXTS), None),
+        ("sentence-transformers, Dense", "dense", TEXTS, None),
+        ("CrossEncoder", "ranker", PAIRS, None),
+        ("CrossEncoder, classes", "classifier", PAIRS, None),
+        ("optimum", "encoder", TEXTS, "last_hidden_state"),
+        ("optimum, classes", "classifier", TEXTS, None),
+        ("optimum, packaged", "classifier", TEXTS, None),
+        ("fastembed", "encoder", prompted(TEXTS), None),
+        ("fastembed, packaged", "encoder", prompted(TEXTS), None),
+    ],
+)
+def test_python_programs_give_our_answers(
+    in_python: Answers, artifacts: dict[str, Path], program: str, artifact: str, texts: list[Any], output: str | None
+) -> None:
+    expected = ours(artifacts[artifact], texts, output)
+    found = in_python[program]
+    assert not isinstance(found, dict), found
+    np.testing.assert_allclose(np.reshape(found, expected.shape), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("artifact", ["encoder", "dense", "classifier", "ranker"])
+def test_triton_knows_every_line_of_the_configuration_and_the_shapes_are_those_of_answers(
+    in_python: Answers, artifacts: dict[str, Path], packages: Callable[[str, str], Any], artifact: str
+) -> None:
+    config = in_python[f"triton, {artifact}"]
+    assert "error" not in config, config
+    (folder,) = (path for path in packages(artifact, "triton").directory.iterdir() if path.is_dir())
+    assert config["name"] == folder.name and config["platform"] == "onnxruntime_onnx"
+    assert (folder / "1" / "model.onnx").is_file() and config["maxBatchSize"] >= 1
+    session = onnxruntime.InferenceSession(folder / "1" / "model.onnx", providers=["CPUExecutionProvider"])
+    known = feed(artifacts[artifact], TEXTS)
+    assert {entry["name"] for entry in config["input"]} == {value.name for value in session.get_inputs()}
+    assert all(entry["dims"] == ["-1"] and entry["dataType"] == "TYPE_INT64" for entry in config["input"])
+    names = [entry["name"] for entry in config["output"]]
+    answers = session.run(names, {value.name: known[value.name] for value in session.get_inputs()})
+    for entry, answer in zip(config["output"], answers, strict=True):
+        dims = [int(size) for size in entry["dims"]]
+        assert len(dims) == answer.ndim - 1 and entry["dataType"] == "TYPE_FP32"
+        assert all(size in (-1, real) for size, real in zip(dims, answer.shape[1:], strict=True))
+        # The last axis is a property of the model.
+        assert dims[-1] == answer.shape[-1]
+    if artifact == "classifier":
+        assert (folder / "labels.txt").read_text().split() == ["bad", "good", "neither"]
+
+
+@pytest.fixture(scope="module")
+def in_node(artifacts: dict[str, Path], packages: Callable[[str, str], Any]) -> Answers:
+    """Every answer of the JavaScript programs, from one process."""
+    project = node_project()
+    script = project / "ask.mjs"
+    script.write_text((CONSUMERS / "ask.mjs").read_text())
+    pooled, here = {"pooling": "mean", "normalize": True}, {"subfolder": ""}
+    encoder, classifier = str(artifacts["encoder"]), str(artifacts["classifier"])
+    packed = {name: str(packages(name, "transformers.js").directory) for name in ("encoder", "classifier", "dense")}
+    questions: dict[str, Any] = {
+        "pipeline": (
+            "feature_extraction",
+            {"folder": encoder, "texts": prompted(TEXTS), "options": pooled, "loading": here},
+        ),
+        "pipeline, packaged": (
+            "feature_extraction",
+            {"folder": packed["encoder"], "texts": prompted(TEXTS), "options": pooled},
+        ),
+        "model, packaged": (
+            "model",
+            {"folder": packed["dense"], "texts": TEXTS, "kind": "AutoModel", "output": "sentence_embedding"},
+        ),
+        "classes": ("classification", {"folder": classifier, "texts": TEXTS, "loading": here}),
+        "classes, packaged": ("classification", {"folder": packed["classifier"], "texts": TEXTS}),
+        **{
+            f"web, {name}": (
+                "web",
+                {
+                    "file": str(artifacts[name] / "model.onnx"),
+                    "feed": {key: rows.tolist() for key, rows in feed(artifacts[name], TEXTS).items()},
+                },
+            )
+            for name in artifacts
+        },
+    }
+    found: Answers = ask(["node", str(script)], questions, project)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("program", "artifact", "texts"),
+    [
+        ("pipeline", "encoder", prompted(TEXTS)),
+        ("pipeline, packaged", "encoder", prompted(TEXTS)),
+        ("model, packaged", "dense", TEXTS),
+    ],
+)
+def test_transformers_js_gives_our_embeddings(
+    in_node: Answers, artifacts: dict[str, Path], program: str, artifact: str, texts: list[str]
+) -> None:
+    found = in_node[program]
+    assert not isinstance(found, dict), found
+    np.testing.assert_allclose(found, ours(artifacts[artifact], texts), atol=1e-4)
+
+
+@pytest.mark.parametrize("program", ["classes", "classes, packaged"])
+def test_transformers_js_gives_our_classes(in_node: Answers, artifacts: dict[str, Path], program: str) -> None:
+    found = in_node[program]
+    assert not isinstance(found, dict), found
+    logits = ours(artifacts["classifier"], TEXTS)
+    expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    names = json.loads((artifacts["classifier"] / "config.json").read_text())["id2label"]
+    for answer, row in zip(found, expected, strict=True):
+        scores = {entry["label"]: entry["score"] for entry in answer}
+        assert scores == pytest.approx({names[str(i)]: float(score) for i, score in enumerate(row)}, abs=1e-4)
+
+
+@pytest.mark.parametrize("artifact", ["encoder", "dense", "classifier", "ranker"])
+def test_onnxruntime_web_answers_like_onnxruntime(
+    in_node: Answers, artifacts: dict[str, Path], artifact: str
+) -> None:
+    found = in_node[f"web, {artifact}"]
+    assert "error" not in found, found
+    session = onnxruntime.InferenceSession(artifacts[artifact] / "model.onnx", providers=["CPUExecutionProvider"])
+    known = {value.name: feed(artifacts[artifact], TEXTS)[value.name] for value in session.get_inputs()}
+    for value, answer in zip(session.get_outputs(), session.run(None, known), strict=True):
+        np.testing.assert_allclose(found[value.name], answer.ravel(), atol=1e-4)
