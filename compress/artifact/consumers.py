@@ -24,7 +24,7 @@ _PIPELINES = {
     "image-classification": "image-classification",
     EMBEDDINGS: "feature-extraction",
 }
-_ORT_CLASSES = {
+ORT_CLASSES = {
     "text-classification": "ORTModelForSequenceClassification",
     "text-regression": "ORTModelForSequenceClassification",
     "token-classification": "ORTModelForTokenClassification",
@@ -111,7 +111,7 @@ def _in_onnx(contents: Contents, file: str) -> str:
 
 
 def _optimum(contents: Contents) -> tuple[str, str]:
-    kind = _ORT_CLASSES[contents.task]
+    kind = ORT_CLASSES[contents.task]
     lines = [f"from optimum.onnxruntime import {kind}", f'model = {kind}.from_pretrained("PACKAGE")']
     if contents.task == EMBEDDINGS and contents.pools:
         lines += ["", "from sentence_transformers import SentenceTransformer"]

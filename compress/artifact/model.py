@@ -13,6 +13,8 @@ from compress.inputs.torch_state import own_torch_state
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from compress.core.plan import Structure
+
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
@@ -46,6 +48,22 @@ def save_model(model: Any, directory: str | Path) -> None:
         raise ArtifactError(
             f"cannot write the model to '{folder}': {error}; free some space or choose another --output"
         ) from error
+
+
+def save_padded(model: Any, structure: Structure, directory: Path) -> None:
+    """Write ``model.safetensors`` and ``config.json`` of one width into an artifact: transformers loads them by itself.
+
+    Args:
+        model: pruned to ``structure``.
+        structure: its heads and filters, as indices into the dense layers.
+        directory: of the artifact.
+
+    Raises:
+        PlanError: the family has no configuration for the pruned model's biases.
+    """
+    from compress.pruning.padding import padded
+
+    padded(model, structure).save_pretrained(directory)
 
 
 def tensors_of(model: Any) -> dict[str, Tensor]:

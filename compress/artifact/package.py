@@ -158,8 +158,8 @@ def _check_served(consumer: Consumer, contents: Contents, model: Any) -> None:
         )
     if consumer.name == "transformers.js" and any(name.startswith(f"{MODEL}.") for name in contents.files):
         raise ConfigError(
-            f"--for {consumer.name} takes a model in one file, and this one keeps its weights beside it ({MODEL}.data): "
-            "make a smaller one, with --size-mb or --precision int8"
+            f"--for {consumer.name} takes a model in one file, and this one keeps its weights beside it "
+            f"({MODEL}.data): make a smaller one, with --size-mb or --precision int8"
         )
 
 

@@ -40,7 +40,6 @@ def _values(kind: str, values: Any, *, labels: bool) -> str:
         tensor = value.type.tensor_type
         dims = ", ".join(str(axis.dim_value or -1) for axis in list(tensor.shape.dim)[1:])
         named = '\n    label_filename: "labels.txt"' if labels and value.name == "logits" else ""
-        entries.append(
-            f'  {{\n    name: "{value.name}"\n    data_type: {_TYPES[tensor.elem_type]}\n    dims: [ {dims} ]{named}\n  }}'
-        )
+        lines = [f'name: "{value.name}"', f"data_type: {_TYPES[tensor.elem_type]}", f"dims: [ {dims} ]{named}"]
+        entries.append("  {\n" + "\n".join(f"    {line}" for line in lines) + "\n  }")
     return f"{kind} [\n" + ",\n".join(entries) + "\n]"

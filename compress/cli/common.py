@@ -94,6 +94,7 @@ EFFORT = _options("effort")
 COMPUTE = _options("device")
 SEED = _options("seed")
 OUTPUT = _options("output")
+CHECKPOINT = _options("pytorch")
 RESUME = click.option(
     "--resume",
     is_flag=True,

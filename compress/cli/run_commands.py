@@ -10,6 +10,7 @@ import click
 
 from compress.cli.common import (
     BUDGET,
+    CHECKPOINT,
     COMPUTE,
     CONFIG,
     DATA,
@@ -33,7 +34,7 @@ from compress.options.table import CONFIG_FILE
 
 
 @click.command(short_help="Compress a model to a budget.")
-@with_options(MODEL, DATA, BUDGET, DEPLOYMENT, SEARCH, TRAINING, EFFORT, COMPUTE, SEED, OUTPUT, CONFIG)
+@with_options(MODEL, DATA, BUDGET, DEPLOYMENT, SEARCH, TRAINING, EFFORT, COMPUTE, SEED, CHECKPOINT, OUTPUT, CONFIG)
 @RESUME
 @click.option(
     "--dry-run",
@@ -208,7 +209,7 @@ def sweep(
 
 
 @click.command(short_help="Export a model, dense or with a plan applied.")
-@with_options(MODEL, DATA, DEPLOYMENT, COMPUTE, SEED, OUTPUT, CONFIG)
+@with_options(MODEL, DATA, DEPLOYMENT, COMPUTE, SEED, CHECKPOINT, OUTPUT, CONFIG)
 @click.option("--plan", "plan_file", metavar="FILE", help="Plan to apply; without it, the dense model is exported.")
 def export(config_file: str | None, plan_file: str | None, as_json: bool, **values: Any) -> None:
     """Export MODEL to ONNX: dense, or with a plan applied (reconstructed where data is given).

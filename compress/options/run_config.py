@@ -121,6 +121,7 @@ class RunConfig(BaseModel):
     search_seconds: float | None = _stated("search_seconds")
     device: Annotated[str, BeforeValidator(_text_of_device)] = _stated("device")
     seed: int = _stated("seed")
+    pytorch: Literal["narrow", "padded"] = _stated("pytorch")
     output: Annotated[Path, Field(strict=False, default_factory=_default_output)]
 
     @property

@@ -18,6 +18,7 @@ EFFORTS = ("fast", "standard", "thorough")
 PRECISIONS = ("fp32", "fp16", "int8", "auto")
 INT8 = ("invariant", "fastest")
 EMBEDDINGS = ("normalized", "pooled", "tokens")
+CHECKPOINTS = ("narrow", "padded")
 
 # When a value in a file is a path, and then relative to that file: always; where it ends in .toml or is written as a
 # path, else it is a name; where it exists or is written as a path, else it is a hub name.
@@ -285,6 +286,14 @@ OPTIONS: dict[str, Option] = {
             metavar="auto|cpu|cuda|cuda:N|mps",
         ),
         Option("seed", "Seed of every random choice.", default=0, type=int, least=0, most=2**32 - 1, metavar="N"),
+        Option(
+            "pytorch",
+            "narrow: the PyTorch checkpoint loads with compress.load; padded: one of equal widths stands beside "
+            "model.onnx too, which transformers loads by itself.",
+            default="narrow",
+            choices=CHECKPOINTS,
+            pointless_unstructured="its checkpoint has equal widths as it is",
+        ),
         Option(
             "output",
             "Directory for the artifact, new or empty; without it, artifacts/<model>-<target>-<budget>.",

@@ -50,9 +50,7 @@ def padded(model: Any, structure: Structure) -> Any:
         if name in state and state[name].shape == value.shape:
             state[name].copy_(value)
     size = own.shape.head_size
-    for wide, layer, heads, filters in zip(
-        encoder_of(result), own, structure.heads, structure.filters, strict=True
-    ):
+    for wide, layer, heads, filters in zip(encoder_of(result), own, structure.heads, structure.filters, strict=True):
         # A head keeps its place: some families compute one position bias for all heads.
         units = [head * size + i for head in heads for i in range(size)]
         further = {name.rsplit(".", 1)[-1]: linear for name, linear in wide.further_by_head().items()}
@@ -95,8 +93,8 @@ def _fill(wide: EncoderLayer, layer: EncoderLayer, kind: SublayerKind, units: Se
         target.bias.zero_() if bias is None else target.bias.copy_(bias)
     elif bias is not None and bool(bias.any()):
         raise PlanError(
-            f"'{layer.name(output)}' has a bias, which {layer.family.model_type} cannot be configured to have, so there "
-            "is no padded form of this model; leave out --pytorch padded"
+            f"'{layer.name(output)}' has a bias, which {layer.family.model_type} cannot be configured to have; leave "
+            "out --pytorch padded"
         )
 
 

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress._version import __version__
-from compress.artifact import summary
 from compress.artifact.files import CARD, MODEL, OUTCOMES, PLAN, PROFILE, TRADE_OFF, TRAINING, VALIDATION, compact, dump
 from compress.artifact.manifest import SEAL, described, write_manifest
-from compress.artifact.model import save_model
+from compress.artifact.model import save_model, save_padded
 from compress.artifact.sbom import NAME as SBOM
 from compress.artifact.sbom import sbom_text
 from compress.artifact.sentence_files import write_sentence_files
-from compress.artifact.sparse import card as sparse_card
 from compress.artifact.tokenizer_files import save_tokenizer
-from compress.artifact.validation import Validation
-from compress.core.errors import ConfigError
+from compress.core.errors import ConfigError, PlanError
 from compress.core.hashing import sha256_of
 from compress.core.plan import Plan
-from compress.export.lowering import IN_GRAPH
 from compress.export.ort_format import write_ort
 from compress.export.tensorrt import keep_engine
 from compress.inputs.tokenizer_settings import longest_text
@@ -31,6 +26,7 @@ from compress.profile.target import Target
 from compress.report.sources import read_training
 from compress.report.write import NAME as REPORT
 from compress.report.write import renew_report, report_text
+from compress.stages.card import card
 from compress.stages.context import Run
 from compress.stages.dense_model import deployment_feed
 from compress.tasks import SentenceSimilarity
@@ -63,6 +59,11 @@ def write_artifact(
     save_model(done.model, directory)
     # Both loaders look beside model.onnx: optimum for config.json, a tokenizer for its own files.
     loaded.checkpoint.model.config.save_pretrained(directory)
+    if config.pytorch == "padded":
+        try:
+            save_padded(done.model, plan.structure, directory)
+        except PlanError as error:
+            stages.info(f"warning: no padded checkpoint: {error}")
     save_tokenizer(loaded.checkpoint.tokenizer, directory, config.seq_len)
     task = loaded.checkpoint.task
     if isinstance(task, SentenceSimilarity):
@@ -77,8 +78,6 @@ def write_artifact(
         (directory / OUTCOMES).write_text(compact(done.outcomes.to_json()), encoding="utf-8")
     if trade_off:
         (directory / TRADE_OFF).write_text(dump(list(trade_off)), encoding="utf-8")
-    prompt = task.prompt if isinstance(task, SentenceSimilarity) else ""
-    (directory / CARD).write_text(card(config, plan, validation, prompt), encoding="utf-8")
     facts = described(
         {
             **inputs_of(run, origins),
@@ -90,6 +89,7 @@ def write_artifact(
             "reused": [] if stages.memory is None else stages.memory.reused,
         }
     )
+    (directory / CARD).write_text(card(config, plan, validation, facts["task"], directory), encoding="utf-8")
     model_sha256 = sha256_of(directory / MODEL)
     try:
         (directory / SBOM).write_text(sbom_text(facts, model_sha256), encoding="utf-8")
@@ -156,7 +156,7 @@ def renew_validation(
     validation = found.validation
     texts = {
         VALIDATION: dump(validation.to_json()),
-        CARD: card(config, plan, validation, manifest.get("task", {}).get("prompt", "")),
+        CARD: card(config, plan, validation, manifest.get("task") or {}, directory),
         OUTCOMES: compact(found.outcomes.to_json()),
     }
     for name, text in texts.items():
@@ -167,109 +167,3 @@ def renew_validation(
     facts = {**facts, "device": validation.deployment.device}
     write_manifest(directory, facts, manifest["files"], engine | set(texts))
     renew_report(directory)
-
-
-def card(config: RunConfig, plan: Plan, validation: Validation | None, prompt: str = "") -> str:
-    """The artifact's README.md: what it is, what was measured, how to use it.
-
-    Args:
-        config: resolved options.
-        plan: what was kept.
-        validation: what was measured; None where nothing was.
-        prompt: text that every text begins with.
-    """
-    name = Path(config.model).name
-    if validation is not None and validation.unstructured is not None:
-        return sparse_card(name, validation)
-    lines = [
-        f"# {name}, compressed",
-        "",
-        f"Made by compress {__version__} from `{name}`: budget {plan.budget}, method `{plan.method}`, target "
-        f"`{config.target}`, batch {config.batch_size}, length {config.seq_len}.",
-        "",
-    ]
-    if validation is not None:
-        lines += _measured(plan, validation)
-    lines += [
-        *([f"Measured with the prompt {prompt!r} before every text: put it there in use too.", ""] if prompt else []),
-        "```python",
-        "import onnxruntime",
-        'session = onnxruntime.InferenceSession("model.onnx")',
-        "",
-        "import compress",
-        'model = compress.load(".")  # an ordinary transformers model, for PyTorch',
-        "```",
-        "",
-        "What was kept:",
-        "",
-        "```",
-        plan.explain(),
-        "```",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _measured(plan: Plan, validation: Validation) -> list[str]:
-    """The card's table, what it was measured on, and the verdict."""
-    metric, deployment = validation.metric, validation.deployment
-    timed = summary.how_timed(validation, plan) == "measured"
-    lines = [
-        "| | dense | compressed |",
-        "|---|---|---|",
-        *_table(plan, validation),
-        f"| precision | fp32 | {deployment.precision} |",
-        "",
-        f"{'Measured' if timed else 'All but the latencies measured'} on {deployment.device['processor']}, "
-        f"{deployment.device['threads']} threads, {validation.date[:10]}"
-        f"{', dense and compressed interleaved' if timed else ''}. Verdict: **{validation.verdict}** "
-        f"({validation.reason}).",
-        "",
-    ]
-    trained = validation.fine_pruned
-    if trained is not None:
-        lines += [
-            f"Fine-pruned by the recipe `{trained.recipe}`: {trained.before.name} {trained.before.compressed:.4f} "
-            f"before it, {metric.compressed:.4f} after it (`training.csv` has the curves).",
-            "",
-        ]
-    if deployment.engine is not None and deployment.engine.scheme in IN_GRAPH:
-        lines += [_SEVEN_BITS if deployment.engine.reduce_range else _EIGHT_BITS, ""]
-    kept = () if deployment.engine is None else deployment.engine.left_out
-    if kept:
-        lines += [f"Kept in fp32: {', '.join(f'`{name}`' for name in kept)}.", ""]
-    return lines
-
-
-_EIGHT_BITS = (
-    "Weights have 8 bits. x86 processors without VNNI add products in 16 bits, which can saturate: answers then differ "
-    "there. Make the artifact on such a processor for weights of 7 bits."
-)
-_SEVEN_BITS = "Weights have 7 bits, so that products do not saturate on x86 processors without VNNI."
-_HOW = {"estimated": "**estimated** from a data sheet", "predicted": "predicted, not timed"}
-
-
-def _table(plan: Plan, validation: Validation) -> Iterator[str]:
-    """Rows of the card's table."""
-    for row in summary.rows(validation, plan):
-        dense, ours = row.dense or 0.0, row.compressed
-        how = _HOW.get(row.how or "")
-        if row.kind == "latency" and (ours is None or row.dense is None):
-            yield "| latency, ms | not measured | not measured |"
-        elif ours is None:
-            continue
-        elif row.kind == "latency":
-            yield (
-                f"| latency, ms, {how} | {dense:.3f} | {ours:.3f} |"
-                if how
-                else (f"| latency, ms (median) | {dense:.2f} | {ours:.2f} |")
-            )
-        elif row.kind == "speedup":
-            yield f"| speed-up{f', {how}' if how else ''} | 1 | {ours:.2f} |"
-        elif row.kind == "metric":
-            yield f"| {row.name}, {validation.metric.examples} examples | {dense:.4f} | {ours:.4f} |"
-        elif row.kind == "size":
-            yield f"| model.onnx, MB | {dense / 1e6:.1f} | {ours / 1e6:.1f} |"
-        elif row.kind == "macs":
-            yield f"| encoder MACs | 1 | {ours:.3f} |"
-        elif row.kind == "drift":
-            yield f"| largest difference of answers by batch, order and padding | | {ours:.2g} |"

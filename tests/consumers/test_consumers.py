@@ -35,11 +35,12 @@ LENGTH = 24
 Answers = dict[str, Any]
 
 
-def _exported(model: Path, output: Path, config: Any) -> None:
+def _exported(model: Path, output: Path, described: Any) -> None:
     """A pruned artifact, with a layer without attention and one without an FFN."""
     structure = first_units(Widths((2, 0, 4), (0, 7, 20)))
-    plan = Plan(shape_of(config), structure, Budget("macs", 0.5), method="full", macs_fraction=0.5)
-    pipeline.export_plan(RunConfig(model=str(model), target="cpu", seq_len=LENGTH, output=output), plan)
+    plan = Plan(shape_of(described), structure, Budget("macs", 0.5), method="full", macs_fraction=0.5)
+    config = RunConfig(model=str(model), target="cpu", seq_len=LENGTH, output=output, pytorch="padded")
+    pipeline.export_plan(config, plan)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,9 @@ def artifacts(once: Once, tokenizer: Any) -> dict[str, Path]:
             _exported(found, folder / name, base.config)
         for name, labels in (("classifier", ("bad", "good", "neither")), ("ranker", ("LABEL_0",))):
             numbered = dict(enumerate(labels))
-            model = random_model("bert", len(tokenizer), id2label=numbered, label2id={v: k for k, v in numbered.items()})
+            model = random_model(
+                "bert", len(tokenizer), id2label=numbered, label2id={v: k for k, v in numbered.items()}
+            )
             model.save_pretrained(folder / "sources" / name)
             tokenizer.save_pretrained(folder / "sources" / name)
             _exported(folder / "sources" / name, folder / name, model.config)
@@ -113,6 +116,17 @@ def in_python(artifacts: dict[str, Path], packages: Callable[[str, str], Any]) -
             "sentence_transformer",
             {"folder": at["dense"], "texts": TEXTS, "backend": "onnx"},
         ),
+        "sentence-transformers, torch": ("sentence_transformer", {"folder": at["encoder"], "texts": TEXTS}),
+        "CrossEncoder, torch": ("cross_encoder", {"folder": at["ranker"], "pairs": PAIRS}),
+        "transformers": (
+            "auto_model",
+            {
+                "folder": at["classifier"],
+                "texts": TEXTS,
+                "kind": "AutoModelForSequenceClassification",
+                "output": "logits",
+            },
+        ),
         "CrossEncoder": ("cross_encoder", {"folder": at["ranker"], "pairs": PAIRS, "backend": "onnx"}),
         "CrossEncoder, classes": ("cross_encoder", {"folder": at["classifier"], "pairs": PAIRS, "backend": "onnx"}),
         "optimum": (
@@ -159,7 +173,10 @@ def in_python(artifacts: dict[str, Path], packages: Callable[[str, str], Any]) -
     [
         ("sentence-transformers", "encoder", prompted(TEXTS), None),
         ("sentence-transformers, Dense", "dense", TEXTS, None),
+        ("sentence-transformers, torch", "encoder", prompted(TEXTS), None),
         ("CrossEncoder", "ranker", PAIRS, None),
+        ("CrossEncoder, torch", "ranker", PAIRS, None),
+        ("transformers", "classifier", TEXTS, None),
         ("CrossEncoder, classes", "classifier", PAIRS, None),
         ("optimum", "encoder", TEXTS, "last_hidden_state"),
         ("optimum, classes", "classifier", TEXTS, None),
@@ -270,9 +287,7 @@ def test_transformers_js_gives_our_classes(in_node: Answers, artifacts: dict[str
 
 
 @pytest.mark.parametrize("artifact", ["encoder", "dense", "classifier", "ranker"])
-def test_onnxruntime_web_answers_like_onnxruntime(
-    in_node: Answers, artifacts: dict[str, Path], artifact: str
-) -> None:
+def test_onnxruntime_web_answers_like_onnxruntime(in_node: Answers, artifacts: dict[str, Path], artifact: str) -> None:
     found = in_node[f"web, {artifact}"]
     assert "error" not in found, found
     session = onnxruntime.InferenceSession(artifacts[artifact] / "model.onnx", providers=["CPUExecutionProvider"])

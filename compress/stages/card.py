@@ -1,0 +1,147 @@
+"""README.md of an artifact: what it is, what was measured, how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress._version import __version__
+from compress.artifact import summary
+from compress.artifact.consumers import ORT_CLASSES
+from compress.artifact.model import WEIGHTS
+from compress.artifact.sparse import card as sparse_card
+from compress.export.lowering import IN_GRAPH
+from compress.tasks import TASKS
+
+if TYPE_CHECKING:
+    from compress.artifact.validation import Validation
+    from compress.core.plan import Plan
+    from compress.options.run_config import RunConfig
+
+
+def card(config: RunConfig, plan: Plan, validation: Validation | None, task: Mapping[str, Any], directory: Path) -> str:
+    """The artifact's README.md: what it is, what was measured, how to use it.
+
+    Args:
+        config: resolved options.
+        plan: what was kept.
+        validation: what was measured; None where nothing was.
+        task: its name and settings, as the manifest has them.
+        directory: the artifact; which files it has decides what loads it.
+    """
+    name = Path(config.model).name
+    if validation is not None and validation.unstructured is not None:
+        return sparse_card(name, validation)
+    lines = [
+        f"# {name}, compressed",
+        "",
+        f"Made by compress {__version__} from `{name}`: budget {plan.budget}, method `{plan.method}`, target "
+        f"`{config.target}`, batch {config.batch_size}, length {config.seq_len}.",
+        "",
+    ]
+    if validation is not None:
+        lines += _measured(plan, validation)
+    prompt = task.get("prompt", "")
+    lines += [
+        *([f"Measured with the prompt {prompt!r} before every text: put it there in use too.", ""] if prompt else []),
+        *_use(str(task.get("name", "")), plan, directory),
+        "What was kept:",
+        "",
+        "```",
+        plan.explain(),
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _use(task: str, plan: Plan, directory: Path) -> list[str]:
+    """How to load the artifact, and what loads it not."""
+    lines = ["```python", "import onnxruntime", 'session = onnxruntime.InferenceSession("model.onnx")', ""]
+    if (directory / "modules.json").is_file():
+        lines += ["from sentence_transformers import SentenceTransformer"]
+        lines += ['encoder = SentenceTransformer(".", backend="onnx")', ""]
+    if task in ORT_CLASSES:
+        lines += [f"from optimum.onnxruntime import {ORT_CLASSES[task]}"]
+        lines += [f'model = {ORT_CLASSES[task]}.from_pretrained(".")', ""]
+    lines += ["import compress", 'model = compress.load(".")  # an ordinary transformers model, for PyTorch']
+    dense, padded = plan.structure.widths == plan.shape.dense, (directory / WEIGHTS).is_file()
+    if task in TASKS and (dense or padded):
+        kind = TASKS[task].auto_class_name
+        place, note = (".", "  # padded with zeros, equal answers") if padded else ("pytorch", "")
+        lines += ["", f"from transformers import {kind}", f'model = {kind}.from_pretrained("{place}"){note}']
+    lines += ["```", ""]
+    if not padded and not dense:
+        lines += [
+            "The layers of the checkpoint in `pytorch/` have different numbers of heads and filters, which no",
+            "configuration of transformers can say: `from_pretrained` does not load it, `compress.load` does.",
+            "`--pytorch padded` writes one that `from_pretrained` loads, with zeros where units are missing.",
+            "",
+        ]
+    return lines
+
+
+def _measured(plan: Plan, validation: Validation) -> list[str]:
+    """The card's table, what it was measured on, and the verdict."""
+    metric, deployment = validation.metric, validation.deployment
+    timed = summary.how_timed(validation, plan) == "measured"
+    lines = [
+        "| | dense | compressed |",
+        "|---|---|---|",
+        *_table(plan, validation),
+        f"| precision | fp32 | {deployment.precision} |",
+        "",
+        f"{'Measured' if timed else 'All but the latencies measured'} on {deployment.device['processor']}, "
+        f"{deployment.device['threads']} threads, {validation.date[:10]}"
+        f"{', dense and compressed interleaved' if timed else ''}. Verdict: **{validation.verdict}** "
+        f"({validation.reason}).",
+        "",
+    ]
+    trained = validation.fine_pruned
+    if trained is not None:
+        lines += [
+            f"Fine-pruned by the recipe `{trained.recipe}`: {trained.before.name} {trained.before.compressed:.4f} "
+            f"before it, {metric.compressed:.4f} after it (`training.csv` has the curves).",
+            "",
+        ]
+    if deployment.engine is not None and deployment.engine.scheme in IN_GRAPH:
+        lines += [_SEVEN_BITS if deployment.engine.reduce_range else _EIGHT_BITS, ""]
+    kept = () if deployment.engine is None else deployment.engine.left_out
+    if kept:
+        lines += [f"Kept in fp32: {', '.join(f'`{name}`' for name in kept)}.", ""]
+    return lines
+
+
+_EIGHT_BITS = (
+    "Weights have 8 bits. x86 processors without VNNI add products in 16 bits, which can saturate: answers then differ "
+    "there. Make the artifact on such a processor for weights of 7 bits."
+)
+_SEVEN_BITS = "Weights have 7 bits, so that products do not saturate on x86 processors without VNNI."
+_HOW = {"estimated": "**estimated** from a data sheet", "predicted": "predicted, not timed"}
+
+
+def _table(plan: Plan, validation: Validation) -> Iterator[str]:
+    """Rows of the card's table."""
+    for row in summary.rows(validation, plan):
+        dense, ours = row.dense or 0.0, row.compressed
+        how = _HOW.get(row.how or "")
+        if row.kind == "latency" and (ours is None or row.dense is None):
+            yield "| latency, ms | not measured | not measured |"
+        elif ours is None:
+            continue
+        elif row.kind == "latency":
+            yield (
+                f"| latency, ms, {how} | {dense:.3f} | {ours:.3f} |"
+                if how
+                else (f"| latency, ms (median) | {dense:.2f} | {ours:.2f} |")
+            )
+        elif row.kind == "speedup":
+            yield f"| speed-up{f', {how}' if how else ''} | 1 | {ours:.2f} |"
+        elif row.kind == "metric":
+            yield f"| {row.name}, {validation.metric.examples} examples | {dense:.4f} | {ours:.4f} |"
+        elif row.kind == "size":
+            yield f"| model.onnx, MB | {dense / 1e6:.1f} | {ours / 1e6:.1f} |"
+        elif row.kind == "macs":
+            yield f"| encoder MACs | 1 | {ours:.3f} |"
+        elif row.kind == "drift":
+            yield f"| largest difference of answers by batch, order and padding | | {ours:.2g} |"
