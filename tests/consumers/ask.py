@@ -63,6 +63,15 @@ def auto_model(folder: str, texts: list[Any], kind: str, output: str) -> Any:
         return getattr(model(**inputs), output).numpy()
 
 
+def openvino(file: str, feed: dict[str, list[list[int]]], output: str) -> Any:
+    import numpy as np
+    import openvino as runtime
+
+    model = runtime.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    names = [port.get_any_name() for port in model.inputs]
+    return model({name: np.array(feed[name]) for name in names})[output]
+
+
 def triton(file: str) -> Any:
     from google.protobuf import json_format, text_format
     from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -82,7 +91,7 @@ def merge(base: str, adapter: str, output: str, kind: str) -> Any:
 
 PROGRAMS: dict[str, Callable[..., Any]] = {
     function.__name__: function
-    for function in (sentence_transformer, cross_encoder, optimum, fastembed, auto_model, triton, merge)
+    for function in (sentence_transformer, cross_encoder, optimum, fastembed, auto_model, openvino, triton, merge)
 }
 
 

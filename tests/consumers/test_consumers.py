@@ -92,6 +92,10 @@ def feed(artifact: Path, texts: list[Any]) -> dict[str, Any]:
     return {name: rows[name].astype(np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
 
 
+def listed(artifact: Path, texts: list[Any]) -> dict[str, Any]:
+    return {name: rows.tolist() for name, rows in feed(artifact, texts).items()}
+
+
 def ours(artifact: Path, texts: list[Any], output: str | None = None) -> Any:
     """What plain ONNX Runtime gives."""
     session = onnxruntime.InferenceSession(artifact / "model.onnx", providers=["CPUExecutionProvider"])
@@ -151,6 +155,13 @@ def in_python(artifacts: dict[str, Path], packages: Callable[[str, str], Any]) -
                 "output": "logits",
             },
         ),
+        **{
+            f"openvino, {name}": (
+                "openvino",
+                {"file": f"{at[name]}/model.onnx", "feed": listed(artifacts[name], TEXTS), "output": output},
+            )
+            for name, output in (("dense", "sentence_embedding"), ("classifier", "logits"))
+        },
         "fastembed": ("fastembed", {"folder": at["encoder"], "texts": prompted(TEXTS)}),
         "fastembed, packaged": (
             "fastembed",
@@ -181,6 +192,8 @@ def in_python(artifacts: dict[str, Path], packages: Callable[[str, str], Any]) -
         ("optimum", "encoder", TEXTS, "last_hidden_state"),
         ("optimum, classes", "classifier", TEXTS, None),
         ("optimum, packaged", "classifier", TEXTS, None),
+        ("openvino, dense", "dense", TEXTS, None),
+        ("openvino, classifier", "classifier", TEXTS, None),
         ("fastembed", "encoder", prompted(TEXTS), None),
         ("fastembed, packaged", "encoder", prompted(TEXTS), None),
     ],
@@ -248,7 +261,7 @@ def in_node(artifacts: dict[str, Path], packages: Callable[[str, str], Any]) -> 
                 "web",
                 {
                     "file": str(artifacts[name] / "model.onnx"),
-                    "feed": {key: rows.tolist() for key, rows in feed(artifacts[name], TEXTS).items()},
+                    "feed": listed(artifacts[name], TEXTS),
                 },
             )
             for name in artifacts
