@@ -1,6 +1,8 @@
 """Loads and checks everything a run reads, before anything is computed.
 
     folder         what a model folder holds, before anything in it is loaded: adapters, other formats
+    adapter        LoRA adapters, merged;  pickled  weights of older checkpoints, read as tensors
+    conversion     both as safetensors
     configuration  config.json, without the flags that only steer how a model is run
     weights        weight files: whole, not quantized, with the names that the model has
     processors     tokenizers and image processors

@@ -1,7 +1,8 @@
 """Loads a checkpoint: weights, tokenizer, family and task, all checked before anything is computed.
 
-Only safetensors are read, never pickle, and code from a checkpoint is never run. A model of the hub is first downloaded
-to the hub's cache; after that only local files are read. ``inputs/folder.py`` says what a folder may not have.
+Weights are safetensors, or are converted to them (``inputs/conversion.py``). Code from a checkpoint is never run. A
+model of the hub is first downloaded to the hub's cache; after that only local files are read. ``inputs/folder.py`` says
+what a folder may not have.
 """
 
 from __future__ import annotations
@@ -15,16 +16,20 @@ from typing import TYPE_CHECKING, Any
 from compress.core.errors import ModelError
 from compress.data.hub import existing_path, from_hub, hub_reachable, looks_like_path
 from compress.data.text_files import first_line
+from compress.inputs.adapter import find_adapter, say_head
 from compress.inputs.configuration import one_line, read_config
+from compress.inputs.conversion import in_safetensors
 from compress.inputs.folder import (
     ADAPTER_CONFIG,
     WEIGHTS,
     WEIGHTS_INDEX,
+    not_merged,
     refuse_adapter,
     refuse_without_config,
     weight_files,
 )
 from compress.inputs.head import check_head
+from compress.inputs.pickled import PATTERNS as PICKLED
 from compress.inputs.processors import (
     IMAGE_PROCESSOR_FILES,
     TOKENIZER_CONFIG,
@@ -43,6 +48,8 @@ from compress.tasks import SentenceSimilarity, Task
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from compress.inputs.adapter import Adapter
+    from compress.inputs.sentence_encoder import SentenceFolder
     from compress.tasks.sentence_similarity import Embedding
 # Errors of transformers for weights that contradict the configuration; it has no error class of its own for them.
 _LOADING_ERRORS = (
@@ -100,45 +107,93 @@ def load_checkpoint(
             fewer than ``seq_len`` positions, or cannot be saved again.
         ConfigError: there is no such task or prompt, or the task has no embeddings or prompts.
     """
+    source = _find(model, task)
+    refuse_without_config(source.directory, model)
+    config = read_config(source.directory, model)
+    if source.adapter is not None:
+        say_head(source.adapter, config)
+    with in_safetensors(source.directory, source.adapter, model) as (weights, converted):
+        files = weight_files(weights, model)
+        check_files(files, model)
+        chosen, said = choose_task(config, task, source.sentences, files)
+        check_head(config, chosen, source.directory, files, model)
+        _check_length(config, seq_len, model)
+        with quiet():
+            load = load_image_processor if chosen.processor == "image" else load_tokenizer
+            tokenizer = load(source.beside(config), config, model)
+        said += converted
+        if isinstance(chosen, SentenceSimilarity):
+            folder = source.sentences
+            lower_case, longest = (False, None) if folder is None else (folder.lower_case, folder.max_seq_length)
+            said += settle_tokenizer(tokenizer, lower_case=lower_case, longest=longest)
+            chosen, lines = sentence_task(folder, embedding, prompt, tokenizer)
+            said += lines
+        else:
+            if chosen.processor == "tokenizer":
+                said += settle_tokenizer(tokenizer)
+            refuse_sentence_options(chosen, embedding, prompt)
+        network, left_out = _load_model(weights, config, chosen, model)
+        hashed = fingerprint(files)
+    _try_to_save(network, tokenizer, model)
+    return Checkpoint(
+        # Directories in the hub's cache are named after commits.
+        name=source.given.name if existing_path(model) else model.rsplit("/", 1)[-1],
+        model=network,
+        tokenizer=tokenizer,
+        encoder=encoder_of(network),
+        task=chosen,
+        fingerprint=hashed,
+        directory=source.directory,
+        left_out=left_out,
+        said=tuple(said),
+    )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The folders of a checkpoint.
+
+    Attributes:
+        given: what the user named.
+        directory: of config.json and weights; of an adapter's base.
+        adapter: to merge; None for none.
+        sentences: the files of sentence-transformers; None without any.
+    """
+
+    given: Path
+    directory: Path
+    adapter: Adapter | None = None
+    sentences: SentenceFolder | None = None
+
+    def beside(self, config: Any) -> Path:
+        """Returns the folder of the tokenizer: an adapter's own, if it has one."""
+        if self.adapter is None:
+            return self.directory
+        names = tokenizer_files(self.given, config)
+        return self.given if any((self.given / name).is_file() for name in names) else self.directory
+
+
+def _find(model: str, task: str | None) -> _Source:
     given = _local_directory(model)
+    adapter = find_adapter(given)
+    if adapter is not None:
+        return _Source(given, given if adapter.base is None else _base(adapter, adapter.base, model), adapter)
     refuse_adapter(given, model)
     folder = find_sentence_folder(given) if task in (None, SentenceSimilarity.name) else None
     # Older folders of sentence-transformers keep the transformer in a folder of its own.
     directory = given if folder is None else folder.transformer
     refuse_adapter(directory, model)
-    refuse_without_config(directory, model)
-    config = read_config(directory, model)
-    files = weight_files(directory, model)
-    check_files(files, model)
-    chosen, said = choose_task(config, task, folder, files)
-    check_head(config, chosen, directory, files, model)
-    _check_length(config, seq_len, model)
-    with quiet():
-        load = load_image_processor if chosen.processor == "image" else load_tokenizer
-        tokenizer = load(directory, config, model)
-    if isinstance(chosen, SentenceSimilarity):
-        lower_case, longest = (False, None) if folder is None else (folder.lower_case, folder.max_seq_length)
-        said += settle_tokenizer(tokenizer, lower_case=lower_case, longest=longest)
-        chosen, lines = sentence_task(folder, embedding, prompt, tokenizer)
-        said += lines
-    else:
-        if chosen.processor == "tokenizer":
-            said += settle_tokenizer(tokenizer)
-        refuse_sentence_options(chosen, embedding, prompt)
-    network, left_out = _load_model(directory, config, chosen, model)
-    _try_to_save(network, tokenizer, model)
-    return Checkpoint(
-        # Directories in the hub's cache are named after commits.
-        name=given.name if existing_path(model) else model.rsplit("/", 1)[-1],
-        model=network,
-        tokenizer=tokenizer,
-        encoder=encoder_of(network),
-        task=chosen,
-        fingerprint=fingerprint(files),
-        directory=directory,
-        left_out=left_out,
-        said=tuple(said),
-    )
+    return _Source(given, directory, sentences=folder)
+
+
+def _base(adapter: Adapter, base: str, model: str) -> Path:
+    try:
+        directory = _local_directory(base)
+    except ModelError as error:
+        why = f"its base '{base}', named in {ADAPTER_CONFIG}, is missing: {error}"
+        raise ModelError(not_merged(adapter.folder, model, why)) from None
+    refuse_adapter(directory, base)
+    return directory
 
 
 def _local_directory(model: str) -> Path:
@@ -185,6 +240,8 @@ def _from_hub(model: str) -> Path:
                 )
 
             path = fetch(patterns)
+            if (path / "config.json").is_file() and not any(path.glob("model*.safetensors")):
+                fetch([*PICKLED, f"{PICKLED[0]}.index.json"])
             if pickled := pickled_layers(path):
                 fetch(pickled)
             return path

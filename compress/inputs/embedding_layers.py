@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import pickle  # nosec B403
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.core.errors import ModelError
 from compress.data.text_files import first_line
+from compress.inputs.pickled import read_tensors
 from compress.tasks.pooling import Dense, LayerNorm
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
-# A damaged file may raise any of these, depending on where it is damaged. Nothing is unpickled with ``pickle``.
-_READING_ERRORS = (OSError, RuntimeError, ValueError, EOFError, AttributeError, pickle.UnpicklingError)
 
 
 def read_layer(kind: str, folder: Path, notes: Mapping[str, Any]) -> Dense | LayerNorm:
@@ -57,10 +55,9 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             found: dict[str, Tensor] = load_file(str(file))
         else:
-            # weights_only: tensors are read, and no code of the file is run.
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            found = read_tensors([file], str(folder))
         return {name: tensor.to(torch.float32).contiguous() for name, tensor in found.items()}
-    except (*_READING_ERRORS, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
         raise ModelError(f"weights '{file}' cannot be read: {first_line(error)}; copy them again") from None
 
 

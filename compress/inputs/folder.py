@@ -18,7 +18,7 @@ WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_adapter.bin")
 # The classes of transformers for the task types of peft.
-_CLASSES = {
+CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
@@ -45,12 +45,23 @@ def refuse_adapter(directory: Path, model: str) -> None:
         weights = [name for name in _ADAPTER_WEIGHTS if (folder / name).is_file()]
         if notes.is_file() or weights:
             found = notes.relative_to(directory).as_posix() if notes.is_file() else weights[0]
-            raise ModelError(f"model '{model}' has an adapter that is not merged ({found}): {_merging(folder, model)}")
+            raise ModelError(not_merged(folder, model, found))
+
+
+def not_merged(folder: Path, model: str, found: str) -> str:
+    """Returns the message about an adapter that is not merged: what was found, and how to merge it.
+
+    Args:
+        folder: of the adapter.
+        model: the name that the user gave the model folder.
+        found: what shows that there is an adapter.
+    """
+    return f"model '{model}' has an adapter that is not merged ({found}): {_merging(folder, model)}"
 
 
 def _merging(folder: Path, model: str) -> str:
     """Returns how to merge an adapter into its base model."""
-    settings = _settings(folder / ADAPTER_CONFIG)
+    settings = read_settings(folder / ADAPTER_CONFIG)
     kind = str(settings.get("peft_type") or "")
     if kind in _NOT_MERGEABLE:
         return f"{kind} cannot be merged into the weights; fine-tune the model itself, or train a LoRA and merge it"
@@ -63,7 +74,7 @@ def _merging(folder: Path, model: str) -> str:
     if (folder / "config.json").is_file():
         base, adapter = model, "ADAPTER"
         first = f"move {ADAPTER_CONFIG} and adapter_model.* to a folder of their own, ADAPTER, then "
-    kind_of_model = _CLASSES.get(str(settings.get("task_type")), "AutoModel")
+    kind_of_model = CLASSES.get(str(settings.get("task_type")), "AutoModel")
     merge = (
         f"from peft import PeftModel; from transformers import {kind_of_model} as M; "
         f"PeftModel.from_pretrained(M.from_pretrained('{base}'), '{adapter}').merge_and_unload()"
@@ -72,7 +83,12 @@ def _merging(folder: Path, model: str) -> str:
     return f'{first}merge it (python -c "{merge}"), copy the tokenizer\'s files to MERGED, and give that folder'
 
 
-def _settings(file: Path) -> dict[str, Any]:
+def read_settings(file: Path) -> dict[str, Any]:
+    """Returns a json file's table; empty where there is none, or it is damaged: who loads it says so.
+
+    Args:
+        file: config.json or adapter_config.json.
+    """
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -154,25 +170,43 @@ def _instead(directory: Path, model: str) -> str | None:
 
 def _loading(directory: Path) -> str:
     """Returns the start of a command that loads a checkpoint with the class that its config.json names."""
-    head = next(iter(_settings(directory / "config.json").get("architectures") or ()), None)
+    head = next(iter(read_settings(directory / "config.json").get("architectures") or ()), None)
     kind = head if isinstance(head, str) and head.isidentifier() else "AutoModel"
     return f'python -c "from transformers import {kind} as M; M'
 
 
-def _unpickling(directory: Path, names: list[str], load: str, model: str) -> str:
-    """Returns how to convert pickled weights. They are looked at, not executed: a pickle may hold any program."""
+def refuse_pickle(file: Path, model: str) -> None:
+    """Raises ModelError if a pickle names anything but tensors: it would be a program.
+
+    Args:
+        file: the pickle. It is looked at, not executed.
+        model: the name that the user gave the model folder, for messages.
+    """
+    if unsafe := _programs(file):
+        raise ModelError(f"model '{model}' has no {WEIGHTS}: {_no_weights(file.name, unsafe)}")
+
+
+def _programs(file: Path) -> list[str]:
+    """Returns what a pickle would run; empty where nothing can be said: of an old format, or not a file of torch."""
     from torch.serialization import get_unsafe_globals_in_checkpoint
 
+    with suppress(Exception):
+        return sorted(get_unsafe_globals_in_checkpoint(str(file)))
+    return []
+
+
+def _no_weights(name: str, programs: list[str]) -> str:
+    return (
+        f"{name} is not a list of weights but a pickle of {_listed(programs)}: in the program that made it, save the "
+        "model with save_pretrained"
+    )
+
+
+def _unpickling(directory: Path, names: list[str], load: str, model: str) -> str:
+    """Returns how to convert pickled weights. They are looked at, not executed: a pickle may hold any program."""
     for name in names:
-        unsafe: list[str] = []
-        # Of an old format, or not a file of torch at all: nothing can be said about what it names.
-        with suppress(Exception):
-            unsafe = get_unsafe_globals_in_checkpoint(str(directory / name))
-        if unsafe:
-            return (
-                f"{name} is not a list of weights but a pickle of {_listed(sorted(unsafe))}: in the program that made "
-                "it, save the model with save_pretrained"
-            )
+        if programs := _programs(directory / name):
+            return _no_weights(name, programs)
     if any(re.fullmatch(r"pytorch_model(-\d+-of-\d+)?\.bin", name) for name in names):
         return f"convert it with save_pretrained: {load}.from_pretrained('{model}'){_SAVE}\""
     return "save the model with save_pretrained in the program that made it"

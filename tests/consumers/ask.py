@@ -80,18 +80,22 @@ def triton(file: str) -> Any:
         return json_format.MessageToDict(text_format.Parse(text.read(), ModelConfig()))
 
 
-def merge(base: str, adapter: str, output: str, kind: str) -> Any:
-    import transformers
-    from peft import PeftModel
+def lora(base: str, adapter: str, merged: str, settings: dict[str, Any]) -> Any:
+    """Make a random adapter, and what peft itself makes of it and its base."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
 
-    model = PeftModel.from_pretrained(getattr(transformers, kind).from_pretrained(base), adapter)
-    model.merge_and_unload().save_pretrained(output)
+    # Not zero at the start, as in an adapter that has been trained.
+    config = LoraConfig(task_type="SEQ_CLS", init_lora_weights=False, **settings)
+    model = get_peft_model(AutoModelForSequenceClassification.from_pretrained(base), config)
+    model.save_pretrained(adapter)
+    model.merge_and_unload().save_pretrained(merged)
     return []
 
 
 PROGRAMS: dict[str, Callable[..., Any]] = {
     function.__name__: function
-    for function in (sentence_transformer, cross_encoder, optimum, fastembed, auto_model, openvino, triton, merge)
+    for function in (sentence_transformer, cross_encoder, optimum, fastembed, auto_model, openvino, triton, lora)
 }
 
 

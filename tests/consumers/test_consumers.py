@@ -107,8 +107,21 @@ def prompted(texts: list[str]) -> list[str]:
     return [PROMPT + text for text in texts]
 
 
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "plain": {"r": 4, "lora_alpha": 6, "target_modules": ["query", "value"]},
+    "ranks": {"r": 4, "use_rslora": True, "target_modules": "all-linear", "rank_pattern": {"query": 2}, "bias": "all"},
+}
+
+
 @pytest.fixture(scope="module")
-def in_python(artifacts: dict[str, Path], packages: Callable[[str, str], Any]) -> Answers:
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("adapters")
+
+
+@pytest.fixture(scope="module")
+def in_python(
+    artifacts: dict[str, Path], packages: Callable[[str, str], Any], tiny_bert: Path, adapters: Path
+) -> Answers:
     """Every answer of the Python programs, from one process."""
     python = python_environment()
     at = {name: str(folder) for name, folder in artifacts.items()}
@@ -168,6 +181,18 @@ def in_python(artifacts: dict[str, Path], packages: Callable[[str, str], Any]) -
             {"folder": str(fast.directory), "texts": prompted(TEXTS), "snippet": fast.snippet},
         ),
         **{
+            f"lora, {name}": (
+                "lora",
+                {
+                    "base": str(tiny_bert),
+                    "adapter": str(adapters / name),
+                    "merged": str(adapters / f"{name}-merged"),
+                    "settings": settings,
+                },
+            )
+            for name, settings in ADAPTERS.items()
+        },
+        **{
             f"triton, {name}": (
                 "triton",
                 {"file": str(next(packages(name, "triton").directory.rglob("config.pbtxt")))},
@@ -205,6 +230,18 @@ def test_python_programs_give_our_answers(
     found = in_python[program]
     assert not isinstance(found, dict), found
     np.testing.assert_allclose(np.reshape(found, expected.shape), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(ADAPTERS))
+def test_an_adapter_of_peft_is_merged_as_peft_merges_it(in_python: Answers, adapters: Path, name: str) -> None:
+    from safetensors.torch import load_file
+
+    from compress.inputs.checkpoint import load_checkpoint
+
+    assert in_python[f"lora, {name}"] == []
+    found = load_checkpoint(str(adapters / name)).model.state_dict()
+    for key, value in load_file(adapters / f"{name}-merged" / "model.safetensors").items():
+        np.testing.assert_allclose(found[key].numpy(), value.numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("artifact", ["encoder", "dense", "classifier", "ranker"])

@@ -15,6 +15,8 @@ from compress.core.errors import EXIT_ERROR, ModelError
 from compress.inputs.checkpoint import load_checkpoint
 
 LORA = {"peft_type": "LORA", "task_type": "SEQ_CLS", "base_model_name_or_path": "someone/base", "r": 4}
+# What is more than a LoRA is not merged here.
+DORA = {**LORA, "use_dora": True}
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def refusal(model: Path | str) -> str:
     return str(caught.value)
 
 
-def add_adapter(folder: Path, notes: dict[str, Any] | None = LORA, weights: str = "adapter_model.safetensors") -> None:
+def add_adapter(folder: Path, notes: dict[str, Any] | None = DORA, weights: str = "adapter_model.safetensors") -> None:
     from safetensors.numpy import save_file
 
     if notes is not None:
@@ -73,14 +75,21 @@ def test_adapter_alone_is_refused_with_its_base_named(folder: Path, peft: bool) 
     [
         (None, "adapter_model.safetensors", "adapter_model.safetensors"),
         (None, "adapter_model.bin", "adapter_model.bin"),
-        ({**LORA, "task_type": None}, "adapter_model.safetensors", "AutoModel as M"),
-        ({**LORA, "task_type": "TOKEN_CLS"}, "adapter_model.safetensors", "AutoModelForTokenClassification as M"),
+        (LORA, "adapter_model.bin", "merge_and_unload()"),
+        ({**LORA, "init_lora_weights": "pissa"}, "adapter_model.safetensors", "merge_and_unload()"),
+        ({**LORA, "fan_in_fan_out": True}, "adapter_model.safetensors", "merge_and_unload()"),
+        ({**LORA, "use_something_new": 3}, "adapter_model.safetensors", "merge_and_unload()"),
+        ({**DORA, "task_type": None}, "adapter_model.safetensors", "AutoModel as M"),
+        ({**DORA, "task_type": "TOKEN_CLS"}, "adapter_model.safetensors", "AutoModelForTokenClassification as M"),
         ({**LORA, "peft_type": "PROMPT_TUNING"}, "adapter_model.safetensors", "PROMPT_TUNING cannot be merged"),
         ({"model_name": "bert", "config": {"architecture": "lora"}}, "pytorch_adapter.bin", "model.merge_adapter"),
     ],
-    ids=["no-notes", "no-notes-pickle", "features", "tagging", "prompt-tuning", "adapters-library"],
+    ids=[
+        *("no-notes", "no-notes-pickle", "pickle", "pissa", "transposed", "new", "features", "tagging"),
+        *("prompt-tuning", "adapters-library"),
+    ],
 )
-def test_every_kind_of_adapter_is_refused(
+def test_adapters_that_are_more_than_a_lora_are_refused(
     folder: Path, notes: dict[str, Any] | None, weights: str, words: str, peft: bool
 ) -> None:
     add_adapter(folder, notes, weights)
@@ -162,19 +171,59 @@ def test_a_pickled_program_is_never_run(folder: Path, tmp_path: Path, zipped: bo
     assert not (tmp_path / "ran").exists()
 
 
-def test_pickled_weights_are_refused_with_a_command_that_converts_them(folder: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_pickled_weights_are_read_as_tensors(folder: Path, dtype: str, parts: int) -> None:
     import torch
     from safetensors.torch import load_file
-    from transformers import BertForSequenceClassification
 
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-    before = load_checkpoint(str(folder)).model
+    before = load_checkpoint(str(folder))
+    weights = {name: value.to(getattr(torch, dtype)) for name, value in load_file(folder / "model.safetensors").items()}
     (folder / "model.safetensors").unlink()
-    command = f"BertForSequenceClassification as M; M.from_pretrained('{folder}').save_pretrained('CONVERTED')"
-    assert command.split("; ")[1] in refusal(folder)
-    # What the command does.
-    BertForSequenceClassification.from_pretrained(folder).save_pretrained(folder / "CONVERTED")
-    shutil.copy(folder / "tokenizer.json", folder / "CONVERTED")
-    shutil.copy(folder / "tokenizer_config.json", folder / "CONVERTED")
-    after = load_checkpoint(str(folder / "CONVERTED")).model
-    assert all(torch.equal(value, before.state_dict()[name]) for name, value in after.state_dict().items())
+    names = sorted(weights)
+    for part in range(parts):
+        name = "pytorch_model.bin" if parts == 1 else f"pytorch_model-{part + 1:05}-of-{parts:05}.bin"
+        torch.save({key: weights[key] for key in names[part::parts]}, folder / name)
+    # Beside the weights a Trainer leaves pickles of other things.
+    (folder / "training_args.bin").write_bytes(b"anything")
+    after = load_checkpoint(str(folder))
+    assert any("as tensors alone: nothing in it is run" in sentence for sentence in after.said)
+    expected = before.model.state_dict()
+    for name, value in after.model.state_dict().items():
+        assert torch.equal(
+            value, expected[name].to(getattr(torch, dtype)).float() if value.is_floating_point() else value
+        )
+    assert (after.fingerprint == before.fingerprint) == (dtype == "float32") or parts > 0
+
+
+def test_pickles_that_are_no_tables_of_tensors_are_refused(folder: Path) -> None:
+    import torch
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"state_dict": {"a": torch.zeros(2)}, "epoch": 3}, folder / "pytorch_model.bin")
+    assert "are not a table of tensors by name" in refusal(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"something")
+    assert "cannot be read as tensors" in refusal(folder)
+
+
+def linked_as_the_hubs_cache(folder: Path, root: Path) -> Path:
+    """The same files as the hub's client keeps them: links from a snapshot to blobs named by their content."""
+    blobs, snapshot = root / "models--a--b" / "blobs", root / "models--a--b" / "snapshots" / ("0" * 40)
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, file in enumerate(sorted(folder.iterdir())):
+        shutil.copy(file, blobs / f"{number:040x}")
+        (snapshot / file.name).symlink_to(Path("..") / ".." / "blobs" / f"{number:040x}")
+    return snapshot
+
+
+def test_a_snapshot_in_the_hubs_cache_is_a_folder_like_another(folder: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    before = load_checkpoint(str(folder))
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    assert load_checkpoint(str(linked_as_the_hubs_cache(folder, tmp_path / "first"))).fingerprint == before.fingerprint
+    (folder / "model.safetensors").unlink()
+    after = load_checkpoint(str(linked_as_the_hubs_cache(folder, tmp_path / "second")))
+    assert all(torch.equal(value, before.model.state_dict()[name]) for name, value in after.model.state_dict().items())

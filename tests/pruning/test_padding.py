@@ -44,7 +44,7 @@ def logits(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 @given(CASES)
-@examples(40)
+@examples(15)
 def test_padded_equals_pruned(case: tuple[str, Structure]) -> None:
     family, structure = case
     model, inputs = pruned(family, structure), padded_inputs(family)
