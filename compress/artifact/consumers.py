@@ -164,6 +164,8 @@ def _triton(contents: Contents) -> tuple[str, str]:
 
 
 def _tei_lacks(contents: Contents) -> str | None:
+    if "head" in contents.settings:
+        return "its config.json names an encoder, and it would look for embeddings; the head of SetFit gives classes"
     if contents.task != EMBEDDINGS or contents.pools:
         return None
     if contents.plain_pooling in ("cls", "mean", "lasttoken"):

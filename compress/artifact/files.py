@@ -20,6 +20,8 @@ MANIFEST = "manifest.json"
 SIGNATURE = "model.sig"
 BILL_OF_MATERIALS = "sbom.cdx.json"
 PYTORCH = "pytorch"
+# The linear head on the embeddings of a SetFit model; model.onnx has it too.
+HEAD = "model_head.safetensors"
 ENGINE = "engine"
 # Files and folders about the run; all others are the deployed model.
 OF_THE_RUN = frozenset(

@@ -55,6 +55,19 @@ def write_sentence_files(directory: Path, task: SentenceSimilarity, hidden: int,
     )
 
 
+def write_head(file: Path, head: Dense) -> None:
+    """Writes the head of a SetFit model, ``weight`` [classes, dimension] and ``bias`` [classes].
+
+    Args:
+        file: to write.
+        head: from embeddings to logits.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {"weight": head.weight, "bias": head.bias}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}, str(file))
+
+
 def _pooling(task: SentenceSimilarity, hidden: int) -> dict[str, Any]:
     modes = task.pooling.split("+")
     described: dict[str, Any] = {"word_embedding_dimension": hidden, "include_prompt": task.notes.include_prompt}

@@ -17,6 +17,7 @@
     tokenizer_settings  padding side, attention mask, lower case, longest text
     task_choice  the task, from the head and the files beside it
     sentence_encoder    modules.json: pooling, prompts, and what else makes an embedding
+    setfit              the head of a SetFit folder
     embedding_layers    weights of the layers after pooling
 
 May import tasks, models, data, options, profile, core.

@@ -39,11 +39,14 @@ from compress.inputs.processors import (
 )
 from compress.inputs.quiet import quiet
 from compress.inputs.sentence_encoder import MODULES, PATTERNS, find_sentence_folder, pickled_layers, sentence_task
+from compress.inputs.setfit import HEAD, has_head, read_head
+from compress.inputs.setfit import SETTINGS as SETFIT
 from compress.inputs.task_choice import choose_task, refuse_sentence_options
 from compress.inputs.tokenizer_settings import settle_tokenizer
 from compress.inputs.weights import check_files, check_finite, check_names, fingerprint
 from compress.models.encoder import Encoder, encoder_of, image_input, longest_input
 from compress.tasks import SentenceSimilarity, Task
+from compress.tasks.classified_embedding import ClassifiedEmbedding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -115,19 +118,24 @@ def load_checkpoint(
     with in_safetensors(source.directory, source.adapter, model) as (weights, converted):
         files = weight_files(weights, model)
         check_files(files, model)
-        chosen, said = choose_task(config, task, source.sentences, files)
+        chosen, said = choose_task(config, None if source.setfit else task, source.sentences, files)
         check_head(config, chosen, source.directory, files, model)
         _check_length(config, seq_len, model)
         with quiet():
             load = load_image_processor if chosen.processor == "image" else load_tokenizer
             tokenizer = load(source.beside(config), config, model)
         said += converted
+        if has_head(source.given) and not source.setfit:
+            said.append(f"the head of SetFit ({HEAD}) is left out: --task {ClassifiedEmbedding.name} keeps it")
         if isinstance(chosen, SentenceSimilarity):
             folder = source.sentences
             lower_case, longest = (False, None) if folder is None else (folder.lower_case, folder.max_seq_length)
             said += settle_tokenizer(tokenizer, lower_case=lower_case, longest=longest)
             chosen, lines = sentence_task(folder, embedding, prompt, tokenizer)
             said += lines
+            if source.setfit:
+                chosen = read_head(source.given, chosen, config, model)
+                refuse_sentence_options(chosen, embedding, None)
         else:
             if chosen.processor == "tokenizer":
                 said += settle_tokenizer(tokenizer)
@@ -158,12 +166,14 @@ class _Source:
         directory: of config.json and weights; of an adapter's base.
         adapter: to merge; None for none.
         sentences: the files of sentence-transformers; None without any.
+        setfit: whether a head of SetFit classifies the embeddings.
     """
 
     given: Path
     directory: Path
     adapter: Adapter | None = None
     sentences: SentenceFolder | None = None
+    setfit: bool = False
 
     def beside(self, config: Any) -> Path:
         """Returns the folder of the tokenizer: an adapter's own, if it has one."""
@@ -179,11 +189,12 @@ def _find(model: str, task: str | None) -> _Source:
     if adapter is not None:
         return _Source(given, given if adapter.base is None else _base(adapter, adapter.base, model), adapter)
     refuse_adapter(given, model)
-    folder = find_sentence_folder(given) if task in (None, SentenceSimilarity.name) else None
+    setfit = has_head(given) and task in (None, ClassifiedEmbedding.name)
+    folder = find_sentence_folder(given) if setfit or task in (None, SentenceSimilarity.name) else None
     # Older folders of sentence-transformers keep the transformer in a folder of its own.
     directory = given if folder is None else folder.transformer
     refuse_adapter(directory, model)
-    return _Source(given, directory, sentences=folder)
+    return _Source(given, directory, sentences=folder, setfit=setfit and folder is not None)
 
 
 def _base(adapter: Adapter, base: str, model: str) -> Path:
@@ -228,7 +239,7 @@ def _from_hub(model: str) -> Path:
                 with suppress(EntryNotFoundError):
                     hf_hub_download(model, TOKENIZER_CONFIG, local_files_only=cached_only)
                 beside = tokenizer_files(first.parent, config)
-            beside = (*beside, *IMAGE_PROCESSOR_FILES, *PATTERNS, ADAPTER_CONFIG)
+            beside = (*beside, *IMAGE_PROCESSOR_FILES, *PATTERNS, ADAPTER_CONFIG, HEAD, SETFIT)
             patterns = ["config.json", WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors", *beside]
 
             def fetch(patterns: list[str]) -> Path:
@@ -311,7 +322,7 @@ def _load_model(directory: Path, config: Any, task: Task, model: str) -> tuple[P
     check_finite(network, model)
     # The folder's place is nobody's business but the user's.
     network.config.name_or_path = ""
-    if isinstance(task, SentenceSimilarity):
+    if isinstance(task, (SentenceSimilarity, ClassifiedEmbedding)):
         # config.json may name a head that was left out; whoever reads the artifact builds this class.
         network.config.architectures = [type(network).__name__]
     network.requires_grad_(False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from compress._version import __version__
 from compress.artifact import summary
 from compress.artifact.consumers import ORT_CLASSES
+from compress.artifact.files import HEAD
 from compress.artifact.model import WEIGHTS
 from compress.artifact.sparse import card as sparse_card
 from compress.export.lowering import IN_GRAPH
@@ -66,7 +67,7 @@ def _use(task: str, plan: Plan, directory: Path) -> list[str]:
         lines += [f'model = {ORT_CLASSES[task]}.from_pretrained(".")', ""]
     lines += ["import compress", 'model = compress.load(".")  # an ordinary transformers model, for PyTorch']
     dense, padded = plan.structure.widths == plan.shape.dense, (directory / WEIGHTS).is_file()
-    if task in TASKS and (dense or padded):
+    if task in TASKS and (dense or padded) and not (directory / HEAD).is_file():
         kind = TASKS[task].auto_class_name
         place, note = (".", "  # padded with zeros, equal answers") if padded else ("pytorch", "")
         lines += ["", f"from transformers import {kind}", f'model = {kind}.from_pretrained("{place}"){note}']

@@ -8,12 +8,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.artifact.files import CARD, MODEL, OUTCOMES, PLAN, PROFILE, TRADE_OFF, TRAINING, VALIDATION, compact, dump
+from compress.artifact.files import (
+    CARD,
+    HEAD,
+    MODEL,
+    OUTCOMES,
+    PLAN,
+    PROFILE,
+    TRADE_OFF,
+    TRAINING,
+    VALIDATION,
+    compact,
+    dump,
+)
 from compress.artifact.manifest import SEAL, described, write_manifest
 from compress.artifact.model import save_model, save_padded
 from compress.artifact.sbom import NAME as SBOM
 from compress.artifact.sbom import sbom_text
-from compress.artifact.sentence_files import write_sentence_files
+from compress.artifact.sentence_files import write_head, write_sentence_files
 from compress.artifact.tokenizer_files import save_tokenizer
 from compress.core.errors import ConfigError, PlanError
 from compress.core.hashing import sha256_of
@@ -30,6 +42,7 @@ from compress.stages.card import card
 from compress.stages.context import Run
 from compress.stages.dense_model import deployment_feed
 from compress.tasks import SentenceSimilarity
+from compress.tasks.classified_embedding import ClassifiedEmbedding
 
 if TYPE_CHECKING:
     from compress.stages.results import Evaluated, Finished
@@ -66,9 +79,12 @@ def write_artifact(
             stages.info(f"warning: no padded checkpoint: {error}")
     save_tokenizer(loaded.checkpoint.tokenizer, directory, config.seq_len)
     task = loaded.checkpoint.task
-    if isinstance(task, SentenceSimilarity):
+    encoder = task.encoder if isinstance(task, ClassifiedEmbedding) else task
+    if isinstance(encoder, SentenceSimilarity):
         longest = min(float(config.seq_len), longest_text(loaded.checkpoint.tokenizer))
-        write_sentence_files(directory, task, loaded.shape.hidden_size, int(longest))
+        write_sentence_files(directory, encoder, loaded.shape.hidden_size, int(longest))
+    if isinstance(task, ClassifiedEmbedding):
+        write_head(directory / HEAD, task.head)
     (directory / PLAN).write_text(plan.to_json(), encoding="utf-8")
     if profile is not None:
         (directory / PROFILE).write_text(profile.to_json(), encoding="utf-8")

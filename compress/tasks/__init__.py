@@ -8,6 +8,7 @@
     question_answering    the span of a context that answers a question
     qa_columns            columns of questions, contexts and answers
     sentence_similarity   one embedding per text
+    classified_embedding  classes by a linear head on embeddings (SetFit)
     pooling               token embeddings as one embedding, and the layers after that
     standing              how far a metric is above chance
     image_classification  one class per image

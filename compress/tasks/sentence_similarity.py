@@ -17,7 +17,7 @@ from compress.data.names import SCORE_NAMES
 from compress.tasks.base import Chosen, Task, spearman
 from compress.tasks.losses import check_finite, noise_like
 from compress.tasks.measured import Measured
-from compress.tasks.pooling import Layer, pool, unit_length
+from compress.tasks.pooling import Layer, Normalize, pool, unit_length
 from compress.tasks.standing import Standing, standing_of_ranks
 from compress.tasks.tokenization import encode_texts
 
@@ -165,7 +165,29 @@ class SentenceSimilarity(Task):
         return super().made_up(config, names, max(length, self.prompt_tokens + 2), count)
 
     def forward(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        return self._embedded(_hidden(model, inputs), inputs["attention_mask"], self.normalize)
+        return self.embedded(_hidden(model, inputs), inputs["attention_mask"])
+
+    def embedded(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Makes embeddings of the last hidden state.
+
+        Args:
+            hidden: [batch, sequence, hidden].
+            mask: attention mask, [batch, sequence].
+
+        Returns:
+            [batch, dimension].
+        """
+        return self._embedded(hidden, mask, self.normalize)
+
+    def width(self, hidden_size: int) -> int:
+        """Returns the size of an embedding.
+
+        Args:
+            hidden_size: of the encoder.
+        """
+        size = hidden_size * len(self.pooling.split("+"))
+        size = next((len(layer.weight) for layer in reversed(self.layers) if not isinstance(layer, Normalize)), size)
+        return size if self.truncate is None else min(size, self.truncate)
 
     def _embedded(self, hidden: Tensor, mask: Tensor, normalize: bool) -> Tensor:
         """Pools, applies the layers, and normalises if asked to, [batch, dimension]."""

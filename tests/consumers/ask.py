@@ -63,6 +63,19 @@ def auto_model(folder: str, texts: list[Any], kind: str, output: str) -> Any:
         return getattr(model(**inputs), output).numpy()
 
 
+def setfit(encoder: str, output: str, texts: list[str], labels: list[int]) -> Any:
+    """Make a folder of SetFit, and what SetFit itself predicts with it."""
+    from sentence_transformers import SentenceTransformer
+    from setfit import SetFitModel
+    from sklearn.linear_model import LogisticRegression
+
+    body = SentenceTransformer(encoder, device="cpu")
+    head = LogisticRegression().fit(body.encode(texts, show_progress_bar=False), labels)
+    model = SetFitModel(model_body=body, model_head=head, labels=["bad", "good", "neither"])
+    model.save_pretrained(output)
+    return model.predict_proba(texts)
+
+
 def openvino(file: str, feed: dict[str, list[list[int]]], output: str) -> Any:
     import numpy as np
     import openvino as runtime
@@ -95,7 +108,17 @@ def lora(base: str, adapter: str, merged: str, settings: dict[str, Any]) -> Any:
 
 PROGRAMS: dict[str, Callable[..., Any]] = {
     function.__name__: function
-    for function in (sentence_transformer, cross_encoder, optimum, fastembed, auto_model, openvino, triton, lora)
+    for function in (
+        sentence_transformer,
+        cross_encoder,
+        optimum,
+        fastembed,
+        auto_model,
+        openvino,
+        triton,
+        lora,
+        setfit,
+    )
 }
 
 

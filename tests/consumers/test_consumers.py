@@ -192,6 +192,15 @@ def in_python(
             )
             for name, settings in ADAPTERS.items()
         },
+        "setfit": (
+            "setfit",
+            {
+                "encoder": str(artifacts["encoder"].parent / "sources" / "dense" / "encoder"),
+                "output": str(adapters / "setfit"),
+                "texts": TEXTS,
+                "labels": [0, 1, 2],
+            },
+        ),
         **{
             f"triton, {name}": (
                 "triton",
@@ -242,6 +251,19 @@ def test_an_adapter_of_peft_is_merged_as_peft_merges_it(in_python: Answers, adap
     found = load_checkpoint(str(adapters / name)).model.state_dict()
     for key, value in load_file(adapters / f"{name}-merged" / "model.safetensors").items():
         np.testing.assert_allclose(found[key].numpy(), value.numpy(), atol=1e-5)
+
+
+def test_a_folder_of_setfit_becomes_one_file_with_its_predictions(
+    in_python: Answers, adapters: Path, tmp_path: Path
+) -> None:
+    assert not isinstance(in_python["setfit"], dict), in_python["setfit"]
+    config = RunConfig(model=str(adapters / "setfit"), target="cpu", seq_len=LENGTH, output=tmp_path / "out")
+    artifact = pipeline.export_plan(config, None)
+    logits = ours(artifact, TEXTS, "logits")
+    found = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(found, in_python["setfit"], atol=1e-4)
+    assert json.loads((artifact / "config.json").read_text())["id2label"]["2"] == "neither"
+    assert (artifact / "model_head.safetensors").is_file()
 
 
 @pytest.mark.parametrize("artifact", ["encoder", "dense", "classifier", "ranker"])
