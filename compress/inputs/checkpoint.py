@@ -38,7 +38,14 @@ from compress.inputs.processors import (
     tokenizer_files,
 )
 from compress.inputs.quiet import quiet
-from compress.inputs.sentence_encoder import MODULES, PATTERNS, find_sentence_folder, pickled_layers, sentence_task
+from compress.inputs.sentence_encoder import (
+    MODULES,
+    PATTERNS,
+    find_sentence_folder,
+    keep_activation,
+    pickled_layers,
+    sentence_task,
+)
 from compress.inputs.setfit import HEAD, has_head, read_head
 from compress.inputs.setfit import SETTINGS as SETFIT
 from compress.inputs.task_choice import choose_task, refuse_sentence_options
@@ -113,6 +120,7 @@ def load_checkpoint(
     source = _find(model, task)
     refuse_without_config(source.directory, model)
     config = read_config(source.directory, model)
+    keep_activation(source.directory, config)
     if source.adapter is not None:
         say_head(source.adapter, config)
     with in_safetensors(source.directory, source.adapter, model) as (weights, converted):

@@ -114,6 +114,22 @@ def find_sentence_folder(directory: Path) -> SentenceFolder | None:
     return _read_folder(above) if PurePosixPath(directory.name) in listed[:1] else None
 
 
+def keep_activation(directory: Path, config: Any) -> None:
+    """Writes a cross-encoder's activation function where every release of sentence-transformers looks for it.
+
+    Newer releases keep it in config_sentence_transformers.json, which an artifact of another task does not have.
+
+    Args:
+        directory: the model folder.
+        config: its configuration, changed in place.
+    """
+    settings = _read_object(directory / SETTINGS)
+    activation = settings.get("activation_fn")
+    if settings.get("model_type") == "CrossEncoder" and isinstance(activation, str):
+        known = getattr(config, "sentence_transformers", None) or {}
+        config.sentence_transformers = {"activation_fn": activation, **known}
+
+
 def pickled_layers(root: Path) -> list[str]:
     """Returns the names of the files, below ``root``, of layers that have no safetensors: older Dense layers."""
     folders = [folder for folder in root.glob("[0-9]_*") if folder.name.endswith(("Dense", "LayerNorm"))]

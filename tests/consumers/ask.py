@@ -21,11 +21,10 @@ def sentence_transformer(folder: str, texts: list[str], **options: Any) -> Any:
 
 
 def cross_encoder(folder: str, pairs: list[list[str]], **options: Any) -> Any:
-    import torch
     from sentence_transformers import CrossEncoder
 
     encoder = CrossEncoder(folder, device="cpu", **options)
-    return encoder.predict([tuple(pair) for pair in pairs], activation_fn=torch.nn.Identity(), show_progress_bar=False)
+    return encoder.predict([tuple(pair) for pair in pairs], show_progress_bar=False)
 
 
 def optimum(folder: str, texts: list[Any], kind: str, output: str) -> Any:

@@ -46,6 +46,8 @@ def _exported(model: Path, output: Path, described: Any) -> None:
 @pytest.fixture(scope="module")
 def artifacts(once: Once, tokenizer: Any) -> dict[str, Path]:
     """An encoder with a prompt, one with a Dense layer, a classifier of pairs, a cross-encoder."""
+    import torch
+    from sentence_transformers import CrossEncoder
 
     def make(folder: Path) -> None:
         base = random_model("bert", len(tokenizer))
@@ -64,7 +66,10 @@ def artifacts(once: Once, tokenizer: Any) -> dict[str, Path]:
             )
             model.save_pretrained(folder / "sources" / name)
             tokenizer.save_pretrained(folder / "sources" / name)
-            _exported(folder / "sources" / name, folder / name, model.config)
+            # With an activation function of its own: without a word of it a single logit would become a probability.
+            ranker = CrossEncoder(str(folder / "sources" / name), activation_fn=torch.nn.Identity(), device="cpu")
+            ranker.save_pretrained(str(folder / "sources" / f"{name}-saved"))
+            _exported(folder / "sources" / f"{name}-saved", folder / name, model.config)
 
     root = once("consumers", make)
     return {name: root / name for name in ("encoder", "dense", "classifier", "ranker")}

@@ -400,3 +400,11 @@ def test_prompt_is_for_sentence_encoders(tiny_bert: Path, tokenizer: Any, tmp_pa
     folder = sentence_folder(tmp_path, tokenizer)
     with pytest.raises(ConfigError, match="there is no prompt 'query'"):
         load_checkpoint(str(folder / ".." / "base"), prompt="query")
+
+
+def test_a_cross_encoders_activation_is_kept_where_every_release_reads_it(tiny_bert: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_bert, tmp_path / "ranker"))
+    settings = {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.linear.Identity"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    config = load_checkpoint(str(folder)).model.config
+    assert config.sentence_transformers == {"activation_fn": "torch.nn.modules.linear.Identity"}
