@@ -142,7 +142,8 @@ def _parts(adapter: Adapter, model: str) -> tuple[dict[str, tuple[Tensor, Tensor
         elif own == name or "lora_" in own:
             raise ModelError(not_merged(adapter.folder, model, f"'{name}' of {ADAPTER_WEIGHTS}"))
         else:
-            others[own] = tensor
+            # Biases of layers that have matrices beside them.
+            others[own.replace(".base_layer.", ".")] = tensor
     for path, half in halves.items():
         if set(half) != {"A", "B"} or half["A"].shape[0] != half["B"].shape[1]:
             raise ModelError(

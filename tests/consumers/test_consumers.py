@@ -200,7 +200,7 @@ def in_python(
         "setfit": (
             "setfit",
             {
-                "encoder": str(artifacts["encoder"].parent / "sources" / "dense" / "encoder"),
+                "encoder": at["dense"],
                 "output": str(adapters / "setfit"),
                 "texts": TEXTS,
                 "labels": [0, 1, 2],
