@@ -63,6 +63,8 @@ def find_adapter(directory: Path) -> Adapter | None:
     settings = read_settings(directory / ADAPTER_CONFIG)
     plain = settings.get("peft_type") == "LORA" and not any(settings[name] for name in settings.keys() - _KNOWN)
     # Other ways to begin change the base's weights as well.
+    # Biases are trained as well; peft stores them under names of its wrappers.
+    plain = plain and settings.get("bias", "none") == "none"
     if not plain or settings.get("init_lora_weights", True) not in (True, False, "gaussian"):
         return None
     if (directory / "modules.json").is_file():
@@ -142,8 +144,7 @@ def _parts(adapter: Adapter, model: str) -> tuple[dict[str, tuple[Tensor, Tensor
         elif own == name or "lora_" in own:
             raise ModelError(not_merged(adapter.folder, model, f"'{name}' of {ADAPTER_WEIGHTS}"))
         else:
-            # Biases of layers that have matrices beside them.
-            others[own.replace(".base_layer.", ".")] = tensor
+            others[own] = tensor
     for path, half in halves.items():
         if set(half) != {"A", "B"} or half["A"].shape[0] != half["B"].shape[1]:
             raise ModelError(

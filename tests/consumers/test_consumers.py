@@ -114,7 +114,7 @@ def prompted(texts: list[str]) -> list[str]:
 
 ADAPTERS: dict[str, dict[str, Any]] = {
     "plain": {"r": 4, "lora_alpha": 6, "target_modules": ["query", "value"]},
-    "ranks": {"r": 4, "use_rslora": True, "target_modules": "all-linear", "rank_pattern": {"query": 2}, "bias": "all"},
+    "ranks": {"r": 4, "use_rslora": True, "target_modules": "all-linear", "rank_pattern": {"query": 2}},
 }
 
 

@@ -77,6 +77,7 @@ def test_adapter_alone_is_refused_with_its_base_named(folder: Path, peft: bool) 
         (None, "adapter_model.bin", "adapter_model.bin"),
         (LORA, "adapter_model.bin", "merge_and_unload()"),
         ({**LORA, "init_lora_weights": "pissa"}, "adapter_model.safetensors", "merge_and_unload()"),
+        ({**LORA, "bias": "all"}, "adapter_model.safetensors", "merge_and_unload()"),
         ({**LORA, "fan_in_fan_out": True}, "adapter_model.safetensors", "merge_and_unload()"),
         ({**LORA, "use_something_new": 3}, "adapter_model.safetensors", "merge_and_unload()"),
         ({**DORA, "task_type": None}, "adapter_model.safetensors", "AutoModel as M"),
@@ -85,7 +86,7 @@ def test_adapter_alone_is_refused_with_its_base_named(folder: Path, peft: bool) 
         ({"model_name": "bert", "config": {"architecture": "lora"}}, "pytorch_adapter.bin", "model.merge_adapter"),
     ],
     ids=[
-        *("no-notes", "no-notes-pickle", "pickle", "pissa", "transposed", "new", "features", "tagging"),
+        *("no-notes", "no-notes-pickle", "pickle", "pissa", "biases", "transposed", "new", "features", "tagging"),
         *("prompt-tuning", "adapters-library"),
     ],
 )
