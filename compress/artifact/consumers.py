@@ -86,7 +86,7 @@ class Consumer:
         tasks: names of the tasks that it serves.
         what: what it is, for a message about tasks that it does not serve.
         lacks: what of the contents it cannot serve, and what to do; None where it can.
-        place: where a file of the artifact goes, in the package.
+        place: where a file of the artifact goes, in the package; None leaves it out.
         snippet: how to load the package: language and lines.
     """
 
@@ -94,7 +94,7 @@ class Consumer:
     tasks: tuple[str, ...]
     what: str
     lacks: Callable[[Contents], str | None]
-    place: Callable[[Contents, str], str]
+    place: Callable[[Contents, str], str | None]
     snippet: Callable[[Contents], tuple[str, str]]
 
 
@@ -102,12 +102,17 @@ def _nothing(contents: Contents) -> str | None:
     return None
 
 
-def _as_it_is(contents: Contents, file: str) -> str:
+def _all(contents: Contents, file: str) -> str | None:
     return file
 
 
-def _in_onnx(contents: Contents, file: str) -> str:
-    return f"onnx/{file}" if file == MODEL else file
+def _no_checkpoint(contents: Contents, file: str) -> str | None:
+    """Leaves out weights for PyTorch: ``model.safetensors`` of ``--pytorch padded`` is another copy of the model."""
+    return None if "/" not in file and file.endswith(".safetensors") else file
+
+
+def _in_onnx(contents: Contents, file: str) -> str | None:
+    return f"onnx/{file}" if file == MODEL else _no_checkpoint(contents, file)
 
 
 def _optimum(contents: Contents) -> tuple[str, str]:
@@ -128,8 +133,9 @@ def type_in_javascript(contents: Contents) -> tuple[str, str]:
     return _TYPES[contents.precision]
 
 
-def _in_javascript(contents: Contents, file: str) -> str:
-    return f"onnx/model{type_in_javascript(contents)[1]}.onnx" if file == MODEL else file
+def _in_javascript(contents: Contents, file: str) -> str | None:
+    name = f"onnx/model{type_in_javascript(contents)[1]}.onnx"
+    return name if file == MODEL else _no_checkpoint(contents, file)
 
 
 def _javascript(contents: Contents) -> tuple[str, str]:
@@ -153,9 +159,11 @@ def _quoted(contents: Contents) -> str:
     return json.dumps(f"{contents.prompt}a text", ensure_ascii=False)
 
 
-def _in_repository(contents: Contents, file: str) -> str:
+def _in_repository(contents: Contents, file: str) -> str | None:
     if file.startswith(MODEL):
         return f"{contents.name}/1/{file}"
+    if "/" in file or _no_checkpoint(contents, file) is None:
+        return None
     return f"{contents.name}/tokenizer/{file}"
 
 
@@ -214,7 +222,7 @@ def _fastembed(contents: Contents) -> tuple[str, str]:
 CONSUMERS: dict[str, Consumer] = {
     consumer.name: consumer
     for consumer in (
-        Consumer("optimum", (*_TEXTS, "image-classification"), "", _nothing, _as_it_is, _optimum),
+        Consumer("optimum", (*_TEXTS, "image-classification"), "", _nothing, _all, _optimum),
         Consumer("transformers.js", (*_TEXTS, "image-classification"), "", _nothing, _in_javascript, _javascript),
         Consumer("triton", (*_TEXTS, "image-classification"), "", _nothing, _in_repository, _triton),
         Consumer(
@@ -222,7 +230,7 @@ CONSUMERS: dict[str, Consumer] = {
             (EMBEDDINGS, "text-classification", "text-regression"),
             "text-embeddings-inference gives embeddings, classes of whole texts, and ranks",
             _tei_lacks,
-            _as_it_is,
+            _no_checkpoint,
             _tei,
         ),
         Consumer("fastembed", (EMBEDDINGS,), "fastembed gives embeddings", _fastembed_lacks, _in_onnx, _fastembed),

@@ -22,8 +22,10 @@ BILL_OF_MATERIALS = "sbom.cdx.json"
 PYTORCH = "pytorch"
 # The linear head on the embeddings of a SetFit model; model.onnx has it too.
 HEAD = "model_head.safetensors"
+# Of --unstructured: the weights again, as bytes.
+COMPACT = "compact.safetensors"
 ENGINE = "engine"
-# Files and folders about the run; all others are the deployed model.
+# Files about the run; all others are the deployed model.
 OF_THE_RUN = frozenset(
     {PLAN, PROFILE, VALIDATION, OUTCOMES, TRADE_OFF, TRAINING, CARD, REPORT, MANIFEST, SIGNATURE, BILL_OF_MATERIALS}
 )

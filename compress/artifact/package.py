@@ -16,7 +16,7 @@ from typing import Any
 from compress._version import __version__
 from compress.artifact.consumers import CONSUMERS, EMBEDDINGS, Consumer, Contents, type_in_javascript
 from compress.artifact.directory import staged
-from compress.artifact.files import CARD, ENGINE, MODEL, OF_THE_RUN, PYTORCH
+from compress.artifact.files import CARD, COMPACT, ENGINE, MODEL, OF_THE_RUN, PYTORCH
 from compress.artifact.manifest import read_manifest
 from compress.artifact.verify import refuse_damage
 from compress.core.errors import ArtifactError, ConfigError, did_you_mean
@@ -82,7 +82,9 @@ def package(artifact: str | Path, consumer: str, output: str | Path | None = Non
     linked = True
     with staged(final) as directory:
         for name in contents.files:
-            linked &= _put(root / name, directory / chosen.place(contents, name), copy=copy)
+            place = chosen.place(contents, name)
+            if place is not None:
+                linked &= _put(root / name, directory / place, copy=copy)
         _write_further(chosen, contents, model, directory)
         snippet = _write_card(chosen, contents, root, directory)
         files = sorted(file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file())
@@ -101,7 +103,7 @@ def contents_of(root: Path, model: Any) -> Contents:
     engine = manifest.get("engine") or {}
     # What nncf makes is in the folder of the engine; model.onnx beside it is float32.
     precision = "fp32" if engine.get("scheme") == "nncf" else str(engine.get("precision", "fp32"))
-    names = (name for name in manifest["files"] if name not in OF_THE_RUN)
+    names = (name for name in manifest["files"] if name not in (*OF_THE_RUN, COMPACT))
     files = tuple(name for name in names if name.split("/")[0] not in (PYTORCH, ENGINE))
     dims = {value.name: value.type.tensor_type.shape.dim for value in model.graph.output}
     answer = dims.get("sentence_embedding") or dims.get("last_hidden_state")

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.artifact.files import COMPACT
 from compress.artifact.model import dense_model, tensors_of
 from compress.core.errors import ArtifactError
 from compress.core.parsing import Unreadable, parse_json
@@ -33,7 +34,7 @@ from compress.models.encoder import encoder_of
 from compress.sparsity.matrices import matrices_of
 from compress.sparsity.packing import Packed, pack, quantized, restored, unpack
 
-NAME = "compact.safetensors"
+NAME = COMPACT
 FORMAT, VERSION = "compress-compact", 1
 # Rounding smaller matrices saves too little for the accuracy that it may cost.
 LEAST_ELEMENTS = 4096

@@ -44,7 +44,8 @@ def artifact(directory: Path, task: str = "sentence-similarity", precision: str 
     for name in ("tokenizer.json", "tokenizer_config.json", "1_Pooling/config.json", "plan.json", "report.html"):
         (directory / name).write_text("{}")
     (directory / "config.json").write_text(json.dumps({"id2label": {"1": "good", "0": "bad"}}))
-    (directory / "pytorch" / "model.safetensors").write_bytes(b"weights")
+    for name in ("pytorch/model.safetensors", "model.safetensors", "compact.safetensors"):
+        (directory / name).write_bytes(b"weights")
     facts = {"model": {"name": "some/My Model"}, "task": {"name": task, **settings}, "engine": {"precision": precision}}
     write_manifest(directory, {**facts, "configuration": {"target": "cpu"}})
     return directory
@@ -71,7 +72,9 @@ COMMON = {"config.json", "tokenizer.json", "tokenizer_config.json", "1_Pooling/c
 def test_files_lie_where_the_program_looks(tmp_path: Path, consumer: str, precision: str, file: str) -> None:
     out = artifact(tmp_path / "out", precision=precision)
     made = package(out, consumer)
-    assert made.directory == tmp_path / f"out-{consumer}" and not names(made.directory) ^ {*COMMON, file, "README.md"}
+    # Of the weights for PyTorch only who reads them gets a copy.
+    expected_files = {*COMMON, file, "README.md", *(["model.safetensors"] if consumer == "optimum" else [])}
+    assert made.directory == tmp_path / f"out-{consumer}" and names(made.directory) == expected_files
     assert (made.directory / file).read_bytes() == (out / "model.onnx").read_bytes()
     assert str(made.directory) in made.snippet and "PACKAGE" not in made.snippet
     if consumer == "transformers.js":
@@ -85,6 +88,7 @@ def test_a_model_repository_of_triton(tmp_path: Path) -> None:
     made = package(artifact(tmp_path / "out", "text-classification"), "triton", tmp_path / "models")
     folder = tmp_path / "models" / "My-Model"
     assert {path.name for path in folder.iterdir()} == {"1", "config.pbtxt", "labels.txt", "tokenizer"}
+    assert names(folder / "tokenizer") == COMMON - {"1_Pooling/config.json"}
     assert (folder / "labels.txt").read_text() == "bad\ngood\n"
     text = (folder / "config.pbtxt").read_text()
     assert 'name: "My-Model"' in text and "dims: [ 2 ]" in text and "kind: KIND_CPU" in text
