@@ -112,9 +112,9 @@ def load_checkpoint(
         prompt: name of a sentence encoder's prompt, ``none`` for no prompt; None takes its default.
 
     Raises:
-        ModelError: the checkpoint is missing or damaged, is an adapter, is not an encoder of a supported family, has no
-            trained head that fits the task, has weights that are NaN, infinite or quantized, has no tokenizer, has
-            fewer than ``seq_len`` positions, or cannot be saved again.
+        ModelError: the checkpoint is missing or damaged, is an adapter that cannot be merged, is not an encoder of a
+            supported family, has no trained head that fits the task, has weights that are NaN, infinite or quantized,
+            has no tokenizer, has fewer than ``seq_len`` positions, or cannot be saved again.
         ConfigError: there is no such task or prompt, or the task has no embeddings or prompts.
     """
     source = _find(model, task)
