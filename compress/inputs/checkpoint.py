@@ -247,7 +247,7 @@ def _from_hub(model: str) -> Path:
                 with suppress(EntryNotFoundError):
                     hf_hub_download(model, TOKENIZER_CONFIG, local_files_only=cached_only)
                 beside = tokenizer_files(first.parent, config)
-            beside = (*beside, *IMAGE_PROCESSOR_FILES, *PATTERNS, ADAPTER_CONFIG, HEAD, SETFIT)
+            beside = (*beside, *IMAGE_PROCESSOR_FILES, *PATTERNS, ADAPTER_CONFIG, SETFIT)
             patterns = ["config.json", WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors", *beside]
 
             def fetch(patterns: list[str]) -> Path:
@@ -261,6 +261,8 @@ def _from_hub(model: str) -> Path:
             path = fetch(patterns)
             if (path / "config.json").is_file() and not any(path.glob("model*.safetensors")):
                 fetch([*PICKLED, f"{PICKLED[0]}.index.json"])
+            if (path / SETFIT).is_file():
+                fetch([HEAD])
             if pickled := pickled_layers(path):
                 fetch(pickled)
             return path

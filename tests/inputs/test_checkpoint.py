@@ -342,6 +342,19 @@ def test_checkpoint_of_the_hub(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch)
     assert all(name.endswith((".json", ".txt", ".safetensors", ".model")) for name in hub.fetched)
 
 
+def test_pickles_of_the_hub_are_fetched_where_there_is_nothing_else(
+    broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    torch.save(load_file(broken / "model.safetensors"), broken / "pytorch_model.bin")
+    (broken / "model.safetensors").unlink()
+    hub = Hub(broken, monkeypatch)
+    assert "nothing in it is run" in load_checkpoint("someone/sentiment").said[0]
+    assert "pytorch_model.bin" in hub.fetched and "model_head.pkl" not in hub.fetched
+
+
 def test_unsupported_family_of_the_hub_is_not_downloaded(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     edit_config(broken, model_type="llama")
     hub = Hub(broken, monkeypatch)
