@@ -35,10 +35,16 @@ LENGTH = 24
 Answers = dict[str, Any]
 
 
-def _exported(model: Path, output: Path, described: Any) -> None:
-    """A pruned artifact, with a layer without attention and one without an FFN."""
-    structure = first_units(Widths((2, 0, 4), (0, 7, 20)))
-    plan = Plan(shape_of(described), structure, Budget("macs", 0.5), method="full", macs_fraction=0.5)
+# By the number of layers: with sublayers that are gone where there is more than one.
+WIDTHS = {1: Widths((2,), (7,)), 3: Widths((2, 0, 4), (0, 7, 20))}
+
+
+def _exported(model: Path, output: Path) -> None:
+    """A pruned artifact."""
+    from transformers import AutoConfig
+
+    shape = shape_of(AutoConfig.from_pretrained(model))
+    plan = Plan(shape, first_units(WIDTHS[shape.layers]), Budget("macs", 0.5), method="full", macs_fraction=0.5)
     config = RunConfig(model=str(model), target="cpu", seq_len=LENGTH, output=output, pytorch="padded")
     pipeline.export_plan(config, plan)
 
@@ -50,7 +56,6 @@ def artifacts(once: Once, tokenizer: Any) -> dict[str, Path]:
     from sentence_transformers import CrossEncoder
 
     def make(folder: Path) -> None:
-        base = random_model("bert", len(tokenizer))
         layers: dict[str, dict[str, Any]] = {
             "encoder": {"prompts": {"query": PROMPT}, "default": "query"},
             "dense": {"pooling": {"pooling_mode": ("max", "mean")}, "layers": ("Dense",)},
@@ -58,7 +63,7 @@ def artifacts(once: Once, tokenizer: Any) -> dict[str, Path]:
         for name, options in layers.items():
             (folder / "sources" / name).mkdir(parents=True)
             found = sentence_folder(folder / "sources" / name, tokenizer, longest=LENGTH, **options)
-            _exported(found, folder / name, base.config)
+            _exported(found, folder / name)
         for name, labels in (("classifier", ("bad", "good", "neither")), ("ranker", ("LABEL_0",))):
             numbered = dict(enumerate(labels))
             model = random_model(
@@ -69,7 +74,7 @@ def artifacts(once: Once, tokenizer: Any) -> dict[str, Path]:
             # With an activation function of its own: without a word of it a single logit would become a probability.
             ranker = CrossEncoder(str(folder / "sources" / name), activation_fn=torch.nn.Identity(), device="cpu")
             ranker.save_pretrained(str(folder / "sources" / f"{name}-saved"))
-            _exported(folder / "sources" / f"{name}-saved", folder / name, model.config)
+            _exported(folder / "sources" / f"{name}-saved", folder / name)
 
     root = once("consumers", make)
     return {name: root / name for name in ("encoder", "dense", "classifier", "ranker")}
