@@ -198,10 +198,11 @@ def _accumulate(
     read: Tensor | None,
 ) -> _Grams:
     train, held, rest = empty(), empty(), None if read is None else empty()
-    for (call, inputs, residual), target in zip(regressors, targets, strict=True):
+    for found, target in zip(regressors, targets, strict=True):
+        call = found.call
         # The sublayer's target: added to the student's own residual it gives the teacher's sum.
-        y = target.to(residual.device) - residual
-        x = inputs[..., : train.inputs]
+        y = target.to(found.residual.device) - found.residual
+        x = found.inputs[..., : train.inputs]
         judges = torch.from_numpy(held_out[call.indices]).to(call.device)[:, None]
         is_held, is_train = judges & call.mask, ~judges & call.mask
         if read is not None and rest is not None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import wraps
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,8 @@ from compress.reconstruction.layerwise import LayerCall, Stop
 KEPT_BYTES = 512_000_000
 
 
-class Regressors(NamedTuple):
+@dataclass(frozen=True)
+class Regressors:
     """What a sublayer's output matrix is fitted on, for one batch.
 
     Attributes:
