@@ -13,8 +13,8 @@ from compress.tasks import PRE_TRAINING_HEADS, TASKS, SentenceSimilarity, Task, 
 if TYPE_CHECKING:
     from compress.tasks.sentence_similarity import Embedding
 
-# Classifiers that SetFit puts beside a sentence encoder: pickles, which are not read.
-_CLASSIFIERS = ("model_head.pkl", "model_head.pt")
+# The classifier of early releases of SetFit, which is not read (``inputs/setfit.py`` reads the later one).
+_CLASSIFIER = "model_head.pt"
 # First parts of the names of a trained head's weights.
 _HEADS = ("classifier", "pre_classifier", "qa_outputs", "score")
 
@@ -53,11 +53,10 @@ def choose_task(
             f"{trained[0].name} keeps it"
         )
     said = [f"the head of {head} is left out: embeddings do not use it" for head in heads]
-    classifier = None if folder is None else next((f for f in _CLASSIFIERS if (folder.root / f).is_file()), None)
-    if classifier is not None:
+    if folder is not None and (folder.root / _CLASSIFIER).is_file():
         said.append(
-            f"{classifier} is left out: it is a classifier on top of the embeddings (SetFit), which are compressed and "
-            "compared without it; train it again on the embeddings of the artifact"
+            f"{_CLASSIFIER} is left out: it is a classifier on top of the embeddings (SetFit), which are compressed "
+            "and compared without it; train it again on the embeddings of the artifact"
         )
     return similarity, said
 

@@ -314,8 +314,8 @@ def test_texts_are_compared_as_the_encoder_says(name: str, tokenizer: Any, tmp_p
 
 def test_a_classifier_beside_the_encoder_is_left_out_and_said(tokenizer: Any, tmp_path: Path) -> None:
     folder = sentence_folder(tmp_path, tokenizer)
-    (folder / "model_head.pkl").write_bytes(b"")
-    assert any("model_head.pkl is left out" in line for line in load_checkpoint(str(folder)).said)
+    (folder / "model_head.pt").write_bytes(b"")
+    assert any("model_head.pt is left out" in line for line in load_checkpoint(str(folder)).said)
 
 
 def test_pooling_without_its_list_of_modules_is_refused(tokenizer: Any, tmp_path: Path) -> None:
