@@ -7,6 +7,8 @@ with the reason, where it is absent.
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +42,16 @@ def pytest_configure() -> None:
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+@pytest.fixture(autouse=True)
+def _threads_of_the_worker() -> Iterator[None]:
+    """More threads than a worker has cores would spin against each other in all later tests."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and "PYTEST_XDIST_WORKER" in os.environ and torch.get_num_threads() != 1:
+        warnings.warn(f"left {torch.get_num_threads()} threads of PyTorch behind", stacklevel=1)
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
