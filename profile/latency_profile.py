@@ -198,7 +198,9 @@ class Profile:
         try:
             raw: Any = parse_json(text)
         except Unreadable as error:
-            raise ProfileError(f"this is not a profile of compress: {error}") from None
+            raise ProfileError(
+                f"this is not a profile of compress: {error}; take one with `compress profile`"
+            ) from None
         if not isinstance(raw, dict) or "format" not in raw:
             raise ProfileError("this is not a profile of compress: it does not say its format; see `compress profile`")
         if raw["format"] != FORMAT_VERSION or isinstance(raw["format"], bool):

@@ -112,7 +112,9 @@ class Profiles:
         try:
             raw: Any = parse_json(text)
         except Unreadable as error:
-            raise ProfileError(f"this is not a profile of compress: {error}") from None
+            raise ProfileError(
+                f"this is not a profile of compress: {error}; take one with `compress profile`"
+            ) from None
         if not isinstance(raw, dict) or raw.get("format") != SEVERAL or isinstance(raw["format"], bool):
             return cls((Profile.from_json(text),))
         listed = raw.get("profiles")

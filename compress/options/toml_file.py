@@ -14,7 +14,7 @@ from compress.options.gate_limits import KINDS, SETTINGS, Gate, LimitKind, read_
 from compress.options.table import BUDGETS, CONFIG_FILE, OPTIONS, Option
 
 # Files that hold data: a value with such a name is a path even where nothing is there yet.
-_DATA_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+DATA_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
 
 def find_config_file(given: str | Path | None = None) -> Path | None:
@@ -115,7 +115,7 @@ def _place(name: str, value: Any, base: Path) -> Any:
         local = path.suffix == ".toml" or value.startswith(".")
     else:
         # "org/name" may be a hub name or a directory: what exists on disk, or is written as a path, is a path.
-        local = os.path.exists(base / path) or value.startswith((".", "~")) or path.suffix in _DATA_SUFFIXES
+        local = os.path.exists(base / path) or value.startswith((".", "~")) or path.suffix in DATA_SUFFIXES
     return os.path.normpath(base / path) if local and base.resolve() != Path.cwd() else value
 
 

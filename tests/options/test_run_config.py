@@ -14,7 +14,7 @@ from compress.core.plan import Budget
 from compress.options.help import BUDGETS, DEFAULTS, EFFORTS, GATE_HELP, HELP, METHODS, PRECISIONS, flag
 from compress.options.run_config import RunConfig, make_config, resolve
 from compress.options.table import OPTIONS
-from compress.options.toml_file import commented_toml, find_config_file, read_config_file
+from compress.options.toml_file import DATA_SUFFIXES, commented_toml, find_config_file, read_config_file
 
 
 @pytest.fixture(autouse=True)
@@ -219,8 +219,9 @@ def test_a_configuration_survives_json() -> None:
     assert make_config(config.model_dump(mode="json")) == config
 
 
+# Names of data files are read as places beside the file too.
 PLACES = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1).filter(
-    lambda text: not text.startswith(("~", ".", "/"))
+    lambda text: not text.startswith(("~", ".", "/")) and Path(text).suffix not in DATA_SUFFIXES
 )
 
 

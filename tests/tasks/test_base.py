@@ -264,7 +264,7 @@ def test_task_is_told_by_the_head() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM"),
+        ({"architectures": ["BertForNextThings"]}, "BertForNextThings"),
         ({"architectures": None}, "not named"),
         ({"architectures": []}, "not named"),
         ({"problem_type": "regression"}, "regression"),
@@ -292,7 +292,8 @@ REGRESSION, SEVERAL = {"problem_type": "regression"}, {"problem_type": "multi_la
         ({"num_labels": 1}, "text-classification", ["1 number per example", "give --task text-regression"], []),
         ({"architectures": ["BertForQuestionAnswering"]}, "text-classification", ["--task question-answering"], []),
         ({"architectures": ["BertForTokenClassification"]}, "text-regression", ["--task token-classification"], []),
-        ({"architectures": ["BertForMaskedLM"]}, None, ["BertForMaskedLM", "no task is for"], ["needs"]),
+        ({"architectures": ["BertForMaskedLM"]}, None, ["BertForMaskedLM", "for pre-training", "Fine-tune"], ["needs"]),
+        ({"architectures": ["BertForNextThings"]}, None, ["BertForNextThings", "no task is for"], ["needs"]),
         ({"architectures": ["ViTForImageClassification"], **SEVERAL}, None, ["image-classification"], ["text-"]),
     ],
 )
