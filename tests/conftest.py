@@ -6,6 +6,11 @@ with the reason, where it is absent.
 
 from __future__ import annotations
 
+# isort: off
+# First: torch counts the cores when it is imported.
+import support.own_core  # noqa: F401
+# isort: on
+
 import os
 import sys
 import warnings
@@ -31,17 +36,6 @@ SHARED = Path(os.environ.get("COMPRESS_SHARED", Path(__file__).parents[2] / "sha
 def pytest_report_header() -> str:
     """Said before the first test."""
     return f"how much is tried: {PROFILE} (HYPOTHESIS_PROFILE)"
-
-
-def pytest_configure() -> None:
-    """Of several worker processes (pytest-xdist) each has a core of its own, else their threads fight for them.
-
-    Before torch is imported, which counts the cores then.
-    """
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    if worker and hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 @pytest.fixture(autouse=True)
