@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from compress.data.batches import Encoded, fixed_batch
 from compress.export import fp16, graph, openvino
+from compress.export.filling import fill
 from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
 from compress.export.lowering import Engine, lower
 from compress.export.onnx import check_parity, export_onnx, read_report
@@ -38,7 +39,12 @@ OTHER_SHAPES = ((1, 7), (3, 19))
 
 
 def export_checked(
-    model: Any, path: Path, loaded: Loaded, engine: Engine = DENSE_ENGINE, float_path: Path | None = None
+    model: Any,
+    path: Path,
+    loaded: Loaded,
+    engine: Engine = DENSE_ENGINE,
+    float_path: Path | None = None,
+    pattern: Path | None = None,
 ) -> Exported:
     """Export a model, compare it with PyTorch, and lower it to its number format.
 
@@ -50,12 +56,13 @@ def export_checked(
         loaded: examples to compare on, and to calibrate int8 on.
         engine: form and number format.
         float_path: where the float32 file goes; None keeps none beside a quantized one.
+        pattern: see ``write_onnx``.
 
     Raises:
         ExportError: the float graph is not the model.
     """
     unquantized = path if engine.scheme in ("float", "nncf") else (float_path or path.with_name(f".{path.name}.float"))
-    write_onnx(model, unquantized, loaded)
+    write_onnx(model, unquantized, loaded, pattern)
     write_lowered(unquantized, replace(engine, precision="fp32", scheme="float"), unquantized, loaded)
     parity = parity_of(unquantized, model, loaded)
     if loaded.target.runtime == "openvino":
@@ -70,7 +77,13 @@ def export_checked(
 
 
 def export_half(
-    model: Any, path: Path, loaded: Loaded, engine: Engine, float_path: Path, progress: Progress
+    model: Any,
+    path: Path,
+    loaded: Loaded,
+    engine: Engine,
+    float_path: Path,
+    progress: Progress,
+    pattern: Path | None = None,
 ) -> Exported:
     """Export a model in fp16; what fp16 cannot hold on real examples stays in fp32.
 
@@ -81,10 +94,11 @@ def export_half(
         engine: form and number format.
         float_path: where the float32 file goes, which is compared with PyTorch.
         progress: told what stays in fp32.
+        pattern: see ``write_onnx``.
     """
     import onnx
 
-    export_checked(model, float_path, loaded, replace(engine, precision="fp32"))
+    export_checked(model, float_path, loaded, replace(engine, precision="fp32"), pattern=pattern)
     proto = onnx.load(str(float_path))
     kept = fp16.choose_float32_nodes(proto, samples_of(loaded))
     if kept.nodes:
@@ -94,7 +108,15 @@ def export_half(
     return Exported(path, engine, read_report(path), parity_of(path, model, loaded, math.inf), float_path)
 
 
-def export_as(engine: Engine, model: Any, path: Path, loaded: Loaded, float_path: Path, progress: Progress) -> Exported:
+def export_as(
+    engine: Engine,
+    model: Any,
+    path: Path,
+    loaded: Loaded,
+    float_path: Path,
+    progress: Progress,
+    pattern: Path | None = None,
+) -> Exported:
     """Export a model in an engine's number format.
 
     Args:
@@ -104,13 +126,14 @@ def export_as(engine: Engine, model: Any, path: Path, loaded: Loaded, float_path
         loaded: examples to compare on, and to calibrate int8 on.
         float_path: where the float32 file goes that a file in another format is made of.
         progress: told what stays in fp32.
+        pattern: see ``write_onnx``.
 
     Raises:
         ExportError: the float graph is not the model.
     """
     if engine.precision == "fp16":
-        return export_half(model, path, loaded, engine, float_path, progress)
-    return export_checked(model, path, loaded, engine, float_path)
+        return export_half(model, path, loaded, engine, float_path, progress, pattern)
+    return export_checked(model, path, loaded, engine, float_path, pattern)
 
 
 def _as_openvino(model: Any, onnx_file: Path, loaded: Loaded, engine: Engine) -> Exported:
@@ -125,14 +148,22 @@ def _as_openvino(model: Any, onnx_file: Path, loaded: Loaded, engine: Engine) ->
     )
 
 
-def write_onnx(model: Any, path: Path, loaded: Loaded) -> None:
+def write_onnx(model: Any, path: Path, loaded: Loaded, pattern: Path | None = None) -> None:
     """Export a model with the inputs and outputs of its task.
 
     Args:
         model: in PyTorch.
         path: file to write.
-        loaded: names the inputs, and has the task.
+        loaded: names the inputs, and has the dense model and its task.
+        pattern: the dense model as this function wrote it: its graph is taken where it fits, which saves an export.
+            None exports anew.
     """
+    import onnx
+
+    filled = None if pattern is None else fill(onnx.load(str(pattern)), loaded.checkpoint.encoder, model)
+    if filled is not None:
+        graph.save(filled, path, EXTERNAL_DATA_ABOVE_BYTES)
+        return
     task = loaded.checkpoint.task
     export_onnx(model, path, input_names=loaded.input_names, output_names=task.file_names, outputs=task.file_outputs)
 

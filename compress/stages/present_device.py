@@ -285,7 +285,7 @@ def export_beside(run: Run, dense: DenseModel, model: Any, engine: Engine) -> Ex
     folder = dense.path.parent / engine.precision
     folder.mkdir(exist_ok=True)
     path, float_path = folder / "model.onnx", folder / "float.onnx"
-    exported = export_as(engine, model, path, loaded, float_path, run.stages)
+    exported = export_as(engine, model, path, loaded, float_path, run.stages, dense.path)
     if engine.scheme in IN_GRAPH:
         held = hold_accuracy(float_path, engine, loaded, run.config.int8_drop, run.stages)
         held = hold_ranges(float_path, held, loaded, run.stages)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from compress.core.errors import ExportError, PlanError
 from compress.core.plan import EncoderShape, Widths
 from compress.export import graph
+from compress.export.filling import fill
 from compress.export.narrowing import narrow
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
@@ -217,3 +218,60 @@ def test_offline_fusion_computes_the_same(dense: dict[str, Dense]) -> None:
 def test_no_vocabulary_to_trim() -> None:
     with pytest.raises(ExportError, match="no vocabulary to trim"):
         graph.trim_vocabulary(onnx.ModelProto(), 5)
+
+
+def _changed(model: Any, widths: Widths) -> Any:
+    """A pruned model with other weights than the dense one."""
+    changed = copy.deepcopy(model)
+    remove(changed, first_units(widths))
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.mul_(1.01)
+    return changed
+
+
+FILLED = [pytest.param("bert"), *(pytest.param(family, marks=pytest.mark.slow) for family in ("mpnet", "deberta-v2"))]
+
+
+@pytest.mark.parametrize("family", FILLED)
+def test_a_filled_graph_is_what_an_export_writes(dense: dict[str, Dense], family: str, once: Once) -> None:
+    model = _changed(dense[family].model, UNEVEN)
+    filled = fill(dense[family].proto, dense[family].encoder, model)
+    assert filled is not None
+    exported = onnx.load(str(export_once(once, model, list(padded_inputs(family)))))
+    np.testing.assert_array_equal(_run(filled, padded_inputs(family)), _run(exported, padded_inputs(family)))
+
+
+@given(case=CASES)
+@examples(20)
+def test_a_filled_graph_computes_what_the_model_does(dense: dict[str, Dense], case: tuple[str, Widths]) -> None:
+    family, widths = case
+    model, inputs = _changed(dense[family].model, widths), padded_inputs(family)
+    filled = fill(dense[family].proto, dense[family].encoder, model)
+    # A matrix that the graph has in parts is not filled.
+    assert filled is not None or family == "modernbert"
+    if filled is not None:
+        with torch.no_grad():
+            np.testing.assert_allclose(_run(filled, inputs), model(**inputs).logits.numpy(), atol=1e-5, rtol=0)
+
+
+def test_another_model_is_not_filled(dense: dict[str, Dense]) -> None:
+    model = copy.deepcopy(dense["bert"].model)
+    assert fill(dense["bert"].proto, encoder_of(_changed(model, dense["bert"].encoder.shape.dense)), model) is None
+
+
+@pytest.mark.slow
+def test_a_tensor_that_stands_for_several_weights_is_not_filled(once: Once) -> None:
+    # The exporter stores equal tensors once: here all norms are one.
+    dense = random_model("bert")
+    norms = [name for name, module in dense.named_modules() if isinstance(module, torch.nn.LayerNorm)]
+    with torch.no_grad():
+        for name in norms:
+            dense.get_submodule(name).weight.fill_(1.0)
+    pattern = onnx.load(str(export_once(once, dense, list(padded_inputs("bert")))))
+    assert fill(pattern, encoder_of(dense), copy.deepcopy(dense)) is not None
+    for name in (norms[0], norms[-1]):
+        model = copy.deepcopy(dense)
+        with torch.no_grad():
+            model.get_submodule(name).weight.mul_(1.5)
+        assert fill(pattern, encoder_of(dense), model) is None
