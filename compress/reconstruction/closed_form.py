@@ -33,7 +33,7 @@ from compress.data.batches import Encoded
 from compress.models.encoder import Encoder, EncoderLayer
 from compress.models.families import SUBLAYER_KINDS, SublayerKind
 from compress.models.placement import exact
-from compress.reconstruction.layerwise import Teacher, divergence, positions_read
+from compress.reconstruction.layerwise import Divergence, Teacher, positions_read
 from compress.reconstruction.least_squares import Gram, GramSum, ridge_solution, scale_solution
 from compress.reconstruction.student_layer import Regressors, StudentLayer, width_of
 from compress.tasks import Task
@@ -123,13 +123,14 @@ def reconstruct(
     held_out = np.zeros(len(data), dtype=bool)
     held_out[np.random.default_rng(seed).permutation(len(data))[: max(1, int(HELD_OUT * len(data)))]] = True
     judges = data.select(np.flatnonzero(held_out))
-    before = divergence(dense.model, student.model, task, judges, 2 * batch_size)
+    divergence = Divergence(dense.model, task, judges, 2 * batch_size)
+    before = divergence.of(student.model)
     outputs = [layer.get(f"{kind}_output") for layer in student for kind in SUBLAYER_KINDS]
     start = [_weights_of(module) for module in outputs]
     read = positions_read(dense, task, data) if method == "full" else None
     teacher = Teacher(dense, task, data, batch_size=batch_size)
     results = fit_sublayers(teacher, student, held_out, method=method, read=read)
-    after = divergence(dense.model, student.model, task, judges, 2 * batch_size)
+    after = divergence.of(student.model)
     if math.isfinite(before) and not after <= before:
         # With very few examples every sublayer can improve on its own while the whole model does not.
         for module, weights in zip(outputs, start, strict=True):

@@ -36,9 +36,11 @@ from compress.tasks import Task
 HELD_OUT = 0.1
 LEAST_SAMPLES = 64
 BATCH_SIZE = 32
-# Learning rates that the pilot tries, highest first, and its steps with each of them, as a share of all steps.
+# Learning rates that the pilot chooses from, highest first; the number of the one that it tries first; and its steps
+# with each of them, as a share of all steps.
 RATES = (3e-4, 1e-4, 3e-5, 1e-5)
-PILOT_SHARE, LEAST_PILOT = 0.1, 8
+FIRST_RATE = 1
+PILOT_SHARE, LEAST_PILOT = 0.06, 8
 # Divergence after a pilot, relative to that before, up to which a rate is not too high.
 HARMLESS = 1.1
 # Weight of the hidden states' mean squared error, relative to their variance; the divergence of the outputs has 1.
@@ -173,13 +175,20 @@ def _pilot(trainer: _Trainer, judge: _Judge, before: float, steps: int) -> float
     if steps <= few:
         return RATES[-1]
     start = trainer.weights()
-    for rate in RATES:
+
+    def harmless(rate: float) -> bool:
         trainer.train(rate, few)
         found = judge()
         trainer.restore(start)
-        if found <= (HARMLESS if rate > RATES[-1] else 1.0) * before:
-            return rate
-    return None
+        return found <= (HARMLESS if rate > RATES[-1] else 1.0) * before
+
+    # Upwards from the first while no harm is done, else downwards until none is.
+    first = min(FIRST_RATE, len(RATES) - 1)
+    if not harmless(RATES[first]):
+        return next((rate for rate in RATES[first + 1 :] if harmless(rate)), None)
+    while first > 0 and harmless(RATES[first - 1]):
+        first -= 1
+    return RATES[first]
 
 
 class _Judge:

@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.data.batches import Encoded
+from compress.data.batches import Batch, Encoded
 from compress.models.encoder import Encoder, EncoderLayer
 from compress.models.families import SUBLAYER_KINDS, SublayerKind
-from compress.models.placement import moved, roomy, same_device
+from compress.models.placement import device_of, moved, roomy, same_device
 from compress.tasks import Task
 
 
@@ -210,21 +210,34 @@ def positions_read(encoder: Encoder, task: Task, data: Encoded, batch_size: int 
     return None if unlike or bool(read.sum() * 2 > len(read)) else read.nonzero().squeeze(-1)
 
 
-def divergence(dense: nn.Module, student: nn.Module, task: Task, data: Encoded, batch_size: int = 64) -> float:
-    """Mean divergence of a pruned model's outputs from the dense model's.
+class Divergence:
+    """The mean divergence of pruned models' outputs from the dense model's, whose outputs are computed once.
 
     Args:
         dense: the reference.
-        student: the pruned model.
         task: gives outputs and their divergence.
         data: examples.
         batch_size: examples in a forward pass.
-
-    Returns:
-        The mean over examples; 0 without examples.
     """
-    total = 0.0
-    for batch in data.batches(batch_size, device=same_device(dense, student)):
-        reference = task.forward(dense, batch.inputs)
-        total += float(task.divergence(task.forward(student, batch.inputs), reference).sum())
-    return total / max(1, len(data))
+
+    def __init__(self, dense: nn.Module, task: Task, data: Encoded, batch_size: int = 64) -> None:
+        self._dense, self._task, self._data, self._size = dense, task, data, batch_size
+        self._references = [task.forward(dense, batch.inputs) for batch in self._batches()]
+
+    def of(self, student: nn.Module) -> float:
+        """The mean over examples; 0 without examples.
+
+        Args:
+            student: the pruned model.
+
+        Raises:
+            ModelError: it lies on another device than the dense model.
+        """
+        same_device(self._dense, student)
+        total = 0.0
+        for batch, reference in zip(self._batches(), self._references, strict=True):
+            total += float(self._task.divergence(self._task.forward(student, batch.inputs), reference).sum())
+        return total / max(1, len(self._data))
+
+    def _batches(self) -> Iterator[Batch]:
+        return self._data.batches(self._size, device=device_of(self._dense))

@@ -23,9 +23,10 @@ from compress.reconstruction.closed_form import fit_sublayers
 from compress.reconstruction.layerwise import Teacher, positions_read
 from compress.tasks import Task
 
-# Examples to fit on; as many again to compare on. The bound on their tokens bounds memory.
-EXAMPLES = 512
-TOKENS = 16_384
+# Examples to fit on, and others to compare on. Against reconstructions on all examples, compared on 4,000 others, fits
+# on 256 rank structures as well as fits on 512 (MiniLM-L6, SST-2, 45 % of the MACs). The bound on tokens bounds memory.
+FITTED, COMPARED = 256, 512
+TOKENS = 32_768
 HELD_OUT_EVERY = 5
 RIDGE = 1e-2
 BYSTANDERS = 0.1
@@ -47,9 +48,10 @@ class Trial:
     def __init__(self, dense: Encoder, task: Task, data: Encoded, *, seed: int = 0, batch_size: int = AT_ONCE) -> None:
         self._dense, self._task = dense, task
         order = np.random.default_rng(seed).permutation(len(data))
-        within = int(np.searchsorted(np.cumsum(data.lengths[order]), 2 * TOKENS, side="right"))
-        count = max(1, min(EXAMPLES, within // 2, len(data) // 2))
-        fitted, compared = data.select(np.sort(order[:count])), data.select(np.sort(order[count : 2 * count]))
+        within = int(np.searchsorted(np.cumsum(data.lengths[order]), TOKENS, side="right"))
+        count = max(1, min(FITTED, within // 2, len(data) // 2))
+        last = max(count + 1, min(count + COMPARED, within))
+        fitted, compared = data.select(np.sort(order[:count])), data.select(np.sort(order[count:last]))
         self._read = positions_read(dense, task, data)
         self._teacher = Teacher(dense, task, fitted, batch_size=batch_size, keep=True)
         # As in the final reconstruction, a fit is accepted only if it helps on held-out examples.

@@ -63,7 +63,7 @@ AT_ONCE = 32
 
 @computing
 @stage(
-    Stage("reconstruct", version=2, after="check", libraries=LIBRARIES),
+    Stage("reconstruct", version=3, after="check", libraries=LIBRARIES),
     inputs=reconstruction_inputs,
     codec=lambda run, plan: cache_codecs.pruned(run.loaded, plan),
 )

@@ -69,7 +69,7 @@ def _inputs(
 
 @computing
 @stage(
-    Stage("try-out", version=2, after="calibrate", depends_on=("calibrate",), libraries=LIBRARIES, optional=True),
+    Stage("try-out", version=3, after="calibrate", depends_on=("calibrate",), libraries=LIBRARIES, optional=True),
     inputs=_inputs,
     codec=cache_codecs.ARRAY,
     of=lambda run, importance, profile, share, size_limit: "" if profile is None else profile.precision,

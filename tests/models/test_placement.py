@@ -12,7 +12,7 @@ from compress.models import placement
 from compress.models.encoder import encoder_of
 from compress.models.placement import device_of, exact, exact_device, moved, roomy, same_device
 from compress.reconstruction.joint import fit_jointly
-from compress.reconstruction.layerwise import divergence
+from support.divergences import divergence
 from compress.tasks import TASKS
 from support.examples import examples
 from support.models import random_model

@@ -16,7 +16,8 @@ from compress.models.encoder import encoder_of
 from compress.models.families import SUBLAYER_KINDS
 from compress.pruning.removal import remove
 from compress.reconstruction.closed_form import reconstruct
-from compress.reconstruction.layerwise import Teacher, divergence, first_inputs, positions_read
+from compress.reconstruction.layerwise import Teacher, first_inputs, positions_read
+from support.divergences import divergence
 from compress.reconstruction.least_squares import Gram, GramSum, ridge_solution, scale_solution, solve_spd
 from compress.tasks import TASKS
 from support.examples import examples

@@ -10,7 +10,7 @@ import torch
 from compress.core.plan import Structure
 from compress.models.encoder import encoder_of
 from compress.pruning.removal import remove
-from compress.reconstruction.layerwise import divergence
+from support.divergences import divergence
 from compress.reconstruction.trial import Trial
 from compress.tasks import TASKS
 from support.examples import examples
