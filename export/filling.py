@@ -8,6 +8,7 @@ hold for every weight, nothing is filled, and the model is exported.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,9 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from torch import nn
 
 from compress.core.errors import ExportError
-from compress.export.narrowing import narrow
-from compress.models.encoder import Encoder, widths_of
+from compress.export.narrowing import KEPT_HEADS, narrow
+from compress.models.encoder import Encoder, encoder_of, widths_of
+from compress.pruning import removal
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -43,17 +45,26 @@ def fill(pattern: ModelProto, dense: Encoder, model: nn.Module) -> ModelProto | 
         filled = narrow(pattern, dense, widths_of(model))
     except ExportError:
         return None
+    values = {name: array.T if turned.get(name, False) else array for name, array in after.items()}
+    values |= _kept_heads(model)
     for tensor in filled.graph.initializer:
-        if tensor.name not in after:
-            # The bias of a sublayer that had none, or what narrowing adds to count heads.
-            if _may_be_weights(tensor):
+        if tensor.name in values:
+            if list(values[tensor.name].shape) != list(tensor.dims):
                 return None
-            continue
-        values = after[tensor.name].T if turned.get(tensor.name, False) else after[tensor.name]
-        if list(values.shape) != list(tensor.dims):
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values[tensor.name]), tensor.name))
+        elif _may_be_weights(tensor):
             return None
-        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))
     return filled
+
+
+def _kept_heads(model: nn.Module) -> dict[str, NDArray[Any]]:
+    """The heads whose bias of the scores each layer takes from that of all heads."""
+    found = {}
+    for layer in encoder_of(model):
+        kept = getattr(layer.get("attention"), removal.KEPT_HEADS, None)
+        if kept is not None:
+            found[f"{layer.exported_name('value')}.{KEPT_HEADS}"] = kept.cpu().numpy()
+    return found
 
 
 def _parameters(model: nn.Module) -> Weights:

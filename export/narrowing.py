@@ -19,6 +19,8 @@ from compress.export.graph import rebuild
 from compress.models.encoder import Encoder, EncoderLayer
 
 _ATTENTION = "MultiHeadAttention"
+# Of a value projection: the tensor that chooses its heads from the bias of all heads' scores.
+KEPT_HEADS = "kept_heads"
 # Number of this operator's input that is the bias of the scores.
 _POSITION_BIAS = 5
 
@@ -133,7 +135,7 @@ class _Cut:
             if attribute.name == "num_heads":
                 attribute.i = heads
         if bias_of_all:
-            kept, chosen = f"{value}.kept_heads", f"{value}.position_bias"
+            kept, chosen = f"{value}.{KEPT_HEADS}", f"{value}.position_bias"
             self.added.append(numpy_helper.from_array(np.arange(heads), kept))
             gather = helper.make_node("Gather", [node.input[_POSITION_BIAS], kept], [chosen], axis=1)
             self.nodes.insert(self.nodes.index(node), gather)

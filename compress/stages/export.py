@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from compress.core.errors import ExportError
 from compress.data.batches import Encoded, fixed_batch
 from compress.export import fp16, graph, openvino
 from compress.export.filling import fill
@@ -62,9 +63,7 @@ def export_checked(
         ExportError: the float graph is not the model.
     """
     unquantized = path if engine.scheme in ("float", "nncf") else (float_path or path.with_name(f".{path.name}.float"))
-    write_onnx(model, unquantized, loaded, pattern)
-    write_lowered(unquantized, replace(engine, precision="fp32", scheme="float"), unquantized, loaded)
-    parity = parity_of(unquantized, model, loaded)
+    parity = _write_float(model, unquantized, loaded, engine, pattern)
     if loaded.target.runtime == "openvino":
         return _as_openvino(model, unquantized, loaded, engine)
     if engine.scheme != "float":
@@ -74,6 +73,19 @@ def export_checked(
             graph.remove(unquantized)
             unquantized = path
     return Exported(path, engine, read_report(path), parity, unquantized)
+
+
+def _write_float(model: Any, path: Path, loaded: Loaded, engine: Engine, pattern: Path | None) -> float:
+    """Write a float32 file in an engine's form; returns its largest difference from PyTorch."""
+    filled = write_onnx(model, path, loaded, pattern)
+    write_lowered(path, replace(engine, precision="fp32", scheme="float"), path, loaded)
+    try:
+        return parity_of(path, model, loaded)
+    except ExportError:
+        if not filled:
+            raise
+    # A graph that another one was made into may be wrong where an export is not.
+    return _write_float(model, path, loaded, engine, None)
 
 
 def export_half(
@@ -148,7 +160,7 @@ def _as_openvino(model: Any, onnx_file: Path, loaded: Loaded, engine: Engine) ->
     )
 
 
-def write_onnx(model: Any, path: Path, loaded: Loaded, pattern: Path | None = None) -> None:
+def write_onnx(model: Any, path: Path, loaded: Loaded, pattern: Path | None = None) -> bool:
     """Export a model with the inputs and outputs of its task.
 
     Args:
@@ -157,15 +169,19 @@ def write_onnx(model: Any, path: Path, loaded: Loaded, pattern: Path | None = No
         loaded: names the inputs, and has the dense model and its task.
         pattern: the dense model as this function wrote it: its graph is taken where it fits, which saves an export.
             None exports anew.
+
+    Returns:
+        Whether the dense model's graph was taken.
     """
     import onnx
 
     filled = None if pattern is None else fill(onnx.load(str(pattern)), loaded.checkpoint.encoder, model)
     if filled is not None:
         graph.save(filled, path, EXTERNAL_DATA_ABOVE_BYTES)
-        return
+        return True
     task = loaded.checkpoint.task
     export_onnx(model, path, input_names=loaded.input_names, output_names=task.file_names, outputs=task.file_outputs)
+    return False
 
 
 def parity_of(path: Path, model: Any, loaded: Loaded, tolerance: float = 1e-3) -> float:

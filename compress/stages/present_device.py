@@ -110,14 +110,12 @@ class PresentDevice(Device):
 
         Measured longer while the interval of the speed-up is wide: a search corrected by noise goes astray.
         """
-        whole, target = self._loaded.shape.dense, self._loaded.target
-        dense = open_session(self._dense.build(whole, self.fastest("fp32", whole)), target)
-        candidate = open_session(self._dense.build(widths, engine), target)
+        candidate = open_session(self._dense.build(widths, engine), self._loaded.target)
         try:
-            feed = self._dense.timing_feed
-            return compare_latency(dense, candidate, feed, seconds=CHECK_SECONDS, widest=WIDEST_CHECK)
+            return compare_latency(
+                self.baseline(), candidate, self._dense.timing_feed, seconds=CHECK_SECONDS, widest=WIDEST_CHECK, most=2
+            )
         finally:
-            dense.close()
             candidate.close()
 
     def take_profile(self, engine: Engine) -> Profile:

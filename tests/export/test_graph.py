@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.errors import ExportError, PlanError
-from compress.core.plan import EncoderShape, Widths
+from compress.core.plan import EncoderShape, Structure, Widths
 from compress.export import graph
 from compress.export.filling import fill
 from compress.export.narrowing import narrow
@@ -221,9 +221,13 @@ def test_no_vocabulary_to_trim() -> None:
 
 
 def _changed(model: Any, widths: Widths) -> Any:
-    """A pruned model with other weights than the dense one."""
-    changed = copy.deepcopy(model)
-    remove(changed, first_units(widths))
+    """A pruned model with other weights than the dense one, and other units than the first."""
+    changed, shape = copy.deepcopy(model), encoder_of(model).shape
+    kept = Structure(
+        heads=tuple(tuple(range(shape.heads - width, shape.heads)) for width in widths.heads),
+        filters=tuple(tuple(range(shape.filters - width, shape.filters)) for width in widths.filters),
+    )
+    remove(changed, kept)
     with torch.no_grad():
         for parameter in changed.parameters():
             parameter.mul_(1.01)

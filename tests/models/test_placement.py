@@ -12,8 +12,8 @@ from compress.models import placement
 from compress.models.encoder import encoder_of
 from compress.models.placement import device_of, exact, exact_device, moved, roomy, same_device
 from compress.reconstruction.joint import fit_jointly
-from support.divergences import divergence
 from compress.tasks import TASKS
+from support.divergences import divergence
 from support.examples import examples
 from support.models import random_model
 from support.virtual_device import VIRTUAL, MixedDevices, OnVirtual, virtual_device

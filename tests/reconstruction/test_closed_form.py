@@ -17,9 +17,9 @@ from compress.models.families import SUBLAYER_KINDS
 from compress.pruning.removal import remove
 from compress.reconstruction.closed_form import reconstruct
 from compress.reconstruction.layerwise import Teacher, first_inputs, positions_read
-from support.divergences import divergence
 from compress.reconstruction.least_squares import Gram, GramSum, ridge_solution, scale_solution, solve_spd
 from compress.tasks import TASKS
+from support.divergences import divergence
 from support.examples import examples
 from support.models import random_model
 

@@ -16,9 +16,9 @@ from compress.models.encoder import encoder_of, widths_of
 from compress.pruning.removal import remove
 from compress.reconstruction.hidden_states import HiddenStates, hidden_distance
 from compress.reconstruction.joint import BATCH_SIZE, LEAST_SAMPLES, fit_jointly, split, steps_within
-from support.divergences import divergence
 from compress.reconstruction.lessons import Lesson, Lessons
 from compress.tasks import TASKS
+from support.divergences import divergence
 from support.examples import examples
 from support.models import random_model
 

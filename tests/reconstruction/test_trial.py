@@ -10,9 +10,9 @@ import torch
 from compress.core.plan import Structure
 from compress.models.encoder import encoder_of
 from compress.pruning.removal import remove
-from support.divergences import divergence
 from compress.reconstruction.trial import Trial
 from compress.tasks import TASKS
+from support.divergences import divergence
 from support.examples import examples
 from support.models import random_model
 
