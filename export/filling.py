@@ -104,7 +104,8 @@ def _shared(held: Mapping[str, bool], before: Weights, after: Weights) -> bool:
     changed = {name for name, values in after.items() if not _equal(values, before.get(name))}
     absent = [name for name in after if name not in held and name in before]
     return any(
-        name in changed or any(_equal(before[name], before[other]) for other in changed & held.keys()) for name in absent
+        name in changed or any(_equal(before[name], before[other]) for other in changed & held.keys())
+        for name in absent
     )
 
 

@@ -30,6 +30,7 @@ from compress.cli.common import (
     working,
 )
 from compress.core.errors import EXIT_PASS, ConfigError
+from compress.core.trace import tracing
 from compress.options.table import CONFIG_FILE
 
 
@@ -42,7 +43,8 @@ from compress.options.table import CONFIG_FILE
     help="Show every option and where it came from, check the inputs, and show "
     "which stages --resume would run; do nothing.",
 )
-def run(config_file: str | None, resume: bool, dry_run: bool, as_json: bool, **values: Any) -> int:
+@click.option("--trace", metavar="FILE", help="Write where the time goes, for ui.perfetto.dev: stages and their parts.")
+def run(config_file: str | None, resume: bool, dry_run: bool, trace: str | None, as_json: bool, **values: Any) -> int:
     """Compress MODEL to a budget: profile, calibrate, search, reconstruct, export, validate.
 
     \b
@@ -66,7 +68,7 @@ def run(config_file: str | None, resume: bool, dry_run: bool, as_json: bool, **v
         else:
             console.foreseen(foreseen)
         return EXIT_PASS
-    with working() as progress:
+    with working() as progress, tracing(trace):
         from compress import pipeline
 
         result = pipeline.run(resolved.config, origins=resolved.origins, resume=resume, progress=progress)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.core.plan import EncoderShape, Widths
+from compress.core.trace import span
 from compress.data.batches import Encoded
 from compress.models.encoder import Encoder, widths_of
 from compress.models.placement import same_device
@@ -43,8 +44,9 @@ FIRST_RATE = 1
 PILOT_SHARE, LEAST_PILOT = 0.06, 8
 # Divergence after a pilot, relative to that before, up to which a rate is not too high.
 HARMLESS = 1.1
-# Weight of the hidden states' mean squared error, relative to their variance; the divergence of the outputs has 1.
-HIDDEN_WEIGHT = 1.0
+# Weight of the hidden states' mean squared error, relative to their variance; the divergence of the outputs has 1. On
+# texts not trained on, 5 was 3 % better than 1 at 0.5 and 0.1 of the MACs, and 3 % worse at 0.3 (MiniLM-L6, SST-2).
+HIDDEN_WEIGHT = 3.0
 _WARM_UP = 0.1
 
 
@@ -151,13 +153,15 @@ def fit_jointly(
         Lessons(dense, task, data.select(part), read, BATCH_SIZE, at_once=at_once) for part in (held, train)
     )
     judge, trainer = _Judge(student, task, judges), _Trainer(student, task, lessons, seed)
-    before = judge()
     start = trainer.weights()
-    rate = _pilot(trainer, judge, before, steps)
+    with span("pilot"):
+        before = judge()
+        rate = _pilot(trainer, judge, before, steps)
     if rate is None:
         return JointFit(0, before, before, False)
-    trainer.train(rate, steps)
-    after = judge()
+    with span("steps", steps=steps, rate=rate):
+        trainer.train(rate, steps)
+        after = judge()
     accepted = after < before
     if not accepted:
         trainer.restore(start)

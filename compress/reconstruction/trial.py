@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from compress.core.plan import Structure
+from compress.core.trace import span
 from compress.data.batches import Encoded
 from compress.models.encoder import Encoder, encoder_of
 from compress.pruning.removal import remove
@@ -63,6 +64,10 @@ class Trial:
     @torch.no_grad()
     def score(self, structure: Structure) -> float:
         """Mean divergence from the dense model, on examples that were not used to fit; lower is better."""
+        with span("sketch"):
+            return self._score(structure)
+
+    def _score(self, structure: Structure) -> float:
         model = _bare_copy(self._dense.model)
         remove(model, structure)
         student = encoder_of(model)

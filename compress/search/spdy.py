@@ -62,6 +62,7 @@ def search_coefficients(
     score: Callable[[Structure], float],
     *,
     candidates: int | None = None,
+    in_vain: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
 ) -> CoefficientSearch:
@@ -74,7 +75,9 @@ def search_coefficients(
         rankings: order of every sublayer's units, and their loss.
         costs: costs of widths, and the budget.
         score: the score of a structure; lower is better.
-        candidates: number of structures to score beside the first; None for no limit.
+        candidates: most structures to score beside the first; None for no limit.
+        in_vain: structures in a row that are no better than the best, after which the search is given up; None never
+            gives up.
         seconds: time after which no further structure is started; None for no limit. With a time limit the result
             depends on the speed of the machine.
         seed: of the random changes.
@@ -95,9 +98,10 @@ def search_coefficients(
     widths, _ = search_full(rankings, costs, buckets=BUCKETS)
     lowest = first = score(rankings.structure(widths))
     seen = {widths}
-    repeated = 0
+    repeated = vain = 0
     while (
         (candidates is None or len(seen) <= candidates)
+        and (in_vain is None or vain < in_vain)
         and (seconds is None or time.perf_counter() - start < seconds)
         and repeated < _PATIENCE
     ):
@@ -110,8 +114,9 @@ def search_coefficients(
         repeated = 0
         seen.add(found)
         value = score(rankings.structure(found))
+        vain += 1
         if value < lowest:
-            lowest, best, widths = value, changed, found
+            vain, lowest, best, widths = 0, value, changed, found
     elapsed = time.perf_counter() - start
     return CoefficientSearch(replace(rankings, coefficients=np.exp(best)), widths, len(seen), first, lowest, elapsed)
 

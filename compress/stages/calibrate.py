@@ -5,6 +5,7 @@ from __future__ import annotations
 from compress.calibration.calibrate import observe
 from compress.calibration.obs import rank_by_curvature
 from compress.core.importance import Importance, Rankings
+from compress.core.trace import span
 from compress.distributed.broadcast import calibrating
 from compress.stages import cache_codecs
 from compress.stages.cache_keys import calibration_inputs
@@ -30,8 +31,9 @@ def calibrate(run: Run) -> Importance:
     config, loaded = run.config, run.loaded
     with loaded.compute.on(loaded.checkpoint) as dense:
         there = config.model_copy(update={"device": dense.encoder.device.type})
-        with calibrating(there, dense.fingerprint, loaded.calibration) as group:
+        with calibrating(there, dense.fingerprint, loaded.calibration) as group, span("gradients"):
             found = observe(config, dense, loaded.calibration, group, run.info)
         if isinstance(found, dict):
-            return Importance(rank_by_curvature(dense.encoder, found), None)
+            with span("removal order"):
+                return Importance(rank_by_curvature(dense.encoder, found), None)
     return Importance(Rankings.from_fisher(found), found)

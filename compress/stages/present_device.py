@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.core.plan import Plan, Widths
+from compress.core.trace import span
 from compress.export.lowering import IN_GRAPH, INVARIANT, Engine, usable_variants
 from compress.export.measure import LatencyComparison, choose_fastest, compare_latency, compare_without_copies
 from compress.export.onnx import read_report
@@ -136,11 +137,14 @@ class PresentDevice(Device):
             return compare_latency(baseline, compressed, self._dense.feed, seconds=seconds)
 
         try:
-            comparison, verdict, reason = measured_verdict(plan, compare)
-            on_gpu = compare_without_copies(baseline, compressed, self._dense.feed)
-            ours = answers_of(compressed, loaded, loaded.evaluation, self._rows_per_call(exported))
-            dense = answers_of(baseline, loaded, loaded.evaluation)
-            invariance = measure_invariance(compressed, loaded)
+            with span("timing"):
+                comparison, verdict, reason = measured_verdict(plan, compare)
+                on_gpu = compare_without_copies(baseline, compressed, self._dense.feed)
+            with span("answers"):
+                ours = answers_of(compressed, loaded, loaded.evaluation, self._rows_per_call(exported))
+                dense = answers_of(baseline, loaded, loaded.evaluation)
+            with span("invariance"):
+                invariance = measure_invariance(compressed, loaded)
         finally:
             compressed.close()
         quantized = exported.float_path != exported.path

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.core.oom import with_fewer
 from compress.core.plan import Plan
+from compress.core.trace import span
 from compress.options.effort import EFFORT
 from compress.stages import cache_codecs
 from compress.stages.cache_keys import calibration_inputs, digest
@@ -108,11 +109,11 @@ def _fitted(run: Run, there: Checkpoint, student: Encoder, at_once: int) -> Repa
     trains = config.method == "full" and effort.epochs > 0 and len(data) >= joint.LEAST_SAMPLES
     # What judges the joint training must be as new to the first fit as to the training.
     fitted = data.select(joint.split(len(data), config.seed)[1]) if trains else data
-    sublayers = tuple(
-        closed_form.reconstruct(
+    with span("sublayer by sublayer"):
+        found = closed_form.reconstruct(
             dense, student, task, fitted, method=config.method, seed=config.seed, batch_size=at_once
         )
-    )
+    sublayers = tuple(found)
     if not sublayers:
         run.info(
             f"warning: {len(data)} examples are too few to reconstruct weights from: they stay as they were; give at "
@@ -123,16 +124,17 @@ def _fitted(run: Run, there: Checkpoint, student: Encoder, at_once: int) -> Repa
         run.info(warning)
     if not trains:
         return Repairs(sublayers)
-    fit = joint.fit_jointly(
-        dense,
-        student,
-        task,
-        data,
-        epochs=effort.epochs,
-        most_flops=effort.most_flops,
-        seed=config.seed,
-        at_once=at_once,
-    )
+    with span("jointly"):
+        fit = joint.fit_jointly(
+            dense,
+            student,
+            task,
+            data,
+            epochs=effort.epochs,
+            most_flops=effort.most_flops,
+            seed=config.seed,
+            at_once=at_once,
+        )
     if fit is not None:
         run.info(_of_joint(fit))
     return Repairs(sublayers, fit)

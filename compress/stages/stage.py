@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 from compress.artifact.manifest import versions
 from compress.cache.memo import Codec, Memory, Step
 from compress.core.progress import Progress
+from compress.core.trace import span
 
 if TYPE_CHECKING:
     from compress.inputs.load import Loaded
@@ -151,7 +152,7 @@ class Stages:
     def stage(self, name: str) -> Iterator[None]:
         """Time the block as a stage of this name."""
         start = perf_counter()
-        with self._progress.stage(name):
+        with self._progress.stage(name), span(name):
             yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + perf_counter() - start, 3)
 
@@ -166,4 +167,8 @@ class Stages:
             step: describes the result; not called where nothing is stored.
             make: makes it.
         """
-        return make() if self.memory is None else self.memory.result(step(), make, self.info)
+        if self.memory is None:
+            return make()
+        found = step()
+        with span(found.name, of=found.label):
+            return self.memory.result(found, make, self.info)
