@@ -34,7 +34,12 @@ HEADROOM = 4.0
 # Change of the outputs, relative to their spread, above which norms stay in fp32 too.
 DRIFT = 0.02
 
-_TYPE_OF_RESULT = {"Shape": TensorProto.INT64, "Size": TensorProto.INT64, "NonZero": TensorProto.INT64}
+_TYPE_OF_RESULT = {
+    "Shape": TensorProto.INT64,
+    "Size": TensorProto.INT64,
+    "NonZero": TensorProto.INT64,
+    "QuantizeLinear": TensorProto.INT8,
+}
 _TRUTH = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "IsNaN", "IsInf")
 Feed = Mapping[str, NDArray[Any]]
 
@@ -42,8 +47,10 @@ Feed = Mapping[str, NDArray[Any]]
 def to_half(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
     """Convert a float32 graph to half precision; inputs and outputs keep their types.
 
+    The scales of Q/DQ pairs are converted too: what is between the quantized products is then fp16.
+
     Args:
-        model: float32, from ``export_onnx``; not changed.
+        model: float32, from ``export_onnx``, or with Q/DQ pairs; not changed.
         kept: names of nodes that stay in fp32, with casts around them.
 
     Returns:
@@ -228,7 +235,9 @@ def float_values(model: ModelProto) -> list[str]:
         elif node.op_type in _TRUTH:
             made = TensorProto.BOOL
         else:
-            source = node.input[1] if node.op_type == "Where" else next(iter(node.input), "")
+            # Values of Where, and the scale of DequantizeLinear, are the second input.
+            second = node.op_type in ("Where", "DequantizeLinear")
+            source = node.input[1] if second else next(iter(node.input), "")
             made = _TYPE_OF_RESULT.get(node.op_type, types.get(source, TensorProto.UNDEFINED))
         types |= dict.fromkeys(node.output, made)
         found += [name for name in node.output if name and made == TensorProto.FLOAT]

@@ -107,9 +107,10 @@ def _measured(plan: Plan, validation: Validation) -> list[str]:
         ]
     if deployment.engine is not None and deployment.engine.scheme in IN_GRAPH:
         lines += [_SEVEN_BITS if deployment.engine.reduce_range else _EIGHT_BITS, ""]
-    kept = () if deployment.engine is None else deployment.engine.left_out
-    if kept:
-        lines += [f"Kept in fp32: {', '.join(f'`{name}`' for name in kept)}.", ""]
+    engine = deployment.engine
+    if engine is not None:
+        for kept, how in ((engine.left_out, engine.rest), (engine.float32_nodes, "fp32")):
+            lines += [f"Kept in {how}: {', '.join(f'`{name}`' for name in kept)}.", ""] if kept else []
     return lines
 
 
