@@ -14,9 +14,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compress.core.errors import EXIT_ERROR, ExportError, TargetError
-from compress.export import cuda, tensorrt
+from compress.export import cuda, engine_session, tensorrt
 from compress.export.runtime import open_session, require_runtime
-from compress.export.tensorrt_file import engine_path, read_record
+from compress.export.tensorrt_file import EngineRecord, engine_path, read_record
 from compress.profile import gpu
 from compress.profile.target import Calls, Target, load_target
 from support.fake_tensorrt import FakeTensorRT, install
@@ -36,7 +36,7 @@ def as_if(monkeypatch: pytest.MonkeyPatch, *found: gpu.Gpu) -> None:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTensorRT:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(tensorrt, "_BUILT", type(tensorrt._BUILT)())
+    monkeypatch.setattr(engine_session, "_BUILT", type(engine_session._BUILT)())
     as_if(monkeypatch, T4)
     return install(monkeypatch, "10.9.0.34")
 
@@ -124,7 +124,7 @@ def test_another_driver_is_no_reason_to_refuse(fake: FakeTensorRT, file: Path, m
     tensorrt.keep_engine(file, target())
     as_if(monkeypatch, gpu.Gpu(T4.name, "7.5", "560.1", 15360, 1590, 300))
     assert tensorrt.read_engine(file, tensorrt.make_record(file, target(), gpu.gpus()[0])) == b"engine 1"
-    assert read_record(file).driver == "550.54.15"
+    assert read_record(file, EngineRecord).driver == "550.54.15"
 
 
 def test_volta_needs_the_last_release_that_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
