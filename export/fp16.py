@@ -83,9 +83,32 @@ def to_half(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
     half = convert_float_to_float16(
         copy, keep_io_types=True, disable_shape_infer=True, node_block_list=sorted(kept), op_block_list=[]
     )
+    _mend_casts(half)
     # The converter appends casts at the end.
     OnnxModel.graph_topological_sort(half.graph)
     return graph.rebuild(half, half.graph.node, half.graph.initializer)
+
+
+def _mend_casts(half: ModelProto) -> None:
+    """Mend what the converter does around nodes that stay in fp32.
+
+    A value between two of them is rounded to fp16 and back: here it passes as it is. A value that several of them read
+    is cast once for each, under one name, which no graph may have: here it is cast once.
+    """
+    exact, back, once = {}, {}, {}
+    for node in half.graph.node:
+        once.setdefault(node.output[0], node)
+        if node.name.endswith("_cast_to_fp16_node"):
+            exact[node.output[0]] = node.input[0]
+    for node in once.values():
+        if node.name.endswith("_cast_to_fp32_node") and node.input[0] in exact:
+            back[node.output[0]] = exact[node.input[0]]
+    nodes = list(once.values())
+    for node in nodes:
+        node.input[:] = [back.get(name, name) for name in node.input]
+    kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del half.graph.node[:]
+    half.graph.node.extend(kept)
 
 
 def emulate_fp16(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:

@@ -187,7 +187,7 @@ def lower(model: ModelProto, engine: Engine, samples: Sequence[Feed] = (), *, ti
             signed=engine.scheme == "symmetric",
             timing_only=timing_only,
         )
-    if engine.rest == "fp16":
+    if engine.precision == "int8" and engine.rest == "fp16":
         kept = engine.float32_nodes
         model = fp16.to_half(model, (*kept, *int8.pairs_of(model, kept)))
     # TensorRT uses int8 only in matrix products; embedding tables stay float.
