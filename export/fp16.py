@@ -95,7 +95,9 @@ def _mend_casts(half: ModelProto) -> None:
     A value between two of them is rounded to fp16 and back: here it passes as it is. A value that several of them read
     is cast once for each, under one name, which no graph may have: here it is cast once.
     """
-    exact, back, once = {}, {}, {}
+    once: dict[str, NodeProto] = {}
+    exact: dict[str, str] = {}
+    back: dict[str, str] = {}
     for node in half.graph.node:
         once.setdefault(node.output[0], node)
         if node.name.endswith("_cast_to_fp16_node"):

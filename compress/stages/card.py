@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from compress._version import __version__
 from compress.artifact import summary
 from compress.artifact.consumers import ORT_CLASSES
-from compress.artifact.files import HEAD
+from compress.artifact.files import HEAD, MODEL
 from compress.artifact.model import WEIGHTS
 from compress.artifact.sparse import card as sparse_card
 from compress.export.lowering import IN_GRAPH
+from compress.export.tensorrt_file import RtxRecord, context_path, engine_path, library_of, read_record
 from compress.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def card(config: RunConfig, plan: Plan, validation: Validation | None, task: Map
     lines += [
         *([f"Measured with the prompt {prompt!r} before every text: put it there in use too.", ""] if prompt else []),
         *_use(str(task.get("name", "")), plan, directory),
+        *_engine(directory),
         "What was kept:",
         "",
         "```",
@@ -80,6 +82,19 @@ def _use(task: str, plan: Plan, directory: Path) -> list[str]:
             "",
         ]
     return lines
+
+
+def _engine(directory: Path) -> list[str]:
+    """What the engine of TensorRT-RTX is, where there is one, and what loads it."""
+    model = directory / MODEL
+    if library_of(model) != RtxRecord.library:
+        return []
+    record = read_record(model, RtxRecord)
+    return [
+        f"`engine/{engine_path(model).name}` is an engine of {record.said}. It runs with that release on such GPUs. "
+        f"`engine/{context_path(model).name}` gives it to ONNX Runtime's provider for TensorRT-RTX.",
+        "",
+    ]
 
 
 def _measured(plan: Plan, validation: Validation) -> list[str]:
