@@ -110,7 +110,12 @@ def said_of(error: Any) -> str:
 
 
 def strong_network(module: Any, builder: Any) -> Any:
-    """An empty network whose types are those of the ONNX file."""
+    """An empty network whose types are those of the ONNX file.
+
+    Args:
+        module: ``tensorrt_rtx``.
+        builder: of the network; has to live as long.
+    """
     return builder.create_network(1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
 
 
@@ -173,7 +178,12 @@ _REASONS = {
 
 
 def capability_of(module: Any, compute_capability: str) -> Any:
-    """The library's name of a compute capability."""
+    """The library's name of a compute capability.
+
+    Args:
+        module: ``tensorrt_rtx``.
+        compute_capability: such as ``8.9``; one of ``capabilities``.
+    """
     return module.ComputeCapability.__members__[f"SM{compute_capability.replace('.', '')}"]
 
 
