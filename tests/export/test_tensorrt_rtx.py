@@ -19,7 +19,7 @@ from onnx import helper
 
 from compress.core.errors import EXIT_ERROR, ExportError, TargetError
 from compress.core.plan import Widths
-from compress.export import cuda, engine_session, rtx_library, runtime, tensorrt_rtx
+from compress.export import cuda, engine_session, graph, rtx_library, runtime, tensorrt_rtx
 from compress.export.engine_session import check_call, ranges_of
 from compress.export.lowering import lower, variants
 from compress.export.narrowing import narrow
@@ -122,6 +122,15 @@ def test_an_engine_is_built_without_a_gpu_and_its_record_says_what_it_is(file: P
     record_path(file).write_text(record_path(file).read_text().replace(rtx_library.release(), "1.6.0.1"))
     with pytest.raises(TargetError, match=rf"TensorRT-RTX 1\.6\.0\.1, here {rtx_library.release()}.*that release"):
         runtime.keep_engine(file, target())
+
+
+@needs_library
+def test_weights_beside_the_file_are_read(file: Path) -> None:
+    # Files above 2 GB have them.
+    graph.save(onnx.load(str(file)), file, 0)
+    assert file.with_name("model.onnx.data").stat().st_size > file.stat().st_size
+    assert "fp16" in runtime.keep_engine(file, target()).said
+    assert engine_path(file).stat().st_size > file.with_name("model.onnx.data").stat().st_size
 
 
 @needs_library
