@@ -230,6 +230,52 @@ def test_reasons_why_an_engine_does_not_run_here_are_passed_on(
 
 
 @needs_library
+def test_on_the_gpu_the_engine_beside_the_file_is_opened_after_it_was_compared(
+    monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    asked, opened = [], []
+    monkeypatch.setattr(rtx_library, "check_valid", lambda engine, where: asked.append((engine, where)))
+    monkeypatch.setattr(tensorrt_rtx, "_choose_polygraphys_library", lambda: None)
+    monkeypatch.setattr(tensorrt_rtx, "EngineSession", lambda engine, record, calls: opened.append((engine, calls)))
+    with pytest.raises(TargetError, match="'rtx-4090' is not on this machine"):
+        runtime.open_session(file, target())
+    as_if(monkeypatch, RTX_4090)
+    # Without an engine, one is built for this process; twice the same.
+    runtime.open_session(file, target())
+    runtime.open_session(file, target())
+    assert opened[0] == opened[1] and asked[0][1] == "a new engine" and not engine_path(file).exists()
+    runtime.keep_engine(file, target())
+    runtime.open_session(file, target())
+    assert opened[-1] == (engine_path(file).read_bytes(), target().calls)
+    assert asked[-1] == (opened[-1][0], f"engine '{engine_path(file)}'")
+
+    with pytest.raises(TargetError, match=r"lengths 1, 16, 16, here 1, 32, 32"):
+        runtime.open_session(file, load_target("rtx-4090").for_calls(2, 32))
+    record_path(file).write_text(record_path(file).read_text().replace('"8.9"', '"8.6"'))
+    with pytest.raises(TargetError, match=r"compute capability 8\.6, here 8\.9.*remove"):
+        runtime.open_session(file, target())
+    record_path(file).write_text(record_path(file).read_text().replace('"8.6"', '"8.9"'))
+    engine_path(file).write_bytes(b"another")
+    with pytest.raises(TargetError, match="is damaged: its SHA-256"):
+        runtime.open_session(file, target())
+    as_if(monkeypatch, H100, RTX_4090)
+    with pytest.raises(TargetError, match="CUDA_VISIBLE_DEVICES=1"):
+        runtime.open_session(file, target())
+
+
+def test_polygraphy_uses_one_of_the_two_libraries_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = pytest.importorskip("polygraphy.config")
+    monkeypatch.setattr(config, "USE_TENSORRT_RTX", False)
+    monkeypatch.setitem(sys.modules, "polygraphy.backend.trt", sys)
+    with pytest.raises(TargetError, match=r"polygraphy uses TensorRT in this process already.*another process"):
+        tensorrt_rtx._choose_polygraphys_library()
+    monkeypatch.delitem(sys.modules, "polygraphy.backend.trt")
+    tensorrt_rtx._choose_polygraphys_library()
+    assert config.USE_TENSORRT_RTX
+    tensorrt_rtx._choose_polygraphys_library()
+
+
+@needs_library
 def test_a_gpu_that_is_not_built_for_is_refused(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     hopper = target(compute_capability="9.0")
     with pytest.raises(TargetError, match=r"does not build for compute capability 9\.0; it builds for 7\.5, .*8\.9"):
