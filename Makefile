@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 EXTRAS := cpu,plot,train,demo,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint docs clean
+.PHONY: help install rtx demo test test-all lint docs clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -20,6 +20,10 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 install: $(READY) ## make .venv with everything in it
+
+# NVIDIA's package, under its own licence, for Linux and Windows on x86: so `make install` leaves it out.
+rtx: $(READY) ## install TensorRT-RTX into .venv, which builds engines for RTX GPUs on any machine
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[rtx]'
 
 demo: $(READY) ## compress a real encoder for this CPU, from fine-tuning to the verdict
 	$(BIN)/compress demo

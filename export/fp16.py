@@ -34,7 +34,12 @@ HEADROOM = 4.0
 # Change of the outputs, relative to their spread, above which norms stay in fp32 too.
 DRIFT = 0.02
 
-_TYPE_OF_RESULT = {"Shape": TensorProto.INT64, "Size": TensorProto.INT64, "NonZero": TensorProto.INT64}
+_TYPE_OF_RESULT = {
+    "Shape": TensorProto.INT64,
+    "Size": TensorProto.INT64,
+    "NonZero": TensorProto.INT64,
+    "QuantizeLinear": TensorProto.INT8,
+}
 _TRUTH = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "IsNaN", "IsInf")
 Feed = Mapping[str, NDArray[Any]]
 
@@ -42,8 +47,10 @@ Feed = Mapping[str, NDArray[Any]]
 def to_half(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
     """Convert a float32 graph to half precision; inputs and outputs keep their types.
 
+    The scales of Q/DQ pairs are converted too: what is between the quantized products is then fp16.
+
     Args:
-        model: float32, from ``export_onnx``; not changed.
+        model: float32, from ``export_onnx``, or with Q/DQ pairs; not changed.
         kept: names of nodes that stay in fp32, with casts around them.
 
     Returns:
@@ -76,9 +83,34 @@ def to_half(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
     half = convert_float_to_float16(
         copy, keep_io_types=True, disable_shape_infer=True, node_block_list=sorted(kept), op_block_list=[]
     )
+    _mend_casts(half)
     # The converter appends casts at the end.
     OnnxModel.graph_topological_sort(half.graph)
     return graph.rebuild(half, half.graph.node, half.graph.initializer)
+
+
+def _mend_casts(half: ModelProto) -> None:
+    """Mend what the converter does around nodes that stay in fp32.
+
+    A value between two of them is rounded to fp16 and back: here it passes as it is. A value that several of them read
+    is cast once for each, under one name, which no graph may have: here it is cast once.
+    """
+    once: dict[str, NodeProto] = {}
+    exact: dict[str, str] = {}
+    back: dict[str, str] = {}
+    for node in half.graph.node:
+        once.setdefault(node.output[0], node)
+        if node.name.endswith("_cast_to_fp16_node"):
+            exact[node.output[0]] = node.input[0]
+    for node in once.values():
+        if node.name.endswith("_cast_to_fp32_node") and node.input[0] in exact:
+            back[node.output[0]] = exact[node.input[0]]
+    nodes = list(once.values())
+    for node in nodes:
+        node.input[:] = [back.get(name, name) for name in node.input]
+    kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del half.graph.node[:]
+    half.graph.node.extend(kept)
 
 
 def emulate_fp16(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
@@ -228,7 +260,9 @@ def float_values(model: ModelProto) -> list[str]:
         elif node.op_type in _TRUTH:
             made = TensorProto.BOOL
         else:
-            source = node.input[1] if node.op_type == "Where" else next(iter(node.input), "")
+            # Values of Where, and the scale of DequantizeLinear, are the second input.
+            second = node.op_type in ("Where", "DequantizeLinear")
+            source = node.input[1] if second else next(iter(node.input), "")
             made = _TYPE_OF_RESULT.get(node.op_type, types.get(source, TensorProto.UNDEFINED))
         types |= dict.fromkeys(node.output, made)
         found += [name for name in node.output if name and made == TensorProto.FLOAT]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -161,6 +161,28 @@ def quantize_static(
             ),
             typed,
         )
+
+
+def pairs_of(model: ModelProto, nodes: Collection[str]) -> list[str]:
+    """Names of the Q/DQ nodes of a quantized graph that only some nodes read; they share the number format of these.
+
+    Args:
+        model: from ``quantize_static``.
+        nodes: names of those nodes.
+    """
+    found, readers = set(nodes), _readers(model)
+    for node in reversed(model.graph.node):
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and readers.get(node.output[0], {""}) <= found:
+            found.add(node.name)
+    return [node.name for node in model.graph.node if node.name in found and node.name not in nodes]
+
+
+def _readers(model: ModelProto) -> dict[str, set[str]]:
+    readers: dict[str, set[str]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.name)
+    return readers
 
 
 def large_tables(model: ModelProto) -> dict[str, TensorProto]:

@@ -16,7 +16,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from compress.core.errors import TargetError
 from compress.export import graph
-from compress.profile.target import GPU_RUNTIMES, Precision, Target
+from compress.profile.target import ENGINE_RUNTIMES, GPU_RUNTIMES, Precision, Target
 
 if TYPE_CHECKING:
     from compress.export.int8 import Feed
@@ -44,7 +44,9 @@ class Engine:
             ONNX Runtime's library; the last is static with signed activations, for TensorRT); ``nncf`` (by nncf, for
             OpenVINO); ``float`` if not int8.
         reduce_range: 7-bit weights, for processors whose 8-bit kernels saturate.
-        left_out: names of what stays float32: in int8 weights, as in ``int8.quantizable``; in fp16 nodes.
+        left_out: names of what stays in float: in int8 weights, as in ``int8.quantizable``; in fp16 nodes.
+        rest: number format of what int8 leaves: ``fp16`` for TensorRT, which fuses attention in half precision alone.
+        float32_nodes: in int8 with fp16 around it, names of nodes that stay float32.
     """
 
     precision: Precision = "fp32"
@@ -52,16 +54,19 @@ class Engine:
     scheme: Scheme = "float"
     reduce_range: bool = False
     left_out: tuple[str, ...] = ()
+    rest: Literal["fp32", "fp16"] = "fp32"
+    float32_nodes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """Name for tables, such as ``fp32`` or ``int8 dynamic, packed``."""
         how = "" if self.scheme == "float" else f" {self.scheme}"
+        how += " with fp16" if self.rest == "fp16" else ""
         return f"{self.precision}{how}" + ("" if self.form == "plain" else f", {self.form}")
 
     def to_json(self) -> dict[str, Any]:
         """The engine in plain JSON types."""
-        return {**asdict(self), "left_out": list(self.left_out)}
+        return {**asdict(self), "left_out": list(self.left_out), "float32_nodes": list(self.float32_nodes)}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Engine:
@@ -123,8 +128,10 @@ def usable_variants(target: Target, precision: Precision, int8: Int8 | None, exa
 def _variants(target: Target, precision: Precision) -> tuple[Engine, ...]:
     if target.runtime == "openvino":
         return (Engine(precision, "plain", "float" if precision == "fp32" else "nncf"),)
-    if target.runtime == "tensorrt":
-        return (Engine(precision, "standard", "symmetric" if precision == "int8" else "float"),)
+    if target.runtime in ENGINE_RUNTIMES:
+        if precision == "int8":
+            return (Engine(precision, "standard", "symmetric", rest="fp16"),)
+        return (Engine(precision, "standard"),)
     if target.runtime in GPU_RUNTIMES:
         # The other forms use operators that exist only for the processor.
         return (Engine(precision),)
@@ -180,6 +187,9 @@ def lower(model: ModelProto, engine: Engine, samples: Sequence[Feed] = (), *, ti
             signed=engine.scheme == "symmetric",
             timing_only=timing_only,
         )
+    if engine.precision == "int8" and engine.rest == "fp16":
+        kept = engine.float32_nodes
+        model = fp16.to_half(model, (*kept, *int8.pairs_of(model, kept)))
     # TensorRT uses int8 only in matrix products; embedding tables stay float.
     return int8.embeddings_by_row(model) if engine.scheme in ("dynamic", "invariant", "static") else model
 

@@ -7,12 +7,13 @@ Profiling, validation and accuracy use only the ``Session`` protocol. A new runt
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.core.cores import usable_cores
 from compress.core.errors import TargetError, did_you_mean
-from compress.export import openvino, tensorrt
+from compress.export import openvino, rtx_library, tensorrt, tensorrt_rtx
 from compress.export.cuda import absence, open_cuda, require_cuda
 from compress.export.session import OnnxRuntimeSession, Session, load_inference
 from compress.profile.target import GPU_RUNTIMES
@@ -47,6 +48,52 @@ def require_runtime(target: Target) -> None:
         require_cuda(target)
     elif target.runtime == "tensorrt":
         tensorrt.usable_gpu(target)
+    elif target.runtime == "tensorrt-rtx":
+        tensorrt_rtx.require_gpu(target)
+
+
+def require_builder(target: Target) -> None:
+    """Check that the engine of a target's artifact can be built here, before any work.
+
+    TensorRT's engines are built on the device, TensorRT-RTX's on any machine; other runtimes have none.
+
+    Raises:
+        TargetError: it cannot; the message says what to install.
+    """
+    if target.runtime == "tensorrt-rtx":
+        rtx_library.require(target)
+
+
+@dataclass(frozen=True)
+class KeptEngine:
+    """The engine of an artifact.
+
+    Attributes:
+        files: what was written.
+        said: what it is, in words; empty where there is none, or nothing is known of it.
+    """
+
+    files: tuple[Path, ...] = ()
+    said: str = ""
+
+
+def keep_engine(model: Path, target: Target) -> KeptEngine:
+    """Write the engine of an ONNX file into ``engine/`` beside the file, where the target has one and it is built here.
+
+    Args:
+        model: an ONNX file of standard operators.
+        target: the deployment's target.
+
+    Raises:
+        TargetError: the library is missing here, or does not go with the GPU; or there is an engine of another case.
+        ExportError: the engine cannot be built.
+    """
+    if target.runtime == "tensorrt":
+        return KeptEngine(tensorrt.keep_engine(model, target))
+    if target.runtime != "tensorrt-rtx":
+        return KeptEngine()
+    record = tensorrt_rtx.keep_engine(model, target)
+    return KeptEngine(tensorrt_rtx.files_of(model), record.said)
 
 
 def _open_onnxruntime_cpu(model: Path | bytes, target: Target) -> Session:
@@ -66,6 +113,7 @@ _OPENERS: dict[str, Callable[[Path | bytes, Target], Session]] = {
     "onnxruntime-cuda": open_cuda,
     "openvino": openvino.open_openvino,
     "tensorrt": tensorrt.open_tensorrt,
+    "tensorrt-rtx": tensorrt_rtx.open_tensorrt_rtx,
 }
 
 

@@ -1,8 +1,8 @@
 """Standard operators: rewrites graphs for TensorRT, whose parser does not know ONNX Runtime's operators.
 
-``configs/tensorrt/operators.toml`` lists the operators that the parser knows, with the source. A graph is compared with
-that list before an engine is built, so an unsupported model is refused on any machine, and the message names the
-operators.
+An unsupported model is refused before an engine is built, and the message names the operators. TensorRT-RTX's parser
+is asked itself where it is installed. ``configs/tensorrt/operators.toml`` lists what TensorRT's parser knows, with the
+source, for machines without either.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from compress.core.errors import ExportError
-from compress.export.graph import FUSED_DOMAIN, rebuild
+from compress.export import rtx_library
+from compress.export.graph import FUSED_DOMAIN, rebuild, size_of
 
 if TYPE_CHECKING:
     from compress.profile.target import Target
@@ -126,23 +128,57 @@ def supported() -> Mapping[str, Any]:
     return tomllib.loads(file.read_text(encoding="utf-8"))
 
 
-def check_supported(model: ModelProto, target: Target) -> None:
-    """Check that TensorRT's parser supports a graph.
+def check_supported(model: ModelProto, target: Target, path: Path | None = None) -> None:
+    """Check that the parser of a target's library supports a graph.
+
+    TensorRT-RTX's parser is asked where it is installed. Elsewhere, and for TensorRT, ``operators.toml`` says it.
 
     Args:
         model: any graph; weights beside its file need not be loaded.
-        target: named in the message.
+        target: decides the parser, and is named in the message.
+        path: of the graph's file, for weights beside it; None if it has none.
 
     Raises:
         ExportError: it does not; the message names the operators.
     """
-    refused = unsupported(model)
+    library, refused = "TensorRT", unsupported(model)
+    source = f"by {supported()['source']}, release {supported()['release']}"
+    if target.runtime == "tensorrt-rtx":
+        library = rtx_library.PRODUCT
+        if rtx_library.load() is not None:
+            beside = None if path is None else str(path)
+            refused = rtx_library.unsupported(model.SerializeToString(), beside)
+            source = f"by the parser of release {rtx_library.release()}"
     if refused:
         raise ExportError(
-            f"TensorRT does not support this graph: {'; '.join(refused)} (by {supported()['source']}, release "
-            f"{supported()['release']}); target '{target.name}' needs a file exported for it, and other models a "
-            'target with runtime = "onnxruntime-cuda"'
+            f"{library} does not support this graph: {'; '.join(refused)} ({source}); target '{target.name}' needs a "
+            'file exported for it, and other models a target with runtime = "onnxruntime-cuda"'
         )
+
+
+def count_attention(model: ModelProto) -> int:
+    """Number of attentions in a graph of standard operators: softmaxes whose result is multiplied with something."""
+    readers: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+
+    def reaches_product(name: str) -> bool:
+        # Casts stand around a softmax that stays in fp32, and some families mask the shares once more.
+        return any(
+            node.op_type == "MatMul" or (node.op_type in ("Cast", "Where", "Mul") and reaches_product(node.output[0]))
+            for node in readers.get(name, [])
+        )
+
+    return sum(node.op_type == "Softmax" and reaches_product(node.output[0]) for node in model.graph.node)
+
+
+def precision_of(model: ModelProto) -> str:
+    """Number format of a graph: ``int8`` with Q/DQ pairs, ``fp16`` with most weights in half precision, or ``fp32``."""
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        return "int8"
+    halves = sum(size_of(tensor) for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT16)
+    return "fp16" if 2 * halves > sum(map(size_of, model.graph.initializer)) else "fp32"
 
 
 def unsupported(model: ModelProto) -> list[str]:

@@ -10,23 +10,25 @@ The tests need no GPU; ``docs/gpu.md`` lists the runs on GPUs.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from compress.core.errors import ExportError, TargetError
 from compress.export import standard_ops
 from compress.export.cuda import absence, device_number
-from compress.export.inputs import select_inputs
+from compress.export.engine_session import (
+    EngineSession,
+    build_once,
+    polygraphy_errors,
+    ranges_of,
+    read_graph,
+    stated_calls,
+    unread_outputs,
+)
 from compress.export.outputs import answer_names
 from compress.export.tensorrt_file import EngineRecord, engine_path, onnx_digest, read_engine, record_path, write_engine
 from compress.profile.gpu import Gpu, gpus
@@ -45,69 +47,6 @@ FOR_VOLTA = (
 )
 # Strongly typed networks came with 9.1, and the interface used here (execute_async_v3 on tensors by name) with 10.
 LEAST = (10, 0)
-# Engines of this process by their records, since a file is opened several times within a run.
-_BUILT: OrderedDict[str, bytes] = OrderedDict()
-_MOST_BUILT = 4
-
-
-class EngineSession:
-    """``Session`` on a TensorRT engine; batches above the engine's largest are split."""
-
-    def __init__(self, engine: bytes, record: EngineRecord, calls: Calls) -> None:
-        from polygraphy.backend.trt import TrtRunner, engine_from_bytes
-
-        self.input_names = record.inputs
-        self._outputs = record.outputs
-        self._most = calls.batch_size[2]
-        self._runner: Any = TrtRunner(engine_from_bytes(engine))
-        self._runner.activate()
-
-    def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """Run the model on one batch; see ``Session.run``."""
-        known = self._known(feed)
-        rows = len(next(iter(known.values())))
-        parts = [
-            self._call({name: value[start : start + self._most] for name, value in known.items()})
-            for start in range(0, rows, self._most)
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def without_copies(self, feed: Mapping[str, NDArray[Any]]) -> tuple[Callable[[], None], int]:
-        """Prepare calls whose inputs are already on the GPU.
-
-        Args:
-            feed: one batch, arrays by input name.
-
-        Returns:
-            A function that starts a call, and the CUDA stream that it starts on.
-        """
-        # This call sets shapes and addresses for the next ones.
-        self._call(self._known(feed))
-        context, stream = self._runner.context, self._runner.stream.ptr
-
-        def start() -> None:
-            if not context.execute_async_v3(stream):
-                raise ExportError("TensorRT could not start the engine")
-
-        return start, int(stream)
-
-    def close(self) -> None:
-        """Free the model's memory; see ``Session.close``."""
-        if self._runner is not None:
-            self._runner.deactivate()
-            self._runner = None
-
-    def _known(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        if self._runner is None:
-            raise ExportError("this session is closed; open another with open_session")
-        return {name: np.ascontiguousarray(value) for name, value in select_inputs(feed, self.input_names).items()}
-
-    def _call(self, known: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        with _as_export_error(f"on inputs { {name: value.shape for name, value in known.items()} }"):
-            found = self._runner.infer(dict(known), check_inputs=False)
-        # The runner's memory is overwritten by the next call.
-        answers = [found[name] for name in self._outputs]
-        return np.array(answers[0]) if len(answers) == 1 else np.stack(answers, axis=-1)
 
 
 def open_tensorrt(model: Path | bytes, target: Target) -> Session:
@@ -130,7 +69,7 @@ def open_tensorrt(model: Path | bytes, target: Target) -> Session:
         raise ExportError(f"there is no model file '{model}'; export it with `compress export`")
     record = make_record(model, target, gpu)
     engine = read_engine(model, record) if isinstance(model, Path) and engine_path(model).exists() else None
-    return EngineSession(engine or build_cached(model, target, record), record, _calls(target))
+    return EngineSession(engine or build_cached(model, target, record), record, stated_calls(target))
 
 
 def keep_engine(model: Path, target: Target) -> tuple[Path, ...]:
@@ -213,9 +152,9 @@ def make_record(model: Path | bytes, target: Target, gpu: Gpu) -> EngineRecord:
     Raises:
         ExportError: TensorRT's parser does not support the model.
     """
-    proto = _read(model)
+    proto = read_graph(model)
     standard_ops.check_supported(proto, target)
-    calls = _calls(target)
+    calls = stated_calls(target)
     return EngineRecord(
         gpu=gpu.name,
         compute_capability=gpu.compute_capability,
@@ -243,13 +182,7 @@ def build_cached(model: Path | bytes, target: Target, record: EngineRecord) -> b
     Raises:
         ExportError: TensorRT cannot build the model.
     """
-    key = hashlib.sha256(record.to_json().encode()).hexdigest()
-    if key not in _BUILT:
-        _BUILT[key] = _build(model, _calls(target), record)
-        while len(_BUILT) > _MOST_BUILT:
-            _BUILT.popitem(last=False)
-    _BUILT.move_to_end(key)
-    return _BUILT[key]
+    return build_once(record, lambda: _build(model, stated_calls(target), record))
 
 
 def _build(model: Path | bytes, calls: Calls, record: EngineRecord) -> bytes:
@@ -263,27 +196,20 @@ def _build(model: Path | bytes, calls: Calls, record: EngineRecord) -> bytes:
         if isinstance(model, Path)
         else trt.NetworkFromOnnxBytes(model, strongly_typed=True)
     )
-    unread = [value.name for value in _read(model).graph.output if value.name not in record.outputs]
+    graph = read_graph(model)
+    unread = unread_outputs(graph)
     if unread:
-        # An engine computes and copies every output.
         network = trt.ModifyNetworkOutputs(network, exclude_outputs=unread)
-    with _as_export_error("building an engine"):
-        config = builder_config(record.inputs, calls, cache)
+    with polygraphy_errors(f"TensorRT {release()}", "building an engine"):
+        config = builder_config(ranges_of(graph, calls), cache)
         return bytes(trt.engine_bytes_from_network(network, config=config, save_timing_cache=str(cache)))
 
 
-def _read(model: Path | bytes) -> Any:
-    import onnx
-
-    return onnx.load(str(model), load_external_data=False) if isinstance(model, Path) else onnx.load_from_string(model)
-
-
-def builder_config(inputs: tuple[str, ...], calls: Calls, cache: Path) -> Any:
+def builder_config(ranges: Mapping[str, tuple[tuple[int, ...], ...]], cache: Path) -> Any:
     """Configure polygraphy's builder: one optimization profile, no precision flags, the timing cache.
 
     Args:
-        inputs: names of the graph's inputs, [batch, sequence] each.
-        calls: calls that the engine has to accept.
+        ranges: least, usual and most shape of every input, from ``ranges_of``.
         cache: timing cache to start from; it need not exist.
 
     Returns:
@@ -292,8 +218,7 @@ def builder_config(inputs: tuple[str, ...], calls: Calls, cache: Path) -> Any:
     from polygraphy.backend.trt import CreateConfig, Profile
 
     profile = Profile()
-    least, usual, most = zip(calls.batch_size, calls.seq_len, strict=True)
-    for name in inputs:
+    for name, (least, usual, most) in ranges.items():
         profile.add(name, min=least, opt=usual, max=most)
     # tf32=False: float32 in the file means float32, as for ONNX Runtime's provider (cuda.py).
     return CreateConfig(tf32=False, profiles=[profile], load_timing_cache=str(cache) if cache.exists() else None)
@@ -304,27 +229,3 @@ def timing_cache(record: EngineRecord) -> Path:
     root = user_cache_path("compress", appauthor=False) / "tensorrt"
     gpu = "".join(letter if letter.isalnum() else "-" for letter in record.gpu)
     return root / f"{gpu}-{record.compute_capability}-{record.tensorrt}.cache"
-
-
-def _calls(target: Target) -> Calls:
-    if target.calls is None:
-        raise TargetError(
-            f"target '{target.name}' runs in TensorRT, whose engines are built for ranges of calls: give them in its "
-            "file under [calls], or with --batch-size and --seq-len"
-        )
-    return target.calls
-
-
-@contextlib.contextmanager
-def _as_export_error(what: str) -> Any:
-    """Turn polygraphy's errors into ExportError, and keep its log off the terminal."""
-    from polygraphy.exception import PolygraphyException
-    from polygraphy.logger import G_LOGGER
-
-    heard = io.StringIO()
-    try:
-        with G_LOGGER.verbosity(G_LOGGER.ERROR), contextlib.redirect_stdout(heard):
-            yield
-    except (PolygraphyException, RuntimeError, ValueError) as error:
-        said = " ".join([str(error), heard.getvalue()]).strip()
-        raise ExportError(f"TensorRT {release()} failed {what}: {said or type(error).__name__}") from error

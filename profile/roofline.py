@@ -23,14 +23,14 @@ from compress.core.errors import TargetError
 from compress.core.plan import EncoderShape
 from compress.profile.latency_profile import Profile
 from compress.profile.latency_table import LatencyTable, filter_levels, fit_piecewise
-from compress.profile.target import Target
+from compress.profile.target import ENGINE_RUNTIMES, Target
 
 # Bytes of a number. int8 products are accumulated and passed on in wider numbers, but reading the operands dominates.
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 # Matrix kernels read inner dimensions in steps of 16 bytes.
 _STEP_BYTES = 16
 # Runtimes that fuse bias, activation, residual and norm into neighbouring kernels, and attention into one kernel.
-_FUSING = ("tensorrt",)
+_FUSING = ENGINE_RUNTIMES
 # Kernels outside the layers: three lookups, their sum and norm, pooling, two products of a head with their biases.
 _FIXED_KERNELS = 10
 

@@ -20,12 +20,14 @@ from compress.core.errors import ProfileError, TargetError, did_you_mean
 from compress.core.parsing import MOST_TOML_BYTES, Missing, Unreadable, parse_toml, read_text
 from compress.profile.gpu import matching_gpus, with_current_clock
 
-RuntimeName = Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "openvino"]
+RuntimeName = Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx", "openvino"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 # Number formats of a runtime, for targets whose file does not list any; the first is the safest.
 _OFFERED: dict[str, tuple[Precision, ...]] = {"onnxruntime-cpu": ("fp32", "int8"), "openvino": ("fp32", "int8")}
-GPU_RUNTIMES = ("onnxruntime-cuda", "tensorrt")
+GPU_RUNTIMES = ("onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
+# Those whose engines are built for stated ranges of calls, from files of standard operators.
+ENGINE_RUNTIMES = ("tensorrt", "tensorrt-rtx")
 
 # Plausible ranges of the data sheet: a figure outside has the wrong unit.
 _PLAUSIBLE: dict[str, tuple[float, float, str]] = {
@@ -42,6 +44,7 @@ _RUNTIME_PACKAGES: dict[str, tuple[str, ...]] = {
     "onnxruntime-cpu": ("onnxruntime", "onnxruntime-gpu"),
     "onnxruntime-cuda": ("onnxruntime-gpu",),
     "tensorrt": ("tensorrt",),
+    "tensorrt-rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
     "openvino": ("openvino",),
 }
 
@@ -123,7 +126,8 @@ class Target(BaseModel):
         launch_overhead_us: microseconds that every kernel takes to launch.
         processors: units that a kernel's tiles are spread over: streaming multiprocessors, or cores.
         tile_sizes: rows and columns of a matrix product that one processor computes at a time.
-        calls: calls that TensorRT engines have to accept; None for up to the command line's batch size and length.
+        calls: calls that engines of TensorRT and TensorRT-RTX have to accept; None for up to the command line's batch
+            size and length.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -171,7 +175,7 @@ class Target(BaseModel):
         """
         if self.calls is not None:
             return self.model_copy(update={"calls": self.calls.usually(batch_size, seq_len)})
-        if self.runtime != "tensorrt":
+        if self.runtime not in ENGINE_RUNTIMES:
             return self
         calls = Calls(batch_size=(1, batch_size, batch_size), seq_len=(1, seq_len, seq_len))
         return self.model_copy(update={"calls": calls})

@@ -227,7 +227,9 @@ class EngineForm(Part):
     form: str = "plain"
     scheme: str = "float"
     reduce_range: bool = False
-    left_out: Names = Field((), description="Weights or nodes that stay float32.")
+    left_out: Names = Field((), description="Weights that int8 leaves, or nodes that stay float32 in fp16.")
+    rest: str = Field("fp32", description="Number format of what int8 leaves.")
+    float32_nodes: Names = Field((), description="Nodes that stay float32 where that is fp16.")
 
 
 class Deployment(Part):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from compress.core.cores import quota, usable_cores
-from compress.export import cuda_events
+from compress.export import cuda_events, rtx_library
 from compress.export.cuda import PROVIDER
 from compress.export.tensorrt import lacking_tensorrt, release
 from compress.profile.gpu import Gpu, gpus
@@ -152,6 +152,7 @@ def _runtimes() -> Iterator[Check]:
         yield Check("ONNX Runtime", state, f"{both[0]} {onnxruntime.__version__}: {', '.join(providers)}", remedy)
     if gpus():
         yield from _tensorrt()
+    yield _tensorrt_rtx()
     openvino = version_of("openvino")
     yield Check("OpenVINO", OK, openvino or "not installed", "" if openvino else "needed for cpu-openvino alone")
 
@@ -174,6 +175,13 @@ def _tensorrt() -> Iterator[Check]:
         yield Check(
             "CUDA events", WARNING, "cuda-bindings cannot be loaded", "pip install cuda-bindings: times without copies"
         )
+
+
+def _tensorrt_rtx() -> Check:
+    if rtx_library.load() is None:
+        return Check("TensorRT-RTX", OK, "not installed", "needed for targets such as rtx-4090: the extra 'rtx'")
+    value = f"{rtx_library.release()}, builds for compute capability {', '.join(rtx_library.capabilities())}"
+    return Check("TensorRT-RTX", OK, value)
 
 
 def _gpus() -> Iterator[Check]:

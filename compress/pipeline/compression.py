@@ -15,6 +15,7 @@ from compress.cache.memo import Memory
 from compress.cache.store import Store
 from compress.core.plan import Plan
 from compress.core.progress import Progress, Silent
+from compress.export.runtime import require_builder
 from compress.fineprune.prepare import prepare
 from compress.inputs.load import load, settle_seq_len
 from compress.inputs.torch_state import own_torch_state
@@ -85,6 +86,7 @@ def run(
         # Read and check everything the user gave before the first second of computing.
         with stages.stage("load"):
             loaded = load(config, stages)
+            require_builder(loaded.target)
             config = settle_seq_len(config, loaded)
             training = prepare(config, loaded, stages)
         # The dense model, exported as the compressed one will be: baseline and pattern of every structure to time.

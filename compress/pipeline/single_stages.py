@@ -12,7 +12,7 @@ from compress.core.errors import PlanError
 from compress.core.plan import Plan
 from compress.core.progress import Progress, Silent
 from compress.export.lowering import usable_variants
-from compress.export.runtime import refuse_absent
+from compress.export.runtime import refuse_absent, require_builder
 from compress.inputs.load import Loaded, load, load_model, settle_seq_len
 from compress.inputs.torch_state import own_torch_state
 from compress.options.run_config import RunConfig
@@ -130,6 +130,7 @@ def export_plan(config: RunConfig, plan: Plan | None, *, progress: Progress | No
     with staged(config.output) as output:
         with stages.stage("load"):
             loaded = load(config, stages, evaluation=False) if config.data else load_model(config, stages)
+            require_builder(loaded.target)
             run = Run(settle_seq_len(config, loaded), loaded, stages)
             chosen = plan or dense_plan(run)
             refuse_other_shape(loaded, chosen)

@@ -212,9 +212,12 @@ def _notes(sources: Sources) -> list[Block]:
             "Each example was answered alone, in batches, in batches of others, and in batches padded further: "
             f"{invariance.said}."
         )
-    left_out = () if deployment is None or deployment.engine is None else deployment.engine.left_out
-    if left_out:
-        notes.append(f"Kept in float32: {fmt.plain(', '.join(left_out))}.")
+    engine = None if deployment is None else deployment.engine
+    if engine is not None and engine.left_out:
+        how = "float16" if engine.rest == "fp16" else "float32"
+        notes.append(f"Kept in {how}: {fmt.plain(', '.join(engine.left_out))}.")
+    if engine is not None and engine.float32_nodes:
+        notes.append(f"Kept in float32: {fmt.plain(', '.join(engine.float32_nodes))}.")
     return [Note(text) for text in notes]
 
 

@@ -20,7 +20,7 @@ from compress.export.lowering import Engine, variants
 from compress.inputs.load import Loaded
 from compress.profile.roofline import estimate_profile
 from compress.profile.take import Profile
-from compress.profile.target import GPU_RUNTIMES, Precision, load_target
+from compress.profile.target import ENGINE_RUNTIMES, GPU_RUNTIMES, Precision, load_target
 from compress.stages.context import Run
 from compress.stages.dense_model import DenseModel, deployment_feed, export_dense
 from compress.stages.device import Device
@@ -69,7 +69,7 @@ class AbsentDevice(Device):
 
         loaded = run.loaded
         path = export_dense(run, scratch)
-        if loaded.target.runtime == "tensorrt":
+        if loaded.target.runtime in ENGINE_RUNTIMES:
             # What its parser does not take, it would refuse on the device, when everything has been computed.
             standard_ops.check_supported(standard_ops.expand_attention(onnx.load(str(path))), loaded.target)
         processor = replace(loaded, target=load_target("cpu"))

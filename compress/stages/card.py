@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from compress._version import __version__
 from compress.artifact import summary
 from compress.artifact.consumers import ORT_CLASSES
-from compress.artifact.files import HEAD
+from compress.artifact.files import HEAD, MODEL
 from compress.artifact.model import WEIGHTS
 from compress.artifact.sparse import card as sparse_card
 from compress.export.lowering import IN_GRAPH
+from compress.export.tensorrt_file import RtxRecord, context_path, engine_path, library_of, read_record
 from compress.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def card(config: RunConfig, plan: Plan, validation: Validation | None, task: Map
     lines += [
         *([f"Measured with the prompt {prompt!r} before every text: put it there in use too.", ""] if prompt else []),
         *_use(str(task.get("name", "")), plan, directory),
+        *_engine(directory),
         "What was kept:",
         "",
         "```",
@@ -82,6 +84,19 @@ def _use(task: str, plan: Plan, directory: Path) -> list[str]:
     return lines
 
 
+def _engine(directory: Path) -> list[str]:
+    """What the engine of TensorRT-RTX is, where there is one, and what loads it."""
+    model = directory / MODEL
+    if library_of(model) != RtxRecord.library:
+        return []
+    record = read_record(model, RtxRecord)
+    return [
+        f"`engine/{engine_path(model).name}` is an engine of {record.said}. It runs with that release on such GPUs. "
+        f"`engine/{context_path(model).name}` gives it to ONNX Runtime's provider for TensorRT-RTX.",
+        "",
+    ]
+
+
 def _measured(plan: Plan, validation: Validation) -> list[str]:
     """The card's table, what it was measured on, and the verdict."""
     metric, deployment = validation.metric, validation.deployment
@@ -107,9 +122,10 @@ def _measured(plan: Plan, validation: Validation) -> list[str]:
         ]
     if deployment.engine is not None and deployment.engine.scheme in IN_GRAPH:
         lines += [_SEVEN_BITS if deployment.engine.reduce_range else _EIGHT_BITS, ""]
-    kept = () if deployment.engine is None else deployment.engine.left_out
-    if kept:
-        lines += [f"Kept in fp32: {', '.join(f'`{name}`' for name in kept)}.", ""]
+    engine = deployment.engine
+    if engine is not None:
+        for kept, how in ((engine.left_out, engine.rest), (engine.float32_nodes, "fp32")):
+            lines += [f"Kept in {how}: {', '.join(f'`{name}`' for name in kept)}.", ""] if kept else []
     return lines
 
 

@@ -93,10 +93,10 @@ class DenseModel:
         dense = graph.size_bytes(self.path)
         if engine.precision != "int8":
             return dense / (2 if engine.precision == "fp16" else 1)
-        # What is built has few rows of the vocabulary; int8 takes a byte for each of the rest.
+        # What is built has few rows of the vocabulary; int8 takes a byte for each of the rest, fp16 around it two.
         whole = self.loaded.shape.dense
         rest = dense - len(self.build(whole))
-        return len(self.build(whole, engine)) + rest / 4
+        return len(self.build(whole, engine)) + rest / (2 if engine.rest == "fp16" else 4)
 
     def build(self, widths: Widths, engine: Engine = DENSE_ENGINE) -> bytes:
         """The file that a structure of these widths would have, but for its weights; good for timing.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from compress.core.errors import ExportError
+from compress.core.progress import Progress, Silent
 from compress.data.batches import Encoded, fixed_batch
 from compress.export import fp16, graph, openvino
 from compress.export.filling import fill
@@ -27,8 +28,6 @@ from compress.stages.results import Exported
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from compress.core.progress import Progress
 
 PARITY_EXAMPLES = 64
 # Examples that static int8 takes the ranges of activations from.
@@ -46,6 +45,7 @@ def export_checked(
     engine: Engine = DENSE_ENGINE,
     float_path: Path | None = None,
     pattern: Path | None = None,
+    progress: Progress | None = None,
 ) -> Exported:
     """Export a model, compare it with PyTorch, and lower it to its number format.
 
@@ -58,6 +58,7 @@ def export_checked(
         engine: form and number format.
         float_path: where the float32 file goes; None keeps none beside a quantized one.
         pattern: see ``write_onnx``.
+        progress: told what stays in fp32; None says nothing.
 
     Raises:
         ExportError: the float graph is not the model.
@@ -67,6 +68,8 @@ def export_checked(
     if loaded.target.runtime == "openvino":
         return _as_openvino(model, unquantized, loaded, engine)
     if engine.scheme != "float":
+        if engine.rest == "fp16":
+            engine = replace(engine, float32_nodes=_float32_nodes(unquantized, loaded, progress or Silent()))
         write_lowered(unquantized, replace(engine, form="plain"), path, loaded)
         parity = parity_of(path, model, loaded, tolerance=math.inf)
         if float_path is None:
@@ -108,16 +111,20 @@ def export_half(
         progress: told what stays in fp32.
         pattern: see ``write_onnx``.
     """
-    import onnx
-
     export_checked(model, float_path, loaded, replace(engine, precision="fp32"), pattern=pattern)
-    proto = onnx.load(str(float_path))
-    kept = fp16.choose_float32_nodes(proto, samples_of(loaded))
-    if kept.nodes:
-        progress.info(f"kept in fp32: {kept.reason}: {', '.join(kept.nodes)}")
-    engine = replace(engine, left_out=kept.nodes)
+    engine = replace(engine, left_out=_float32_nodes(float_path, loaded, progress))
     write_lowered(float_path, engine, path, loaded)
     return Exported(path, engine, read_report(path), parity_of(path, model, loaded, math.inf), float_path)
+
+
+def _float32_nodes(float_path: Path, loaded: Loaded, progress: Progress) -> tuple[str, ...]:
+    """Nodes of a float32 file that fp16 cannot hold on real examples, by name."""
+    import onnx
+
+    kept = fp16.choose_float32_nodes(onnx.load(str(float_path)), samples_of(loaded))
+    if kept.nodes:
+        progress.info(f"kept in fp32: {kept.reason}: {', '.join(kept.nodes)}")
+    return kept.nodes
 
 
 def export_as(
@@ -145,7 +152,7 @@ def export_as(
     """
     if engine.precision == "fp16":
         return export_half(model, path, loaded, engine, float_path, progress, pattern)
-    return export_checked(model, path, loaded, engine, float_path, pattern)
+    return export_checked(model, path, loaded, engine, float_path, pattern, progress)
 
 
 def _as_openvino(model: Any, onnx_file: Path, loaded: Loaded, engine: Engine) -> Exported:

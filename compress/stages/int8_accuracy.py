@@ -112,7 +112,7 @@ def hold_accuracy(float_path: Path, engine: Engine, loaded: Loaded, allowed: flo
         count *= 2
     _, count = min(tried)
     left_out = tuple(found.weight for found in ranked[:count])
-    progress.info(f"left in fp32, since int8 changes the outputs most there: {', '.join(left_out)}")
+    progress.info(f"left in {engine.rest}, since int8 changes the outputs most there: {', '.join(left_out)}")
     return replace(engine, left_out=left_out)
 
 

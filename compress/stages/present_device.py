@@ -165,7 +165,7 @@ def _half(loaded: Loaded) -> Widths:
 
 
 @stage(
-    Stage("form", version=2, after="dense", libraries=RUNTIMES, measured=True),
+    Stage("form", version=3, after="dense", libraries=RUNTIMES, measured=True),
     inputs=lambda run, dense, precision, widths: {
         "deployment": deployment_inputs(run),
         "precision": precision,

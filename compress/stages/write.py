@@ -31,7 +31,7 @@ from compress.core.errors import ConfigError, PlanError
 from compress.core.hashing import sha256_of
 from compress.core.plan import Plan
 from compress.export.ort_format import write_ort
-from compress.export.tensorrt import keep_engine
+from compress.export.runtime import keep_engine
 from compress.inputs.tokenizer_settings import longest_text
 from compress.options.run_config import RunConfig
 from compress.profile.target import Target
@@ -65,7 +65,9 @@ def write_artifact(
         origins: per option where its value came from; None where nobody knows.
     """
     config, loaded, stages = run.config, run.loaded, run.stages
-    keep_engine(directory / MODEL, loaded.target)
+    engine = keep_engine(directory / MODEL, loaded.target)
+    if engine.said:
+        stages.info(f"engine: {engine.said}")
     plan, profile, validation = done.proposal.plan, done.proposal.profile, done.validation
     if loaded.target.ort is not None:
         write_ort(directory / MODEL, directory / "engine", deployment_feed(config, loaded), loaded.target.ort)
@@ -168,7 +170,7 @@ def renew_validation(
         plan: what the artifact keeps.
         target: what it was measured on.
     """
-    engine = {file.relative_to(directory).as_posix() for file in keep_engine(directory / MODEL, target)}
+    engine = {file.relative_to(directory).as_posix() for file in keep_engine(directory / MODEL, target).files}
     validation = found.validation
     texts = {
         VALIDATION: dump(validation.to_json()),

@@ -172,7 +172,7 @@ def test_an_engine_may_be_removed_to_be_built_again_but_not_changed(artifact: Pa
     for name in ENGINE_FILES:
         (artifact / name).unlink()
     assert sorted(finding.file for finding in refuse_damage(artifact)) == sorted(ENGINE_FILES)
-    assert [finding.problem for finding in verify(artifact).findings] == ["missing", "missing"]
+    assert [finding.problem for finding in verify(artifact).findings] == ["missing"] * len(ENGINE_FILES)
     (artifact / ENGINE_FILES[0]).write_bytes(b"another")
     with pytest.raises(ArtifactError, match=r"engine/model\.plan \(changed\)"):
         refuse_damage(artifact)

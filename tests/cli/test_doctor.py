@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import platform
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from compress import cli
 from compress.cli import doctor
+from compress.export import rtx_library
 from compress.profile import gpu
 
 V100 = gpu.Gpu("Tesla V100-SXM2-16GB", "7.0", "535.183.01", 16384, 1530, 135)
@@ -58,6 +60,15 @@ def test_a_volta_gpu_is_told_what_still_supports_it() -> None:
     finding = doctor.judge(V100)
     assert finding.state == "warning" and "TensorRT 10.4" in finding.remedy
     assert doctor.judge(gpu.Gpu("NVIDIA L4", "8.9", "580.0", 23034, 2040, 2040)).state == "ok"
+
+
+def test_tensorrt_rtx_is_named_with_what_it_builds_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rtx_library, "load", lambda: None)
+    assert doctor._tensorrt_rtx().state == "ok" and "'rtx'" in doctor._tensorrt_rtx().remedy
+    names = dict.fromkeys(("NONE", "CURRENT", "SM89", "SM120"))
+    module = SimpleNamespace(__version__="1.7.1.116", ComputeCapability=SimpleNamespace(__members__=names))
+    monkeypatch.setattr(rtx_library, "load", lambda: module)
+    assert doctor._tensorrt_rtx().value == "1.7.1.116, builds for compute capability 8.9, 12.0"
 
 
 @pytest.mark.parametrize(("spread", "state"), [(0.02, "ok"), (0.3, "warning"), (0.9, "warning")])

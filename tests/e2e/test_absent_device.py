@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,11 @@ from onnx import TensorProto
 
 from compress import cli, pipeline
 from compress.core.errors import ProfileError, TargetError
+from compress.core.hashing import sha256_of
 from compress.core.plan import Plan
-from compress.export import cuda
+from compress.export import cuda, rtx_library
 from compress.export.standard_ops import unsupported
+from compress.export.tensorrt_file import RtxRecord, read_record
 from compress.inputs.load import load_model
 from compress.options.run_config import RunConfig
 from compress.pipeline import single_stages
@@ -121,6 +124,39 @@ def test_a_budget_that_the_dense_model_meets_prunes_nothing_and_is_still_open(
     assert result.plan.structure.widths == result.plan.shape.dense
     assert (result.verdict, result.exit_code) == ("inconclusive", 2)
     assert "nothing is pruned" in result.validation["reason"]
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(rtx_library.load() is None, reason="tensorrt_rtx is not installed here: `make rtx`")
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_run_for_an_rtx_gpu_writes_its_engine(
+    tiny_bert: Path, data_csv: Path, tmp_path: Path, said: Any, precision: str
+) -> None:
+    out = tmp_path / "out"
+    given = ["--data", str(data_csv), "--eval-data", str(data_csv), "--allow-chance", "--samples", "32"]
+    given += ["--effort", "fast", "--seq-len", str(LENGTH), "--precision", precision, "--int8-drop", "1"]
+    assert cli.main(["run", str(tiny_bert), *given, "--target", "rtx-4090", "--macs", "0.5", "--output", str(out)]) == 0
+    record = read_record(out / "model.onnx", RtxRecord)
+    assert (record.compute_capability, record.precision) == ("8.9", precision)
+    assert f"engine: {record.said}" in said().err
+    assert sha256_of(out / "engine" / "model.plan") == record.engine_sha256
+    listed = json.loads((out / "manifest.json").read_text())["files"]
+    assert {"engine/model.plan", "engine/model.json", "engine/model_ctx.onnx"} <= set(listed)
+    assert record.said in (out / "README.md").read_text()
+    halves = {t.data_type for t in onnx.load(str(out / "model.onnx")).graph.initializer if np.prod(t.dims) > 100}
+    assert halves == {TensorProto.FLOAT16, *((TensorProto.INT8,) if precision == "int8" else ())}
+
+
+def test_without_the_library_a_run_for_an_rtx_gpu_ends_before_any_work(
+    tiny_bert: Path, data_csv: Path, tmp_path: Path, said: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    given = ["--data", str(data_csv), "--eval-data", str(data_csv), "--allow-chance", "--seq-len", str(LENGTH)]
+    given += ["--target", "rtx-4090", "--latency-ms", "5", "--output", str(tmp_path / "out")]
+    assert cli.main(["run", str(tiny_bert), *given]) == 3
+    printed = said().err
+    assert "pip install -c constraints.txt 'compress[rtx]'" in printed and "export dense" not in printed
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.e2e

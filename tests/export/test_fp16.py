@@ -14,6 +14,7 @@ from compress.core.errors import ExportError
 from compress.export import fp16
 from compress.export.lowering import Engine, lower, variants
 from compress.export.runtime import open_session
+from compress.export.standard_ops import expand_attention
 from compress.profile.target import Target, load_target
 from support.models import DenseOnnx
 from support.structures import padded_inputs
@@ -95,6 +96,24 @@ def test_what_fp16_cannot_hold_is_named_and_kept() -> None:
     assert "1.8e+05" in kept.reason
     assert np.allclose(_answers(fp16.emulate_fp16(proto, kept.nodes), feed), _answers(proto, feed), rtol=1e-2)
     assert fp16.choose_float32_nodes(*[proto, [{"x": feed["x"] / 300}]]).nodes == ()
+
+
+def test_a_value_between_two_kept_nodes_is_not_rounded_to_fp16() -> None:
+    proto, feed = _overflowing(300.0)
+    halved = fp16.to_half(proto, ("first", "second"))
+    nodes = {node.name: node for node in halved.graph.node}
+    assert nodes["second"].input[0] == nodes["first"].output[0]
+    assert np.allclose(_answers(halved, feed), _answers(proto, feed), rtol=1e-2)
+
+
+def test_what_several_kept_nodes_read_is_cast_once(dense: tuple[onnx.ModelProto, Feed]) -> None:
+    proto, feed = dense
+    standard = expand_attention(proto)
+    # Every layer adds the same mask to its scores.
+    halved = fp16.to_half(standard, [node.name for node in standard.graph.node if node.op_type in ("Add", "Softmax")])
+    outputs = [name for node in halved.graph.node for name in node.output]
+    assert len(outputs) == len(set(outputs))
+    assert np.abs(_answers(halved, feed) - _answers(proto, feed)).max() < 1e-2
 
 
 def test_without_data_norms_stay_in_fp32(dense: tuple[onnx.ModelProto, Feed]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from support.structures import padded_inputs
 from support.thorough import examples
 
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 # Plain attention, and two kinds that add something to its scores.
 FAMILIES = ("bert", "mpnet", "deberta-v2")
 Dense = dict[str, tuple[Encoder, onnx.ModelProto]]
@@ -160,3 +162,30 @@ def test_files_are_lowered_from_disk_as_from_memory(dense: Dense, tmp_path: Path
     loaded = onnx.load(str(path))
     assert unsupported(loaded) == []
     assert np.abs(open_session(path, CPU).run(feed_of("bert")) - answer(proto, "bert")).max() < 0.02
+
+
+def test_int8_has_fp16_around_it_but_for_what_is_kept(dense: Dense) -> None:
+    _, proto = dense["bert"]
+    (engine,) = variants(load_target("t4-tensorrt"), "int8")
+    assert engine.rest == "fp16" and "with fp16" in engine.name
+    samples = [{k: np.repeat(v, 8, axis=0) for k, v in feed_of("bert").items()}]
+    lowered = lower(proto, engine, samples)
+    floats = {t.name: t.data_type for t in lowered.graph.initializer if t.data_type in _FLOATS}
+    # All of it: scales, biases, norms, embeddings.
+    assert set(floats.values()) == {TensorProto.FLOAT16} and len(floats) > 30
+    wide = lower(proto, replace(engine, rest="fp32"), samples)
+    exact = answer(wide, "bert")
+    assert np.abs(answer(lowered, "bert") - exact).max() < 0.02 * np.abs(exact).max() + 0.02
+
+    # A product that stays in fp32 keeps its pairs, so it is still one of int8.
+    kept = next(node.name for node in wide.graph.node if "output.dense.weight_Dequantize" in "".join(node.input))
+    partly = lower(proto, replace(engine, float32_nodes=(kept,)), samples)
+    product = next(node for node in partly.graph.node if node.name == kept)
+    makers = {node.output[0]: node.op_type for node in partly.graph.node}
+    assert [makers[name] for name in product.input] == ["DequantizeLinear", "DequantizeLinear"]
+    scales = {t.data_type for t in partly.graph.initializer if t.name.endswith("_scale")}
+    assert scales == {TensorProto.FLOAT, TensorProto.FLOAT16}
+    assert np.abs(answer(partly, "bert") - exact).max() < 0.02 * np.abs(exact).max() + 0.02
+    # The float32 graph that it is made of is not half of one.
+    source = lower(proto, replace(engine, precision="fp32", scheme="float"))
+    assert not any(tensor.data_type == TensorProto.FLOAT16 for tensor in source.graph.initializer)

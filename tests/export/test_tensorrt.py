@@ -1,9 +1,14 @@
-"""Engines up to the edge: real polygraphy, real configuration, real files; TensorRT itself where there is a GPU."""
+"""Engines up to the edge: real polygraphy, real configuration, real files; TensorRT itself where there is a GPU.
+
+What TensorRT-RTX has alike is asked of it, where it is installed; GPU, timings and loading are a stand-in's.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,11 +19,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compress.core.errors import EXIT_ERROR, ExportError, TargetError
-from compress.export import cuda, tensorrt
+from compress.export import cuda, engine_session, rtx_library, tensorrt
 from compress.export.runtime import open_session, require_runtime
-from compress.export.tensorrt_file import engine_path, read_record
+from compress.export.tensorrt_file import EngineRecord, engine_path, read_record
 from compress.profile import gpu
 from compress.profile.target import Calls, Target, load_target
+from support import fake_tensorrt
 from support.fake_tensorrt import FakeTensorRT, install
 
 V100 = gpu.Gpu("Tesla V100-SXM2-16GB", "7.0", "535.183.01", 16384, 1530, 135)
@@ -26,6 +32,8 @@ T4 = gpu.Gpu("Tesla T4", "7.5", "550.54.15", 15360, 1590, 300)
 needs_polygraphy = pytest.mark.skipif(
     importlib.util.find_spec("polygraphy") is None, reason="polygraphy, which builds engines, is not installed here"
 )
+
+needs_rtx = pytest.mark.skipif(rtx_library.load() is None, reason="tensorrt_rtx is not installed here: `make rtx`")
 
 
 def as_if(monkeypatch: pytest.MonkeyPatch, *found: gpu.Gpu) -> None:
@@ -36,7 +44,7 @@ def as_if(monkeypatch: pytest.MonkeyPatch, *found: gpu.Gpu) -> None:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTensorRT:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(tensorrt, "_BUILT", type(tensorrt._BUILT)())
+    monkeypatch.setattr(engine_session, "_BUILT", type(engine_session._BUILT)())
     as_if(monkeypatch, T4)
     return install(monkeypatch, "10.9.0.34")
 
@@ -79,6 +87,53 @@ def test_networks_are_strongly_typed_and_profiles_are_the_stated_calls(fake: Fak
     record = json.loads((file.parent / "engine" / "model.json").read_text())
     assert (record["gpu"], record["compute_capability"], record["driver"]) == ("Tesla T4", "7.5", "550.54.15")
     assert record["tensorrt"] == "10.9.0.34" and len(record["onnx_sha256"]) == 64
+
+
+REAL = """
+import json, pathlib, sys
+import onnx, tensorrt_rtx
+from polygraphy.backend import trt
+from compress.export.engine_session import ranges_of
+from compress.export.tensorrt import builder_config
+from compress.profile.target import Calls
+path = pathlib.Path(sys.argv[1])
+builder, network, _ = trt.network_from_onnx_path(str(path), strongly_typed=True)
+ranges = ranges_of(onnx.load(str(path)), Calls(batch_size=(1, 4, 16), seq_len=(8, 64, 128)))
+config = builder_config(ranges, path.with_name("no.cache"))(builder, network)
+print(json.dumps({
+    "typed": network.get_flag(tensorrt_rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED),
+    "inputs": [network.get_input(i).name for i in range(network.num_inputs)],
+    "profiles": config.num_optimization_profiles,
+    "flags": config.flags,
+}))
+"""
+
+
+@needs_polygraphy
+@needs_rtx
+def test_the_real_library_takes_what_the_stand_in_is_given(file: Path) -> None:
+    """polygraphy with TensorRT-RTX, which has TensorRT's interface and needs no GPU up to here; in its own process."""
+    environment = {**os.environ, "POLYGRAPHY_USE_TENSORRT_RTX": "1"}
+    command = [sys.executable, "-c", REAL, str(file)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    # No flag at all: neither TF32 nor a precision.
+    assert found == {"typed": True, "inputs": ["input_ids", "attention_mask"], "profiles": 1, "flags": 0}
+
+
+@needs_rtx
+def test_the_stand_in_has_the_real_library_s_names() -> None:
+    import tensorrt_rtx
+
+    def public(stand_in: type) -> set[str]:
+        return {name for name in vars(stand_in) if not name.startswith("_")}
+
+    assert public(fake_tensorrt._Parser) <= set(dir(tensorrt_rtx.OnnxParser))
+    assert public(fake_tensorrt._Builder) <= set(dir(tensorrt_rtx.Builder))
+    configured = {"set_flag", "clear_flag", "create_timing_cache", "get_timing_cache", "num_optimization_profiles"}
+    assert configured <= set(dir(tensorrt_rtx.IBuilderConfig))
+    assert hasattr(tensorrt_rtx.Runtime, "deserialize_cuda_engine")
+    assert hasattr(tensorrt_rtx.IOptimizationProfile, "set_shape")
 
 
 @needs_polygraphy
@@ -124,7 +179,7 @@ def test_another_driver_is_no_reason_to_refuse(fake: FakeTensorRT, file: Path, m
     tensorrt.keep_engine(file, target())
     as_if(monkeypatch, gpu.Gpu(T4.name, "7.5", "560.1", 15360, 1590, 300))
     assert tensorrt.read_engine(file, tensorrt.make_record(file, target(), gpu.gpus()[0])) == b"engine 1"
-    assert read_record(file).driver == "550.54.15"
+    assert read_record(file, EngineRecord).driver == "550.54.15"
 
 
 def test_volta_needs_the_last_release_that_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 import pytest
 
-from compress.export import cuda, cuda_events, tensorrt
+from compress.export import cuda, cuda_events, rtx_library, tensorrt
 from compress.export.lowering import lower, variants
 from compress.export.measure import compare_without_copies
 from compress.export.onnx import export_onnx
-from compress.export.runtime import open_session
-from compress.export.tensorrt_file import engine_path, read_record
+from compress.export.runtime import keep_engine, open_session
+from compress.export.tensorrt_file import EngineRecord, RtxRecord, engine_path, read_record
 from compress.profile import gpu
 from compress.profile.target import Target, describe_device
 from support.models import random_model
@@ -28,6 +28,11 @@ NO_GPU = "" if FOUND else "no GPU here (nvidia-smi shows none)"
 NO_CUDA = NO_GPU or cuda.lacking_provider() or ""
 NO_TENSORRT = NO_GPU or tensorrt.lacking_tensorrt(FOUND[0].compute_capability) or ""
 on_cuda = pytest.mark.skipif(bool(NO_CUDA), reason=NO_CUDA)
+# polygraphy uses one of the two in a process: where TensorRT is tested, this one needs a process of its own.
+NO_RTX = (
+    NO_GPU or rtx_library.lacking(FOUND[0].compute_capability) or ("TensorRT is tested here" if not NO_TENSORRT else "")
+)
+on_rtx = pytest.mark.skipif(bool(NO_RTX), reason=NO_RTX)
 on_tensorrt = pytest.mark.skipif(bool(NO_TENSORRT), reason=NO_TENSORRT)
 CPU = Target(name="test", device="any", runtime="onnxruntime-cpu", threads=1)
 # Of answers of about 1 in these random models.
@@ -87,12 +92,30 @@ def test_tensorrt_answers_as_the_processor_does_on_the_same_file(dense: Path, pr
     path.write_bytes(lowered(dense, here("tensorrt"), precision))
     expected = open_session(path, CPU).run(feed())
     tensorrt.keep_engine(path, here("tensorrt"))
-    assert engine_path(path).is_file() and read_record(path).compute_capability == FOUND[0].compute_capability
+    assert (
+        engine_path(path).is_file()
+        and read_record(path, EngineRecord).compute_capability == FOUND[0].compute_capability
+    )
     session = open_session(path, here("tensorrt"))
     assert np.abs(session.run(feed()) - expected).max() < max(TOLERANCE.get(precision, 0.0), 2e-2)
     # More examples than the engine takes at once.
     twice = {name: np.concatenate([value, value]) for name, value in feed().items()}
     assert len(session.run(twice)) == 2 * len(expected)
+    session.close()
+
+
+@on_rtx
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_tensorrt_rtx_answers_as_the_processor_does_on_the_same_file(
+    dense: Path, precision: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(lowered(dense, here("tensorrt-rtx"), precision))
+    expected = open_session(path, CPU).run(feed())
+    keep_engine(path, here("tensorrt-rtx"))
+    assert read_record(path, RtxRecord).compute_capability == FOUND[0].compute_capability
+    session = open_session(path, here("tensorrt-rtx"))
+    assert np.abs(session.run(feed()) - expected).max() < max(TOLERANCE.get(precision, 0.0), 2e-2)
     session.close()
 
 

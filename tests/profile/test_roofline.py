@@ -21,7 +21,7 @@ from compress.profile.roofline import (
     ffn_kernels,
     product,
 )
-from compress.profile.target import Target, list_targets, load_target
+from compress.profile.target import ENGINE_RUNTIMES, Target, list_targets, load_target
 
 BERT = EncoderShape("bert", 12, 768, 12, 64, 3072)
 WITH_SHEET = [target for target in list_targets() if not target.missing_for("fp16")]
@@ -31,7 +31,8 @@ SIZES = st.integers(1, 600)
 
 def test_every_shipped_gpu_has_a_data_sheet() -> None:
     names = {"v100", "t4", "a100", "h100", "l4", "jetson-orin"}
-    assert {target.name for target in WITH_SHEET} == names | {f"{name}-tensorrt" for name in names}
+    rtx = {"t4-rtx", "l4-rtx", "a100-rtx", "rtx-3090", "rtx-4090", "rtx-5090"}
+    assert {target.name for target in WITH_SHEET} == names | {f"{name}-tensorrt" for name in names} | rtx
 
 
 @given(rows=SIZES, columns=SIZES, inner=SIZES, size=st.sampled_from([2, 4]))
@@ -86,7 +87,7 @@ def test_estimates_are_profiles_that_say_so(target: Target) -> None:
     assert profile.table.dense_ms < min(longer.table.dense_ms, more.table.dense_ms)
     fused, unfused = (estimate_profile(BERT, target, "fp16", 8, 64, fused=how).table.dense_ms for how in (True, False))
     assert fused < unfused
-    assert profile.table.dense_ms == (fused if target.runtime == "tensorrt" else unfused)
+    assert profile.table.dense_ms == (fused if target.runtime in ENGINE_RUNTIMES else unfused)
 
 
 def test_a_faster_device_is_estimated_faster() -> None:

@@ -101,6 +101,17 @@ def test_every_gpu_has_a_target_for_tensorrt_that_differs_in_the_runtime_alone()
     assert "int8" not in offered_precisions(load_target("v100-tensorrt"), "auto"), "Volta has no int8 matrix units"
 
 
+def test_targets_of_tensorrt_rtx_say_what_they_are_built_for() -> None:
+    capabilities = {"t4-rtx": "7.5", "a100-rtx": "8.0", "rtx-3090": "8.6", "l4-rtx": "8.9", "rtx-4090": "8.9"}
+    for name, capability in {**capabilities, "rtx-5090": "12.0"}.items():
+        target = load_target(name)
+        assert (target.runtime, target.compute_capability) == ("tensorrt-rtx", capability)
+        assert offered_precisions(target, "auto") == ("fp32", "fp16", "int8") and target.precision == "fp16"
+        assert not [p for p in offered_precisions(target, "auto") if target.missing_for(p)]
+        # Ranges of an engine, as for TensorRT.
+        assert target.for_calls(2, 64).calls is not None
+
+
 def test_unknown_names_get_a_suggestion_and_the_list() -> None:
     with pytest.raises(TargetError, match=r"unknown target 'cpuu'\. Did you mean 'cpu'\? Known targets: .*cpu"):
         load_target("cpuu")

@@ -1,7 +1,8 @@
 """A stand-in for the module ``tensorrt`` where its libraries and a GPU would begin: it records what it is asked to do.
 
 Names and signatures are those of tensorrt 11.4's own ``tensorrt.pyi``; everything above it (polygraphy, our code) is
-real.
+real. ``tests/export/test_tensorrt.py`` compares it with ``tensorrt_rtx``, which has the same interface. What stays
+behind it needs a GPU: timing caches, building for a GPU, loading.
 """
 
 from __future__ import annotations
