@@ -14,9 +14,10 @@ from compress import cli, pipeline
 from compress.artifact.package import package
 from compress.artifact.verify import verify
 from compress.core.errors import PrecisionRefused
+from compress.options.run_config import make_config
 from compress.report.html import render
 from compress.report.write import page_of
-from support.runs import check_verdict, configured, measure_briefly, run
+from support.runs import LENGTH, check_verdict, configured, measure_briefly, run
 
 
 @pytest.fixture(autouse=True)
@@ -106,9 +107,10 @@ def test_a_candidate_of_the_same_structure_is_kept_as_it_is(
 
 
 @pytest.mark.e2e
-def test_an_export_has_the_files_too(one_layer: Path, data_csv: Path, tmp_path: Path) -> None:
-    out = pipeline.export_plan(configured(one_layer, data_csv, tmp_path / "out", keep="fp32,int8"), None)
+def test_an_export_has_the_files_too(one_layer: Path, tmp_path: Path) -> None:
+    options = {"keep": "fp32,int8", "precision": "auto", "seq_len": LENGTH, "output": tmp_path / "out"}
+    config = make_config({"model": one_layer, **options})
+    out = pipeline.export_plan(config, None)
     assert {path.name for path in out.glob("*.onnx")} == {"model.onnx", "model_quantized.onnx"}
-    assert (
-        json.loads((out / "manifest.json").read_text())["kept"]["model_quantized.onnx"]["engine"]["precision"] == "int8"
-    )
+    made = json.loads((out / "manifest.json").read_text())["kept"]["model_quantized.onnx"]
+    assert made["engine"]["precision"] == "int8" and verify(out).findings == ()
