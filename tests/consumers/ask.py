@@ -27,11 +27,11 @@ def cross_encoder(folder: str, pairs: list[list[str]], **options: Any) -> Any:
     return encoder.predict([tuple(pair) for pair in pairs], show_progress_bar=False)
 
 
-def optimum(folder: str, texts: list[Any], kind: str, output: str) -> Any:
+def optimum(folder: str, texts: list[Any], kind: str, output: str, **options: Any) -> Any:
     import optimum.onnxruntime as runtime
     from transformers import AutoTokenizer
 
-    model = getattr(runtime, kind).from_pretrained(folder)
+    model = getattr(runtime, kind).from_pretrained(folder, **options)
     inputs = AutoTokenizer.from_pretrained(folder)(texts, padding=True, truncation=True, return_tensors="pt")
     return getattr(model(**inputs), output).numpy()
 
