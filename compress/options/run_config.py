@@ -248,7 +248,7 @@ def resolve(
     origins.update(dict.fromkeys(from_file, file_origin))
     origins.update(dict.fromkeys(given, given_as))
     merged = {**from_file, **given}
-    if "precision" not in merged and "keep" in merged:
+    if "precision" not in merged and "keep" in merged and "unstructured" not in merged:
         # The formats to keep are the candidates.
         merged["precision"], origins["precision"] = "auto", origins["keep"]
     elif "precision" not in merged:

@@ -9,6 +9,7 @@ import pytest
 from compress.core.errors import ConfigError, TargetError
 from compress.inputs.precisions import candidates, formats_to_keep
 from compress.options.run_config import make_config, resolve
+from compress.pipeline.unstructured import refuse_contradictions
 from compress.profile.target import load_target
 
 
@@ -42,6 +43,12 @@ def test_formats_to_keep_are_the_candidates_unless_one_is_asked_for(
 def test_wrong_lists_are_named(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         resolve({"model": "m", **options})
+
+
+def test_unstructured_says_that_keep_means_nothing_there() -> None:
+    config = resolve({"model": "m", "keep": "fp32,int8", "unstructured": 0.1}).config
+    with pytest.raises(ConfigError, match=r"--keep fp32,int8 and --unstructured 0.1: the compact file is int8"):
+        refuse_contradictions(config)
 
 
 def test_a_target_that_cannot_is_named() -> None:
