@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from compress.artifact.validation import Validation
     from compress.export.lowering import Engine
     from compress.profile.take import Profile
+    from compress.profile.target import Precision
     from compress.stages.results import Exported, Finished
 
 
@@ -48,7 +49,7 @@ def keep_beside(
         same = next((one for one in finished if _same_model(one, chosen, precision)), None)
         if same is None:
             profile = next((found for engine, found in profiles if engine.precision == precision), None)
-            exported, validation = _carried_out(run, chosen, run.device.fastest(precision), profile)
+            exported, validation = _carried_out(run, chosen, precision, profile)
         else:
             exported, validation = same.exported, same.measured
         refused = refusal_of(validation, exported, run.loaded, run.config.int8_drop)
@@ -67,8 +68,10 @@ def _same_model(candidate: Finished, chosen: Finished, precision: str) -> bool:
     )
 
 
-def _carried_out(run: Run, chosen: Finished, engine: Engine, profile: Profile | None) -> tuple[Exported, Validation]:
-    """The chosen model as an engine has it, and what was measured on it."""
+def _carried_out(
+    run: Run, chosen: Finished, precision: Precision, profile: Profile | None
+) -> tuple[Exported, Validation]:
+    """The chosen model in the fastest form of a number format, and what was measured on it."""
     stages, plan, model = run.stages, chosen.proposal.plan, chosen.model
     # What the plan predicts is of another number format.
     predicted = None if profile is None else round(profile.table.predict(plan.structure.widths), 6)
@@ -76,11 +79,12 @@ def _carried_out(run: Run, chosen: Finished, engine: Engine, profile: Profile | 
     # What was trained is stored nowhere.
     stored = chosen.repairs.fine_pruned is None
     with stages.stage("export"):
+        engine = run.device.fastest(precision)
         exported = export_file(run, engine, plan, model) if stored else run.device.export(model, engine)
     run.info(exported.summary())
     with stages.stage("validate"):
         found = validate_file(run, exported, plan, profile) if stored else run.device.validate(plan, exported, profile)
-    run.info(f"{BESIDE[engine.precision]}: {found.validation.reason}")
+    run.info(f"{BESIDE[precision]}: {found.validation.reason}")
     return exported, found.validation
 
 
