@@ -36,7 +36,7 @@ def optimum(folder: str, texts: list[Any], kind: str, output: str, **options: An
     return getattr(model(**inputs), output).numpy()
 
 
-def fastembed(folder: str, texts: list[str], snippet: str | None = None) -> Any:
+def fastembed(folder: str, texts: list[str], snippet: str | None = None, model_file: str = "model.onnx") -> Any:
     from fastembed import TextEmbedding
     from fastembed.common.model_description import ModelSource, PoolingType
 
@@ -44,10 +44,11 @@ def fastembed(folder: str, texts: list[str], snippet: str | None = None) -> Any:
         known: dict[str, Any] = {}
         exec(snippet, known)
         return list(known["model"].embed(texts))
+    name = f"{folder} {model_file}"
     TextEmbedding.add_custom_model(
-        folder, PoolingType.DISABLED, False, ModelSource(hf=folder), dim=24, model_file="model.onnx"
+        name, PoolingType.DISABLED, False, ModelSource(hf=name), dim=24, model_file=model_file
     )
-    return list(TextEmbedding(folder, specific_model_path=folder).embed(texts))
+    return list(TextEmbedding(name, specific_model_path=folder).embed(texts))
 
 
 def auto_model(folder: str, texts: list[Any], kind: str, output: str) -> Any:

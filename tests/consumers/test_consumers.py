@@ -203,6 +203,7 @@ def in_python(
             for name, output in (("dense", "sentence_embedding"), ("classifier", "logits"))
         },
         "fastembed": ("fastembed", {"folder": at["encoder"], "texts": prompted(TEXTS)}),
+        "fastembed, int8": ("fastembed", {"folder": at["encoder"], "texts": prompted(TEXTS), "model_file": INT8}),
         "fastembed, packaged": (
             "fastembed",
             {"folder": str(fast.directory), "texts": prompted(TEXTS), "snippet": fast.snippet},
@@ -281,6 +282,7 @@ def check_int8(found: Any, artifact: Path, texts: list[str], output: str) -> Non
     [
         ("sentence-transformers, int8", prompted(TEXTS), "sentence_embedding"),
         ("optimum, int8", TEXTS, "last_hidden_state"),
+        ("fastembed, int8", prompted(TEXTS), "sentence_embedding"),
     ],
 )
 def test_python_programs_load_another_number_format_by_its_name(
