@@ -10,13 +10,14 @@ import contextlib
 import io
 import logging
 import math
+import shutil
 from ast import literal_eval
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper, save_model
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, checker, helper, load_model, numpy_helper, save_model
 
 from compress.core.errors import ExportError
 
@@ -233,6 +234,22 @@ def remove(path: Path) -> None:
 def size_bytes(path: Path) -> int:
     """Size of a model file, including weights beside it, in bytes."""
     return sum(file.stat().st_size for file in (path, _data_file(path)) if file.exists())
+
+
+def move(source: Path, path: Path) -> None:
+    """Move a model file to another name, and the weights beside it if there are any.
+
+    Args:
+        source: the file.
+        path: its new place.
+    """
+    data = _data_file(path)
+    if _data_file(source).exists():
+        # The graph names the file of its weights.
+        save_model(load_model(str(source)), str(path), save_as_external_data=True, location=data.name)
+        remove(source)
+    else:
+        shutil.move(source, path)
 
 
 def save(model: ModelProto, path: Path, external_above_bytes: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from compress.artifact.files import MODEL
@@ -49,6 +49,7 @@ class Contents:
         dimension: size of an embedding; None for other tasks.
         files: names of the deployed model's files, in the artifact.
         on_gpu: whether the artifact was made for a GPU.
+        kept: number formats of further files of the same model, by name; empty without ``--keep``.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Contents:
     dimension: int | None
     files: tuple[str, ...]
     on_gpu: bool
+    kept: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def prompt(self) -> str:
@@ -88,6 +90,8 @@ class Consumer:
         lacks: what of the contents it cannot serve, and what to do; None where it can.
         place: where a file of the artifact goes, in the package; None leaves it out.
         snippet: how to load the package: language and lines.
+        choice: what loads a further file of ``Contents.kept``, given its place and its number format; None where such
+            files are left out.
     """
 
     name: str
@@ -96,6 +100,7 @@ class Consumer:
     lacks: Callable[[Contents], str | None]
     place: Callable[[Contents, str], str | None]
     snippet: Callable[[Contents], tuple[str, str]]
+    choice: Callable[[str, str], str] | None = None
 
 
 def _nothing(contents: Contents) -> str | None:
@@ -111,8 +116,30 @@ def _no_checkpoint(contents: Contents, file: str) -> str | None:
     return None if "/" not in file and file.endswith(".safetensors") else file
 
 
+def _model_of(contents: Contents, file: str) -> str | None:
+    """Returns the model that a file is, or keeps the weights of; None for other files."""
+    return next((name for name in (MODEL, *contents.kept) if file in (name, f"{name}.data")), None)
+
+
+def _without_kept(contents: Contents, file: str) -> str | None:
+    """Leaves out the further files: the program loads model.onnx alone."""
+    return None if _model_of(contents, file) in contents.kept else _no_checkpoint(contents, file)
+
+
 def _in_onnx(contents: Contents, file: str) -> str | None:
-    return f"onnx/{file}" if file == MODEL else _no_checkpoint(contents, file)
+    return f"onnx/{file}" if _model_of(contents, file) else _no_checkpoint(contents, file)
+
+
+def _by_file_name(place: str, precision: str) -> str:
+    return f'`file_name="{place}"`'
+
+
+def _by_model_file(place: str, precision: str) -> str:
+    return f'`model_file="{place}"` in `add_custom_model`'
+
+
+def _by_type(place: str, precision: str) -> str:
+    return f"`{{ dtype: '{_TYPES[precision][0]}' }}`"
 
 
 def _optimum(contents: Contents) -> tuple[str, str]:
@@ -134,8 +161,8 @@ def type_in_javascript(contents: Contents) -> tuple[str, str]:
 
 
 def _in_javascript(contents: Contents, file: str) -> str | None:
-    name = f"onnx/model{type_in_javascript(contents)[1]}.onnx"
-    return name if file == MODEL else _no_checkpoint(contents, file)
+    precision = contents.precision if file == MODEL else contents.kept.get(file)
+    return _no_checkpoint(contents, file) if precision is None else f"onnx/model{_TYPES[precision][1]}.onnx"
 
 
 def _javascript(contents: Contents) -> tuple[str, str]:
@@ -162,7 +189,7 @@ def _quoted(contents: Contents) -> str:
 def _in_repository(contents: Contents, file: str) -> str | None:
     if file.startswith(MODEL):
         return f"{contents.name}/1/{file}"
-    if "/" in file or _no_checkpoint(contents, file) is None:
+    if "/" in file or _without_kept(contents, file) is None:
         return None
     return f"{contents.name}/tokenizer/{file}"
 
@@ -222,17 +249,27 @@ def _fastembed(contents: Contents) -> tuple[str, str]:
 CONSUMERS: dict[str, Consumer] = {
     consumer.name: consumer
     for consumer in (
-        Consumer("optimum", (*_TEXTS, "image-classification"), "", _nothing, _all, _optimum),
-        Consumer("transformers.js", (*_TEXTS, "image-classification"), "", _nothing, _in_javascript, _javascript),
+        Consumer("optimum", (*_TEXTS, "image-classification"), "", _nothing, _all, _optimum, _by_file_name),
+        Consumer(
+            "transformers.js", (*_TEXTS, "image-classification"), "", _nothing, _in_javascript, _javascript, _by_type
+        ),
         Consumer("triton", (*_TEXTS, "image-classification"), "", _nothing, _in_repository, _triton),
         Consumer(
             "tei",
             (EMBEDDINGS, "text-classification", "text-regression"),
             "text-embeddings-inference gives embeddings, classes of whole texts, and ranks",
             _tei_lacks,
-            _no_checkpoint,
+            _without_kept,
             _tei,
         ),
-        Consumer("fastembed", (EMBEDDINGS,), "fastembed gives embeddings", _fastembed_lacks, _in_onnx, _fastembed),
+        Consumer(
+            "fastembed",
+            (EMBEDDINGS,),
+            "fastembed gives embeddings",
+            _fastembed_lacks,
+            _in_onnx,
+            _fastembed,
+            _by_model_file,
+        ),
     )
 }

@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 MODEL = "model.onnx"
+# The same model in other number formats (--keep), under the names that transformers.js and optimum know.
+BESIDE = {"fp32": "model_fp32.onnx", "fp16": "model_fp16.onnx", "int8": "model_quantized.onnx"}
 PLAN = "plan.json"
 PROFILE = "profile.json"
 VALIDATION = "validation.json"

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from compress._version import __version__
 from compress.artifact.consumers import CONSUMERS, EMBEDDINGS, Consumer, Contents, type_in_javascript
 from compress.artifact.directory import staged
-from compress.artifact.files import CARD, COMPACT, ENGINE, MODEL, OF_THE_RUN, PYTORCH
+from compress.artifact.files import BESIDE, CARD, COMPACT, ENGINE, MODEL, OF_THE_RUN, PYTORCH
 from compress.artifact.manifest import read_manifest
 from compress.artifact.verify import refuse_damage
 from compress.core.errors import ArtifactError, ConfigError, did_you_mean
@@ -118,7 +119,15 @@ def contents_of(root: Path, model: Any) -> Contents:
         dimension=int(answer[-1].dim_value) if answer else None,
         files=files,
         on_gpu=_is_gpu(str(target)),
+        kept=_kept_of(manifest, files),
     )
+
+
+def _kept_of(manifest: Mapping[str, Any], files: Sequence[str]) -> dict[str, str]:
+    """Returns the number formats of files beside model.onnx that are the same model."""
+    made = manifest.get("kept")
+    known = made if isinstance(made, dict) else {}
+    return {name: precision for precision, name in BESIDE.items() if name in known and name in files}
 
 
 def _is_gpu(target: str) -> bool:
@@ -158,7 +167,7 @@ def _check_served(consumer: Consumer, contents: Contents, model: Any) -> None:
             f"'{MODEL}' has no last_hidden_state, which {consumer.name} reads: it was made by an earlier version; make "
             "the artifact again"
         )
-    if consumer.name == "transformers.js" and any(name.startswith(f"{MODEL}.") for name in contents.files):
+    if consumer.name == "transformers.js" and any(name.endswith(".onnx.data") for name in contents.files):
         raise ConfigError(
             f"--for {consumer.name} takes a model in one file, and this one keeps its weights beside it "
             f"({MODEL}.data): make a smaller one, with --size-mb or --precision int8"
@@ -222,6 +231,10 @@ def _write_card(consumer: Consumer, contents: Contents, root: Path, directory: P
         snippet,
         "```",
     ]
+    for name, precision in contents.kept.items() if consumer.choice else ():
+        place = consumer.place(contents, name)
+        if consumer.choice and place:
+            lines += ["", f"The same model in {precision} is `{place}`: {consumer.choice(place, precision)} loads it."]
     if contents.prompt:
         lines += ["", f"Every text begins with the prompt {contents.prompt!r}, as it was measured."]
     (directory / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")

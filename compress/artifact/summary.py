@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from compress.artifact.validation import Sections
+from compress.artifact.validation import KeptFile, Sections
 from compress.core.plan import Plan
 
 Kind = Literal["latency", "speedup", "metric", "change", "also", "size", "macs", "macs of one example", "drift"]
@@ -74,6 +74,19 @@ def row_of(found: Sequence[Row], kind: Kind) -> Row:
         kind: which quantity.
     """
     return next((row for row in found if row.kind == kind), Row(kind))
+
+
+def timing_of(kept: KeptFile) -> tuple[str, str]:
+    """Latency in milliseconds and speed-up of a file beside model.onnx, in words where nothing was timed.
+
+    Args:
+        kept: what was measured on it.
+    """
+    ms, times, how = kept.latency_ms.compressed, kept.speedup.value, ""
+    if ms is None:
+        ms, times, how = kept.latency_ms.predicted, kept.speedup.predicted, " predicted"
+    unknown = "not measured"
+    return unknown if ms is None else f"{ms:.2f}{how}", unknown if times is None else f"{times:.2f}{how}"
 
 
 def _timings(validation: Sections, plan: Plan) -> Iterator[Row]:

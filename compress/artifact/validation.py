@@ -335,6 +335,35 @@ class Weights(Part):
     layers: Annotated[tuple[LayerWeights, ...], Field(strict=False)]
 
 
+class KeptFile(Part):
+    """A file beside model.onnx: the same pruned model in another number format (``--keep``), measured likewise."""
+
+    file: str = Field(description="Its name in the artifact.")
+    precision: str
+    engine: EngineForm
+    latency_ms: Latency
+    speedup: Speedup
+    metric: Metric
+    size_bytes: Size
+    parity: Parity
+    invariance: Invariance | None = None
+    verdict: Verdict
+    reason: str
+
+    @classmethod
+    def of(cls, file: str, measured: Validation) -> KeptFile:
+        """What was measured on a file, without what all files share.
+
+        Args:
+            file: its name in the artifact.
+            measured: as for model.onnx.
+        """
+        engine = measured.deployment.engine
+        assert engine is not None, "whatever is measured has an engine"
+        own = {name: getattr(measured, name) for name in cls.model_fields if name in measured.model_fields_set}
+        return cls(file=file, precision=engine.precision, engine=engine, **own)
+
+
 class Sections(Part):
     """What can be read of a validation.json: a section is None where it is absent or damaged."""
 
@@ -353,6 +382,7 @@ class Sections(Part):
     fine_pruned: FinePrunedFrom | None = None
     candidates: Annotated[tuple[Candidate, ...], Field(strict=False)] = ()
     chosen_because: str | None = None
+    kept: Annotated[tuple[KeptFile, ...], Field(strict=False)] = ()
     unstructured: Weights | None = None
 
     @property
@@ -398,6 +428,20 @@ class Validation(Sections):
     verdict: Literal["pass", "fail", "inconclusive"]
     deployment: Deployment
     date: str = Field(description="ISO 8601, with the offset from UTC.")
+
+    def about(self, file: str) -> Validation | None:
+        """The same document with a file of ``kept`` in the place of model.onnx; None where there is no such file.
+
+        Args:
+            file: its name in the artifact.
+        """
+        found = next((one for one in self.kept if one.file == file), None)
+        if found is None:
+            return None
+        own = {name: getattr(found, name) for name in KeptFile.model_fields if name in Validation.model_fields}
+        deployment = self.deployment.model_copy(update={"precision": found.precision, "engine": found.engine})
+        # What was measured on model.onnx alone.
+        return self.model_copy(update={**own, "deployment": deployment, "slices": None, "fine_pruned": None})
 
     @property
     def exit_code(self) -> int:

@@ -73,6 +73,7 @@ LIMITS = [
 ]
 REPORTS = [
     click.option("--baseline", metavar="OTHER", help="Artifact that limits 'of baseline' are about."),
+    click.option("--file", metavar="NAME", help="Model file that limits are about.  [default: model.onnx]"),
     click.option("--measure", is_flag=True, help="Time the files here instead of taking recorded latencies."),
     click.option("--junit", metavar="FILE", help="Write JUnit's XML too."),
     click.option("--why", "weigh", is_flag=True, help="Show what weighs: bytes and ms per part of the model."),
@@ -85,6 +86,7 @@ REPORTS = [
 def gate(
     artifact: str,
     baseline: str | None,
+    file: str | None,
     measure: bool,
     junit: str | None,
     weigh: bool,
@@ -104,7 +106,7 @@ def gate(
     from compress.gate import formats
 
     try:
-        report = _gated(artifact, baseline, measure, config_file, values)
+        report = _gated(artifact, {"baseline": baseline, "measure": measure, "file": file}, config_file, values)
         if junit is not None:
             formats.write_to(junit, formats.junit(report))
         heaviest = _heaviest(artifact) if weigh else None
@@ -127,18 +129,16 @@ def gate(
     return report.exit_code
 
 
-def _gated(
-    artifact: str, baseline: str | None, measure: bool, config_file: str | None, values: dict[str, Any]
-) -> Report:
+def _gated(artifact: str, how: dict[str, Any], config_file: str | None, values: dict[str, Any]) -> Report:
     from compress.gate.judge import judge
     from compress.options.toml_file import find_config_file, read_config_file
 
     given = {name: value for name, value in values.items() if value not in (None, ())}
-    file = find_config_file(config_file)
-    written = Gate() if file is None else read_config_file(file)[1]
+    settings = find_config_file(config_file)
+    written = Gate() if settings is None else read_config_file(settings)[1]
     limits = merged(read_gate(given, "command line"), written, given)
     with working() as progress:
-        return judge(artifact, limits, progress, baseline=baseline, measure=measure)
+        return judge(artifact, limits, progress, **how)
 
 
 def _heaviest(artifact: str) -> list[Part]:

@@ -95,6 +95,7 @@ COMPUTE = _options("device")
 SEED = _options("seed")
 OUTPUT = _options("output")
 CHECKPOINT = _options("pytorch")
+KEEP = _options("keep")
 RESUME = click.option(
     "--resume",
     is_flag=True,

@@ -14,7 +14,7 @@ from compress.cli.terminal import ABSENT, bar, between, formatted, millions, per
 from compress.core.parsing import printable
 
 if TYPE_CHECKING:
-    from compress.artifact.validation import Candidate, Weights
+    from compress.artifact.validation import Candidate, KeptFile, Weights
     from compress.artifact.verify import Verified
     from compress.cache.entry import Entry
     from compress.cache.memo import Foreseen
@@ -122,6 +122,8 @@ def result(result: RunResult, config: RunConfig | None = None) -> None:
         _layers(console, result.plan.shape, result.plan.structure.widths)
     if len(validation.candidates) > 1:
         _candidates(console, validation.candidates)
+    if validation.kept:
+        _beside(console, validation.kept)
     if "interpolated" in (result.plan.latency_source or ""):
         say(console, "The plan rests on a profile interpolated between two lengths that were taken.", "yellow")
     if result.plan.estimated:
@@ -190,6 +192,22 @@ def _candidates(console: Console, rows: Sequence[Candidate]) -> None:
         for row in rows
     ]
     show(console, table(console, ("candidate", "MACs", "ms", "metric", "MB", "outcome"), cells))
+
+
+def _beside(console: Console, kept: Sequence[KeptFile]) -> None:
+    """Files beside model.onnx: the same model in other number formats."""
+    cells = [
+        (
+            escape(one.file),
+            escape(one.precision),
+            *summary.timing_of(one),
+            f"{one.metric.compressed:.4f}",
+            f"{one.size_bytes.compressed / 1e6:.1f}",
+            one.verdict,
+        )
+        for one in kept
+    ]
+    show(console, table(console, ("beside model.onnx", "", "ms", "speed-up", "metric", "MB", "verdict"), cells, left=2))
 
 
 def swept(found: Swept) -> None:

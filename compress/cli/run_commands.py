@@ -16,6 +16,7 @@ from compress.cli.common import (
     DATA,
     DEPLOYMENT,
     EFFORT,
+    KEEP,
     MODEL,
     OUTPUT,
     RESUME,
@@ -35,7 +36,9 @@ from compress.options.table import CONFIG_FILE
 
 
 @click.command(short_help="Compress a model to a budget.")
-@with_options(MODEL, DATA, BUDGET, DEPLOYMENT, SEARCH, TRAINING, EFFORT, COMPUTE, SEED, CHECKPOINT, OUTPUT, CONFIG)
+@with_options(
+    MODEL, DATA, BUDGET, DEPLOYMENT, KEEP, SEARCH, TRAINING, EFFORT, COMPUTE, SEED, CHECKPOINT, OUTPUT, CONFIG
+)
 @RESUME
 @click.option(
     "--dry-run",
@@ -77,7 +80,7 @@ def run(config_file: str | None, resume: bool, dry_run: bool, trace: str | None,
 
 
 @click.command(short_help="Write a commented compress.toml.")
-@with_options(MODEL, DATA, BUDGET, DEPLOYMENT, SEARCH, TRAINING, EFFORT, COMPUTE, SEED)
+@with_options(MODEL, DATA, BUDGET, DEPLOYMENT, KEEP, SEARCH, TRAINING, EFFORT, COMPUTE, SEED)
 @click.option("--config", "config_file", metavar="FILE", default=CONFIG_FILE, help="File to write.", show_default=True)
 def init(config_file: str, as_json: bool, **values: Any) -> None:
     """Write a commented compress.toml; options given here are set in it.
@@ -211,7 +214,7 @@ def sweep(
 
 
 @click.command(short_help="Export a model, dense or with a plan applied.")
-@with_options(MODEL, DATA, DEPLOYMENT, COMPUTE, SEED, CHECKPOINT, OUTPUT, CONFIG)
+@with_options(MODEL, DATA, DEPLOYMENT, KEEP, COMPUTE, SEED, CHECKPOINT, OUTPUT, CONFIG)
 @click.option("--plan", "plan_file", metavar="FILE", help="Plan to apply; without it, the dense model is exported.")
 def export(config_file: str | None, plan_file: str | None, as_json: bool, **values: Any) -> None:
     """Export MODEL to ONNX: dense, or with a plan applied (reconstructed where data is given).

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from compress.artifact.files import OUTCOMES, VALIDATION
+from compress.artifact.files import MODEL, OUTCOMES, VALIDATION
 from compress.artifact.manifest import NAME, files_of, read_manifest
 from compress.artifact.outcomes import OtherFormat, Outcomes
-from compress.artifact.validation import READING, Validation
+from compress.artifact.validation import READING, KeptFile, Validation
 from compress.artifact.verify import refuse_damage
-from compress.core.errors import ArtifactError
+from compress.core.errors import ArtifactError, ConfigError
 from compress.core.parsing import Missing, Unreadable, parse_json, printable, read_text
 from compress.core.statistics import Interval
 
@@ -38,6 +38,7 @@ class Evidence:
         validation: None where it was never validated.
         outcomes: None where none are kept.
         unlisted: files that the manifest does not list.
+        file: the model that its records are about.
     """
 
     artifact: Path
@@ -46,6 +47,7 @@ class Evidence:
     validation: Validation | None
     outcomes: Outcomes | None
     unlisted: tuple[str, ...]
+    file: str = MODEL
 
     @property
     def device(self) -> str:
@@ -97,6 +99,28 @@ def gather(artifact: str | Path) -> Evidence:
     )
 
 
+def about(evidence: Evidence, file: str | None) -> Evidence:
+    """The same artifact with the records of another of its model files.
+
+    Args:
+        evidence: of the artifact.
+        file: model.onnx, or one beside it that `--keep` made; None is model.onnx.
+
+    Raises:
+        ConfigError: there is no record of such a file.
+    """
+    if file in (None, MODEL):
+        return evidence
+    kept = [] if evidence.validation is None else [one.file for one in evidence.validation.kept]
+    found = None if evidence.validation is None else evidence.validation.about(str(file))
+    if found is None:
+        raise ConfigError(
+            f"--file {file}: '{evidence.artifact}' has no record of such a file; it has {', '.join([MODEL, *kept])}"
+        )
+    # Examples one by one are on record of model.onnx alone.
+    return replace(evidence, validation=found, outcomes=None, file=str(file))
+
+
 def read_validation(artifact: Path) -> Validation | None:
     """``validation.json`` of an artifact; None where it has none.
 
@@ -114,10 +138,10 @@ def read_validation(artifact: Path) -> Validation | None:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "all of it"
         raise ArtifactError(f"'{file}' is damaged: {where}: {first['msg']}; run `compress validate`") from None
-    for value, bounds in (
-        (found.latency_ms.compressed, found.latency_ms.ci95),
-        (found.speedup.value, found.speedup.ci95),
-    ):
+    each: list[Validation | KeptFile] = [found, *found.kept]
+    intervals = [(one.latency_ms.compressed, one.latency_ms.ci95) for one in each]
+    intervals += [(one.speedup.value, one.speedup.ci95) for one in each]
+    for value, bounds in intervals:
         if value is not None and (bounds is None or min(bounds) <= 0):
             raise ArtifactError(f"'{file}' is damaged: {value:g} has no interval; run `compress validate`")
     return found

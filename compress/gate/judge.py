@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress.artifact.files import MODEL
 from compress.artifact.validation import EXIT_CODES
 from compress.core.errors import ArtifactError, ConfigError, TargetError
 from compress.core.parsing import Unreadable, parse_json, printable, read_text
 from compress.core.statistics import Interval, Verdict
 from compress.gate import decision
-from compress.gate.evidence import Evidence, comparable, gather
+from compress.gate.evidence import Evidence, about, comparable, gather
 from compress.gate.measurements import LOOKERS, Case, Found, Open, is_on
 from compress.options.gate_limits import Gate, Limit
 from compress.options.run_config import make_config
@@ -78,6 +77,7 @@ def judge(
     *,
     baseline: str | Path | None = None,
     measure: bool = False,
+    file: str | None = None,
     now: datetime.datetime | None = None,
 ) -> Report:
     """Judge an artifact.
@@ -88,6 +88,7 @@ def judge(
         progress: told what is measured.
         baseline: another artifact that limits refer to; None where none does.
         measure: time the files here instead of taking recorded latencies.
+        file: the model that limits are about, of the artifact and of the baseline; None is model.onnx.
         now: None is the system's time.
 
     Raises:
@@ -108,7 +109,7 @@ def judge(
             "no limit refers to the baseline: give one, such as --max-latency-ms '105 % of baseline', or leave "
             "--baseline out"
         )
-    candidate = gather(artifact)
+    candidate = about(gather(artifact), file)
     against = None if baseline is None else _baseline(baseline, candidate, measure)
     case = Case(candidate, against, gate, now or datetime.datetime.now(datetime.timezone.utc))
     if measure:
@@ -124,7 +125,7 @@ def judge(
 def _baseline(path: str | Path, candidate: Evidence, measure: bool) -> Evidence:
     """The baseline, unless it cannot serve as one."""
     try:
-        found = gather(path)
+        found = about(gather(path), candidate.file)
     except ArtifactError as error:
         raise ArtifactError(f"the baseline cannot be used: {error}") from None
     if found.validation is not None and found.validation.verdict == "fail":
@@ -146,6 +147,10 @@ def _baseline(path: str | Path, candidate: Evidence, measure: bool) -> Evidence:
 
 def _notes(candidate: Evidence, baseline: Evidence | None) -> list[str]:
     notes = []
+    others = [] if candidate.validation is None else [one.file for one in candidate.validation.kept]
+    if others and candidate.file not in others:
+        named = " and ".join(map(printable, others))
+        notes.append(f"limits on latency and accuracy are about {candidate.file}; --file judges {named}")
     if candidate.unlisted:
         names = ", ".join(map(printable, candidate.unlisted[:3])) + (", ..." if len(candidate.unlisted) > 3 else "")
         notes.append(f"the manifest does not list {names}: counted in the size, otherwise not looked at")
@@ -229,7 +234,7 @@ def _timed(case: Case, progress: Progress) -> Case:
 def _file_of(evidence: Evidence, runtime: str) -> Path:
     from compress.export.openvino import IR
 
-    return evidence.artifact / (IR if runtime == "openvino" else MODEL)
+    return evidence.artifact / (IR if runtime == "openvino" else evidence.file)
 
 
 def _vocabulary(artifact: Path) -> int:

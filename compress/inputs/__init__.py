@@ -11,6 +11,7 @@
     compute        where PyTorch computes: checked, chosen, given up
     torch_state    torch's process-wide state: ours inside a command, the caller's again after it
     quiet          no progress bars of libraries
+    precisions     number formats to plan for, and to keep
     load           checkpoint, target, calibration and evaluation examples
     head           the head against id2label
     sanity         the dense model's metric against chance

@@ -261,7 +261,8 @@ def _from_hub(model: str) -> Path:
             path = fetch(patterns)
             if (path / "config.json").is_file() and not any(path.glob("model*.safetensors")):
                 fetch([*PICKLED, f"{PICKLED[0]}.index.json"])
-            if (path / SETFIT).is_file():
+            # Older folders of SetFit say so nowhere but by the head itself.
+            if (path / SETFIT).is_file() or (path / MODULES).is_file():
                 fetch([HEAD])
             if pickled := pickled_layers(path):
                 fetch(pickled)

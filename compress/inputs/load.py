@@ -16,11 +16,12 @@ from compress.data.splits import CALIBRATION, EVALUATION, label_difference
 from compress.inputs.checkpoint import Checkpoint, load_checkpoint
 from compress.inputs.compute import Compute, Need
 from compress.inputs.devices import refuse_absent
+from compress.inputs.precisions import candidates
 from compress.inputs.sanity import MOST_ROWS, check_standing
 from compress.inputs.tokenizer_settings import longest_text
 from compress.options.help import DEFAULTS
 from compress.options.run_config import RunConfig
-from compress.profile.target import Target, load_target, offered_precisions
+from compress.profile.target import Target, load_target
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -86,7 +87,7 @@ def load_model(config: RunConfig, progress: Progress | None = None) -> Loaded:
         CompressError: of the class that fits the fault.
     """
     target = load_target(config.target).for_calls(config.batch_size, config.seq_len)
-    offered_precisions(target, config.precision)
+    candidates(config, target)
     checkpoint = load_checkpoint(
         config.model, config.task, config.seq_len, embedding=config.embedding, prompt=config.prompt
     )

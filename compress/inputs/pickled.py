@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 from compress.core.errors import ModelError
@@ -59,9 +60,12 @@ def read_tensors(files: list[Path], model: str) -> dict[str, Tensor]:
                 content = torch.load(file, map_location="cpu", weights_only=True)
         # Whatever else is in the file, this reader fails somewhere: there is no class of errors for it.
         except Exception as error:
+            # torch's own words advise to run what is in the file.
+            foreign = isinstance(error, UnpicklingError)
+            what = "it holds something else, of which nothing was run, or is cut off" if foreign else first_line(error)
             raise ModelError(
-                f"weights '{file}' cannot be read as tensors: {first_line(error) or type(error).__name__}; copy them "
-                "again, or save the model with save_pretrained in the program that made it"
+                f"weights '{file}' cannot be read as tensors: {what or type(error).__name__}; copy them again, or "
+                "save the model with save_pretrained in the program that made it"
             ) from None
         if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
             raise ModelError(

@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from compress.core.errors import ConfigError, did_you_mean
 from compress.core.plan import Budget, BudgetKind
 from compress.options.gate_limits import Gate
-from compress.options.table import BUDGETS, CONFIG_FILE, OPTIONS, flag
+from compress.options.table import BUDGETS, CONFIG_FILE, FORMATS, OPTIONS, flag
 from compress.options.toml_file import read_config_file
 
 Origin = str  # "command line" ("argument" from Python), the file's name ("compress.toml"), "target" or "default"
@@ -42,6 +42,22 @@ def _text_of_device(value: object) -> object:
     if isinstance(value, str) and not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value):
         raise ValueError("must be auto, cpu, cuda, cuda:N (as cuda:1) or mps")
     return value
+
+
+def _text_of_formats(value: object) -> object:
+    """Return number formats as one text; a list of them, as a file or Python may have, is joined."""
+    if isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value):
+        value = ",".join(value)
+    if not isinstance(value, str):
+        return value
+    parts = [part.strip() for part in value.split(",")]
+    wrong = next((part for part in parts if part not in FORMATS), None)
+    if wrong is not None:
+        raise ValueError(f"must be of {', '.join(FORMATS)}, with commas between ({wrong!r} is none of them)")
+    twice = next((part for part in parts if parts.count(part) > 1), None)
+    if twice is not None:
+        raise ValueError(f"names {twice} twice")
+    return ",".join(parts)
 
 
 def _default_output(values: dict[str, Any]) -> Path:
@@ -76,6 +92,7 @@ class RunConfig(BaseModel):
         latency_ms: budget in milliseconds; at most one budget is given, none only where a stage needs none.
         speedup: budget as a factor over the dense model.
         macs: budget as a fraction of the dense model's multiply-accumulates.
+        keep: number formats with commas between, each once; None means that of model.onnx alone.
         int8: None means invariant where it costs little.
         prompt: name of a sentence encoder's prompt, ``none`` for no prompt; None means its default prompt.
         unstructured: fraction of single weights that stay, instead of a budget; None for a budget.
@@ -101,6 +118,7 @@ class RunConfig(BaseModel):
     batch_size: int = _stated("batch_size")
     seq_len: int = _stated("seq_len")
     precision: Literal["fp32", "fp16", "int8", "auto"] = _stated("precision")
+    keep: Annotated[str | None, BeforeValidator(_text_of_formats)] = None
     size_mb: float | None = _stated("size_mb")
     int8: Literal["invariant", "fastest"] | None = None
     int8_drop: float = _stated("int8_drop")
@@ -123,6 +141,11 @@ class RunConfig(BaseModel):
     seed: int = _stated("seed")
     pytorch: Literal["narrow", "padded"] = _stated("pytorch")
     output: Annotated[Path, Field(strict=False, default_factory=_default_output)]
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The number formats of ``keep``; empty where none were named."""
+        return () if self.keep is None else tuple(self.keep.split(","))
 
     @property
     def budget_given(self) -> Budget | None:
@@ -225,7 +248,10 @@ def resolve(
     origins.update(dict.fromkeys(from_file, file_origin))
     origins.update(dict.fromkeys(given, given_as))
     merged = {**from_file, **given}
-    if "precision" not in merged:
+    if "precision" not in merged and "keep" in merged and "unstructured" not in merged:
+        # The formats to keep are the candidates.
+        merged["precision"], origins["precision"] = "auto", origins["keep"]
+    elif "precision" not in merged:
         merged["precision"] = _target_precision(merged.get("target", "cpu"))
         origins["precision"] = TARGET
 
@@ -253,6 +279,11 @@ def make_config(values: Mapping[str, Any], origins: Mapping[str, Origin] | None 
         raise ConfigError(_explain(error, origins or {})) from None
     if config.size_mb is not None and config.method == "kwon":
         raise ConfigError("--size-mb is a constraint of --method full; the search of kwon knows one budget alone")
+    if config.keep is not None and config.precision not in ("auto", *config.formats):
+        raise ConfigError(
+            f"--precision {config.precision} says what model.onnx is, and --keep {config.keep} does not have it; add "
+            "it there, or leave --precision out: the most accurate of those kept is model.onnx then"
+        )
     return config
 
 

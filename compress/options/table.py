@@ -16,6 +16,7 @@ BUDGETS = ("latency_ms", "speedup", "macs", "unstructured")
 METHODS = ("full", "kwon")
 EFFORTS = ("fast", "standard", "thorough")
 PRECISIONS = ("fp32", "fp16", "int8", "auto")
+FORMATS = PRECISIONS[:-1]
 INT8 = ("invariant", "fastest")
 EMBEDDINGS = ("normalized", "pooled", "tokens")
 CHECKPOINTS = ("narrow", "padded")
@@ -151,6 +152,14 @@ OPTIONS: dict[str, Option] = {
             default="fp32",
             shows_default=False,
             choices=PRECISIONS,
+            pointless_unstructured="the compact file is int8 as it is, and model.onnx stays fp32",
+        ),
+        Option(
+            "keep",
+            "Number formats that the artifact holds, with commas between: model.onnx is the most accurate of them "
+            "within the budget, or that of --precision; the others are the same pruned model in files beside it.",
+            metavar="P,P,...",
+            example="fp32,int8",
             pointless_unstructured="the compact file is int8 as it is, and model.onnx stays fp32",
         ),
         Option(

@@ -26,6 +26,7 @@ from compress.stages.candidates import account, best, place
 from compress.stages.context import Run
 from compress.stages.fine_prune import fine_prune
 from compress.stages.finish import finish_promising
+from compress.stages.kept import keep_beside, place_kept, rows_of
 from compress.stages.open_device import open_device
 from compress.stages.profile import profiles_of, reachable
 from compress.stages.search import propose_all
@@ -111,11 +112,14 @@ def run(
             # Train it, if that was asked for, and measure it again.
             if training is not None:
                 chosen = fine_prune(run, training, chosen, output)
-            validation = chosen.measured.model_copy(update={"candidates": rows, "chosen_because": why_chosen})
+            chosen = keep_beside(run, chosen, finished, profiles)
+            more: dict[str, Any] = {"candidates": rows, "chosen_because": why_chosen, **rows_of(chosen.kept)}
+            validation = chosen.measured.model_copy(update=more)
             curve = trade_off(
                 chosen.proposal.weighed.rankings, chosen.proposal.measured_with, loaded.length, config.seed
             )
             place(chosen.exported, output)
+            place_kept(chosen.kept, output)
             write_artifact(output, run, replace(chosen, validation=validation), curve, origins)
         finally:
             run.device.close()

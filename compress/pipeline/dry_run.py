@@ -17,9 +17,11 @@ from compress.core.progress import Progress, Silent
 from compress.inputs.load import load, settle_seq_len
 from compress.options.run_config import RunConfig
 from compress.stages.calibrate import calibrate
+from compress.stages.candidates import best
 from compress.stages.context import Run
 from compress.stages.dense_model import DenseModel
 from compress.stages.finish import finish_promising
+from compress.stages.kept import keep_beside
 from compress.stages.open_device import open_device
 from compress.stages.present_device import PresentDevice
 from compress.stages.profile import profiles_of, reachable
@@ -64,7 +66,9 @@ def foresee(config: RunConfig, *, progress: Progress | None = None) -> list[Fore
             importance = calibrate(run)
         if profiles is not None and importance is not None:
             with suppress(NotStored):
-                finish_promising(run, propose_all(run, importance, profiles))
+                finished, _ = finish_promising(run, propose_all(run, importance, profiles))
+                if config.fine_prune is None:
+                    keep_beside(run, best(finished), finished, profiles)
         return _rows(memory, store, loaded.checkpoint.name, given=config.profile is not None)
 
 

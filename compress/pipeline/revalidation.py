@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from compress.artifact.files import BESIDE, MODEL
 from compress.artifact.manifest import read_manifest
 from compress.artifact.sparse import artifact_is_sparse
+from compress.artifact.validation import KeptFile
 from compress.artifact.verify import refuse_damage
 from compress.core.errors import ArtifactError
 from compress.core.plan import Plan
@@ -23,8 +26,13 @@ from compress.stages.context import Run
 from compress.stages.present_device import PresentDevice
 from compress.stages.stage import Stages
 
+if TYPE_CHECKING:
+    from compress.export.lowering import Engine
+    from compress.inputs.load import Loaded
+    from compress.stages.results import Exported
+
 # Options that were about making the artifact: the GPU that it was made with need not be here.
-_OF_THE_RUN = {"profile": None, "device": "cpu"}
+_OF_THE_RUN = {"profile": None, "keep": None, "device": "cpu"}
 
 
 @own_torch_state()
@@ -40,10 +48,7 @@ def validate_artifact(
     """
     from compress.artifact.model import load as load_artifact
     from compress.export.lowering import Engine
-    from compress.export.onnx import read_report
     from compress.export.openvino import IR
-    from compress.stages.export import parity_of
-    from compress.stages.results import Exported
     from compress.stages.write import renew_validation
 
     stages = Stages(progress or Silent())
@@ -57,7 +62,8 @@ def validate_artifact(
     try:
         config = make_config({**manifest["configuration"], **_OF_THE_RUN, "output": artifact, **(overrides or {})})
         engine = Engine.from_json(manifest["engine"]) if "engine" in manifest else Engine()
-    except (KeyError, TypeError, ValueError) as error:
+        beside = {name: Engine.from_json(made["engine"]) for name, made in manifest.get("kept", {}).items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"'{artifact}' does not say how it was made: {error}; make it again") from None
     plan = Plan.read(artifact)
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
@@ -70,12 +76,36 @@ def validate_artifact(
             device = PresentDevice.open(run, Path(scratch))
         try:
             with stages.stage("validate"):
-                file = artifact / (IR if loaded.target.runtime == "openvino" else "model.onnx")
-                tolerance = 1e-3 if engine.precision == "fp32" else math.inf
-                parity = parity_of(file, model, loaded, tolerance)
-                exported = Exported(file, engine, read_report(artifact / "model.onnx"), parity, file)
-                found = device.validate(plan, exported)
+                file = artifact / (IR if loaded.target.runtime == "openvino" else MODEL)
+                found = device.validate(plan, _compared(file, artifact / MODEL, engine, model, loaded))
+                kept = []
+                for name in sorted(beside.keys() & set(BESIDE.values())):
+                    one = _compared(artifact / name, artifact / name, beside[name], model, loaded)
+                    # What the plan predicts is of another number format.
+                    measured = device.validate(replace(plan, predicted_ms=None), one).validation
+                    stages.info(f"{name}: {measured.reason}")
+                    kept.append(KeptFile.of(name, measured))
+                if kept:
+                    found = replace(found, validation=found.validation.model_copy(update={"kept": tuple(kept)}))
         finally:
             device.close()
         renew_validation(artifact, manifest, found, run.config, plan, loaded.target)
     return result_of(artifact, plan, found.validation, stages)
+
+
+def _compared(file: Path, graph: Path, engine: Engine, model: Any, loaded: Loaded) -> Exported:
+    """A file of the artifact, compared with its PyTorch model.
+
+    Args:
+        file: what the target's runtime loads.
+        graph: its ONNX file.
+        engine: how it was made.
+        model: in PyTorch.
+        loaded: examples, task and target.
+    """
+    from compress.export.onnx import read_report
+    from compress.stages.export import parity_of
+    from compress.stages.results import Exported
+
+    tolerance = 1e-3 if engine.precision == "fp32" else math.inf
+    return Exported(file, engine, read_report(graph), parity_of(file, model, loaded, tolerance), file)

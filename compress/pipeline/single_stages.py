@@ -5,19 +5,21 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compress.artifact.directory import staged
+from compress.artifact.files import BESIDE, MODEL
 from compress.core.errors import PlanError
 from compress.core.plan import Plan
 from compress.core.progress import Progress, Silent
 from compress.export.lowering import usable_variants
 from compress.export.runtime import refuse_absent, require_builder
 from compress.inputs.load import Loaded, load, load_model, settle_seq_len
+from compress.inputs.precisions import candidates, formats_to_keep
 from compress.inputs.torch_state import own_torch_state
 from compress.options.run_config import RunConfig
 from compress.profile.roofline import estimate_profile
-from compress.profile.target import Precision, offered_precisions
+from compress.profile.target import Precision
 from compress.search.costs import budget_limit
 from compress.stages.absent_device import here
 from compress.stages.budget_use import SHARE
@@ -27,15 +29,17 @@ from compress.stages.export import export_as
 from compress.stages.open_device import open_device
 from compress.stages.profile import given_profile
 from compress.stages.prune import prune
-from compress.stages.results import Finished, Proposal
+from compress.stages.results import Finished, Kept, Proposal
 from compress.stages.search import dense_plan, search, size_limit_by_weights
 from compress.stages.stage import Stages
 from compress.stages.try_out import refined
 from compress.stages.write import write_artifact
 
 if TYPE_CHECKING:
+    from compress.export.lowering import Engine
     from compress.profile.profiles import Profiles
     from compress.profile.take import Profile
+    from compress.stages.results import Exported
 
 
 @own_torch_state()
@@ -85,7 +89,7 @@ def profile_model(config: RunConfig, *, estimate: bool = False, progress: Progre
         loaded = load_model(config, stages)
         config = settle_seq_len(config, loaded)
     if estimate:
-        precision = offered_precisions(loaded.target, config.precision)[-1]
+        precision = candidates(config, loaded.target)[-1]
         return estimate_profile(loaded.shape, loaded.target, precision, config.batch_size, config.seq_len)
     refuse_absent(loaded.target)
     return _profile_alone(Run(config, loaded, stages))
@@ -137,19 +141,28 @@ def export_plan(config: RunConfig, plan: Plan | None, *, progress: Progress | No
         with stages.stage("reconstruct"):
             model, repairs = prune(run, chosen)
         with stages.stage("export"), tempfile.TemporaryDirectory(prefix="compress-") as scratch:
-            precision = offered_precisions(loaded.target, config.precision)[0]
-            engine = usable_variants(loaded.target, precision, config.int8, len(loaded.calibration))[0]
-            exported = export_as(
-                engine, model, output / "model.onnx", here(loaded), Path(scratch) / "float.onnx", stages
-            )
-        done = Finished(Proposal(engine, None, chosen), model, repairs, exported, None)
+            first = candidates(config, loaded.target)[0]
+            others = [name for name in formats_to_keep(config, loaded.target) if name != first]
+            engine, exported = _exported(run, model, first, output / MODEL, Path(scratch))
+            kept = [
+                Kept(BESIDE[name], _exported(run, model, name, output / BESIDE[name], Path(scratch))[1])
+                for name in others
+            ]
+        done = Finished(Proposal(engine, None, chosen), model, repairs, exported, None, kept=tuple(kept))
         write_artifact(output, run, done, [])
     return config.output
 
 
+def _exported(run: Run, model: Any, precision: Precision, path: Path, scratch: Path) -> tuple[Engine, Exported]:
+    """The model in the default form of a number format, and that form."""
+    loaded = run.loaded
+    engine = usable_variants(loaded.target, precision, run.config.int8, len(loaded.calibration))[0]
+    return engine, export_as(engine, model, path, here(loaded), scratch / f"float-{precision}.onnx", run.stages)
+
+
 def _planned_precision(run: Run) -> Precision:
     """Of several precisions the fastest: a plan without a run is there to see what can be reached."""
-    return offered_precisions(run.loaded.target, run.config.precision)[-1]
+    return candidates(run.config, run.loaded.target)[-1]
 
 
 def _profile_alone(run: Run) -> Profile:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from compress.artifact.summary import Kind, Row
 from compress.report import formatting as fmt
-from compress.report.candidates import candidates
+from compress.report.candidates import candidates, kept_files
 from compress.report.latency import sublayers
 from compress.report.page import Block, Card, Cell, Note, Page, Picture, Rows, Section, State, section
 from compress.report.provenance import footer, provenance, stages
@@ -40,6 +40,7 @@ def artifact_page(sources: Sources) -> Page:
             _kept(sources),
             slices_of(validation),
             candidates(sources),
+            kept_files(sources),
             training(sources),
             _trade_off(sources),
             sublayers(sources),

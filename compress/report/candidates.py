@@ -1,7 +1,8 @@
-"""The section about candidates: a number format each."""
+"""The sections about number formats: one candidate each, and the files that are kept beside model.onnx."""
 
 from __future__ import annotations
 
+from compress.artifact.summary import timing_of
 from compress.report import formatting as fmt
 from compress.report.page import Block, Cell, Note, Picture, Rows, Section, section
 from compress.report.sources import Sources
@@ -55,4 +56,28 @@ def candidates(sources: Sources) -> Section:
         rows.table("One candidate per number format, the chosen one first", columns, left=2),
         why,
         others,
+    )
+
+
+def kept_files(sources: Sources) -> Section:
+    """The same model in other number formats, as files beside model.onnx."""
+    rows = Rows()
+    for one in sources.validation.kept:
+        ms, speedup = timing_of(one)
+        rows.add(
+            Cell(fmt.plain(one.file, 60), strong=True),
+            fmt.plain(one.precision, 20),
+            one.verdict,
+            ms,
+            speedup,
+            fmt.score(one.metric.compressed),
+            fmt.signed(None if one.metric.drop is None else -one.metric.drop.value),
+            fmt.megabytes(one.size_bytes.compressed),
+            fmt.difference(one.parity.max_abs_diff),
+        )
+    columns = ("file", "precision", "verdict", "ms", "speed-up", "metric", "change", "size", "differs from PyTorch")
+    return section(
+        "kept-files",
+        "Beside model.onnx",
+        rows.table("The same pruned model in other number formats, measured likewise", columns, left=3),
     )

@@ -20,6 +20,7 @@
     validate           sections and verdict of validation.json;  evaluate  brings them together
     finish             a plan carried out: prune, export, validate
     candidates         the best of the finished ones
+    kept               the chosen model in other number formats, beside model.onnx
     card               the artifact's README.md
     fine_prune         training on top
     settle_structure   times the learned structure and projects again

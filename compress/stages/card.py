@@ -43,7 +43,7 @@ def card(config: RunConfig, plan: Plan, validation: Validation | None, task: Map
         "",
     ]
     if validation is not None:
-        lines += _measured(plan, validation)
+        lines += [*_measured(plan, validation), *_beside(plan, validation)]
     prompt = task.get("prompt", "")
     lines += [
         *([f"Measured with the prompt {prompt!r} before every text: put it there in use too.", ""] if prompt else []),
@@ -127,6 +127,26 @@ def _measured(plan: Plan, validation: Validation) -> list[str]:
         for kept, how in ((engine.left_out, engine.rest), (engine.float32_nodes, "fp32")):
             lines += [f"Kept in {how}: {', '.join(f'`{name}`' for name in kept)}.", ""] if kept else []
     return lines
+
+
+def _beside(plan: Plan, validation: Validation) -> list[str]:
+    """The table of files beside model.onnx; empty where there are none."""
+    if not validation.kept:
+        return []
+    name = validation.metric.name
+    lines = [
+        "The same model in other number formats, measured likewise:",
+        "",
+        f"| file | precision | latency, ms | speed-up | {name} | MB | verdict |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kept in validation.kept:
+        ms, speedup = summary.timing_of(kept)
+        lines.append(
+            f"| {kept.file} | {kept.precision} | {ms} | {speedup} | {kept.metric.compressed:.4f} | "
+            f"{kept.size_bytes.compressed / 1e6:.1f} | {kept.verdict} |"
+        )
+    return [*lines, ""]
 
 
 _EIGHT_BITS = (

@@ -62,10 +62,10 @@ def finish(run: Run, proposal: Proposal) -> Finished:
         with stages.stage("reconstruct"):
             model, repairs = prune(run, plan)
         with stages.stage("export"):
-            exported = _export(run, engine, plan, model)
+            exported = export_file(run, engine, plan, model)
         run.info(exported.summary())
         with stages.stage("validate"):
-            found = _validate(run, exported, plan, profile)
+            found = validate_file(run, exported, plan, profile)
         validation = found.validation
         run.info(validation.reason)
         refused = refusal_of(validation, exported, run.loaded, config.int8_drop)
@@ -98,8 +98,15 @@ def _export_inputs(run: Run, engine: Engine, plan: Plan) -> Inputs:
     codec=cache_codecs.EXPORTED,
     of=lambda run, engine, plan, model: engine.precision,
 )
-def _export(run: Run, engine: Engine, plan: Plan, model: Any) -> Exported:
-    """The file of the artifact."""
+def export_file(run: Run, engine: Engine, plan: Plan, model: Any) -> Exported:
+    """The file of the artifact.
+
+    Args:
+        run: with its device.
+        engine: number format and form.
+        plan: what the model keeps.
+        model: what ``prune`` made of the plan.
+    """
     return run.device.export(model, engine)
 
 
@@ -111,12 +118,19 @@ def _export(run: Run, engine: Engine, plan: Plan, model: Any) -> Exported:
         "export": _export_inputs(run, exported.engine, plan),
         "deployment": deployment_inputs(run),
         "plan": digest(plan.to_json()),
-        "profile": digest(profile.to_json()),
+        "profile": None if profile is None else digest(profile.to_json()),
         "size_mb": run.config.size_mb,
     },
     codec=cache_codecs.EVALUATED,
     of=lambda run, exported, plan, profile: exported.engine.precision,
 )
-def _validate(run: Run, exported: Exported, plan: Plan, profile: Profile) -> Evaluated:
-    """What was measured on the file."""
+def validate_file(run: Run, exported: Exported, plan: Plan, profile: Profile | None) -> Evaluated:
+    """What was measured on the file.
+
+    Args:
+        run: with its device.
+        exported: what ``export_file`` made.
+        plan: what the model keeps.
+        profile: predicts its latency; None where its number format was not profiled.
+    """
     return run.device.validate(plan, exported, profile)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from compress.core.errors import BudgetUnreachable
+from compress.core.errors import BudgetUnreachable, ProfileError
+from compress.inputs.precisions import candidates
 from compress.profile.target import check_device, offered_precisions
 from compress.search.costs import budget_limit
 from compress.stages.context import Run
@@ -14,17 +15,32 @@ from compress.stages.search import size_limit_of
 if TYPE_CHECKING:
     from compress.export.lowering import Engine
     from compress.profile.take import Profile
+    from compress.profile.target import Precision
 
 
 def profiles_of(run: Run) -> list[tuple[Engine, Profile]]:
     """Engine and profile of every precision in question."""
     given = given_profile(run)
     found = []
-    for precision in offered_precisions(run.loaded.target, run.config.precision if given is None else given.precision):
+    for precision in _asked(run, given):
         engine = run.device.fastest(precision)
         if given is not None and given.source == "measured" and given.engine != engine.name:
             run.info(f"the profile was taken of {given.engine}, the file will be {engine.name}: latencies may differ")
         found.append((engine, given or run.device.take_profile(engine)))
+    return found
+
+
+def _asked(run: Run, given: Profile | None) -> tuple[Precision, ...]:
+    """Of the number formats in question, the profile's where one was given."""
+    config, target = run.config, run.loaded.target
+    if given is None:
+        return candidates(config, target)
+    found = offered_precisions(target, given.precision)
+    if config.keep is not None and given.precision not in config.formats:
+        raise ProfileError(
+            f"the profile is of {given.precision}, and --keep {config.keep} does not have it; add it there, or leave "
+            "--profile out"
+        )
     return found
 
 

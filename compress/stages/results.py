@@ -132,6 +132,21 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """A file beside model.onnx: the chosen model in another number format.
+
+    Attributes:
+        name: in the artifact.
+        exported: the file.
+        validation: what was measured on it; None where nothing was.
+    """
+
+    name: str
+    exported: Exported
+    validation: Validation | None = None
+
+
+@dataclass(frozen=True)
 class Finished:
     """A proposal carried out and measured.
 
@@ -142,6 +157,7 @@ class Finished:
         validation: what was measured; None where nothing was.
         refused: why it must not be used; None where it may.
         outcomes: of every evaluation example; None where nothing was measured.
+        kept: the same model in other number formats; empty where none were asked for.
     """
 
     proposal: Proposal
@@ -151,6 +167,7 @@ class Finished:
     validation: Validation | None
     refused: str | None = None
     outcomes: Outcomes | None = None
+    kept: tuple[Kept, ...] = ()
 
     @property
     def accepted(self) -> bool:

@@ -45,7 +45,7 @@ from compress.tasks import SentenceSimilarity
 from compress.tasks.classified_embedding import ClassifiedEmbedding
 
 if TYPE_CHECKING:
-    from compress.stages.results import Evaluated, Finished
+    from compress.stages.results import Evaluated, Finished, Kept
 
 
 def write_artifact(
@@ -101,6 +101,7 @@ def write_artifact(
             **inputs_of(run, origins),
             "export": asdict(done.exported.report),
             "engine": done.exported.engine.to_json(),
+            **({"kept": {one.name: _made(one) for one in done.kept}} if done.kept else {}),
             "reconstruction": asdict(done.repairs),
             "device": None if validation is None else validation.deployment.device,
             "seconds": stages.seconds,
@@ -125,6 +126,10 @@ def write_artifact(
     )
     (directory / REPORT).write_text(report, encoding="utf-8")
     write_manifest(directory, facts)
+
+
+def _made(kept: Kept) -> dict[str, Any]:
+    return {"engine": kept.exported.engine.to_json(), "export": asdict(kept.exported.report)}
 
 
 def inputs_of(run: Run, origins: Mapping[str, str] | None = None) -> dict[str, Any]:

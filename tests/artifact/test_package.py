@@ -165,3 +165,33 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert document["for"] == "fastembed" and "PoolingType.DISABLED, False" in document["snippet"]
     assert cli.main(["package", str(tmp_path / "nothing"), "--for", "tei"]) == 3
     assert "is not an artifact" in capsys.readouterr().err
+
+
+BESIDE = {"int8": "model_quantized.onnx", "fp32": "model_fp32.onnx", "fp16": "model_fp16.onnx"}
+
+
+@pytest.mark.parametrize(
+    ("consumer", "precision", "kept", "places"),
+    [
+        ("transformers.js", "fp32", "int8", {"model.onnx": "onnx/model.onnx", "": "onnx/model_quantized.onnx"}),
+        ("transformers.js", "int8", "fp32", {"model.onnx": "onnx/model_quantized.onnx", "": "onnx/model.onnx"}),
+        ("transformers.js", "fp32", "fp16", {"model.onnx": "onnx/model.onnx", "": "onnx/model_fp16.onnx"}),
+        ("optimum", "fp32", "int8", {"model.onnx": "model.onnx", "": "model_quantized.onnx"}),
+        ("fastembed", "fp32", "int8", {"model.onnx": "onnx/model.onnx", "": "onnx/model_quantized.onnx"}),
+        ("tei", "fp32", "int8", {"model.onnx": "model.onnx"}),
+        ("triton", "fp32", "int8", {"model.onnx": "My-Model/1/model.onnx"}),
+    ],
+)
+def test_further_number_formats_lie_where_the_program_looks(
+    tmp_path: Path, consumer: str, precision: str, kept: str, places: dict[str, str]
+) -> None:
+    out, name = artifact(tmp_path / "out", precision=precision), BESIDE[kept]
+    (out / name).write_bytes(b"another model")
+    facts = {**json.loads((out / "manifest.json").read_text()), "kept": {name: {"engine": {"precision": kept}}}}
+    write_manifest(out, {key: value for key, value in facts.items() if key not in ("files", "sha256")})
+    made = package(out, consumer)
+    assert {file for file in made.files if ".onnx" in file} == set(places.values())
+    for source, place in places.items():
+        assert (made.directory / place).read_bytes() == (out / (source or name)).read_bytes()
+    card = (made.directory / "README.md").read_text()
+    assert (f"The same model in {kept} is `{places.get('')}`" in card) is ("" in places)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from compress.artifact.files import compact, dump
 from compress.artifact.outcomes import Outcomes
 from compress.artifact.summary import how_timed, row_of, rows
-from compress.artifact.validation import READING, Metric, Parity, Sections, Validation, schema
+from compress.artifact.validation import READING, KeptFile, Metric, Parity, Sections, Validation, schema
 from support.made_up import PLAN, VALIDATION, estimated
 
 GOLDENS = sorted((Path(__file__).parents[1] / "goldens").glob("*/*/validation.json"))
@@ -52,6 +52,28 @@ def test_documents_conform_to_the_published_schema(golden: Path) -> None:
     jsonschema.validate(VALIDATION, published)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**VALIDATION, "verdict": "perhaps"}, published)
+
+
+def with_kept(**changes: Any) -> dict[str, Any]:
+    """The made-up document with an int8 file beside model.onnx."""
+    own = ("latency_ms", "speedup", "metric", "size_bytes", "parity", "verdict", "reason")
+    kept = {name: VALIDATION[name] for name in own}
+    kept |= {"file": "model_quantized.onnx", "precision": "int8", "engine": {"precision": "int8"}, **changes}
+    return {**VALIDATION, "kept": [kept]}
+
+
+def test_a_file_beside_the_model_is_asked_like_the_model() -> None:
+    found = Validation.model_validate(with_kept(verdict="fail", parity={"max_abs_diff": 0.5}), context=READING)
+    assert found.to_json() == with_kept(verdict="fail", parity={"max_abs_diff": 0.5})
+    about = found.about("model_quantized.onnx")
+    assert about is not None and found.about("model.onnx") is None
+    assert (about.verdict, about.parity.max_abs_diff, about.macs) == ("fail", 0.5, found.macs)
+    assert about.deployment.precision == "int8" and about.deployment.device == found.deployment.device
+    # What is on record of model.onnx alone is not said of the other.
+    assert about.invariance is None and about.slices is None
+    kept = found.kept[0]
+    again = KeptFile.of(kept.file, about)
+    assert (again.file, again.precision, again.verdict, again.parity) == (kept.file, "int8", "fail", kept.parity)
 
 
 def test_what_a_later_version_adds_is_kept() -> None:

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { dirname, basename } from 'node:path';
 import { env, pipeline, AutoModel, AutoModelForSequenceClassification, AutoTokenizer } from '@huggingface/transformers';
+import { answers as answersOfWeb } from './web.mjs';
 
 env.allowRemoteModels = false;
 
@@ -24,16 +25,7 @@ async function model({ folder, texts, kind, output, loading }) {
 }
 
 async function web({ file, feed }) {
-    const ort = await import('onnxruntime-web');
-    ort.env.wasm.numThreads = 1;
-    const session = await ort.InferenceSession.create(readFileSync(file));
-    const inputs = {};
-    for (const name of session.inputNames) {
-        const rows = feed[name];
-        inputs[name] = new ort.Tensor('int64', BigInt64Array.from(rows.flat().map(BigInt)), [rows.length, rows[0].length]);
-    }
-    const answers = await session.run(inputs);
-    return Object.fromEntries(Object.entries(answers).map(([name, tensor]) => [name, Array.from(tensor.data)]));
+    return await answersOfWeb(await import('onnxruntime-web'), readFileSync(file), feed);
 }
 
 function at(folder) {

@@ -27,16 +27,16 @@ def cross_encoder(folder: str, pairs: list[list[str]], **options: Any) -> Any:
     return encoder.predict([tuple(pair) for pair in pairs], show_progress_bar=False)
 
 
-def optimum(folder: str, texts: list[Any], kind: str, output: str) -> Any:
+def optimum(folder: str, texts: list[Any], kind: str, output: str, **options: Any) -> Any:
     import optimum.onnxruntime as runtime
     from transformers import AutoTokenizer
 
-    model = getattr(runtime, kind).from_pretrained(folder)
+    model = getattr(runtime, kind).from_pretrained(folder, **options)
     inputs = AutoTokenizer.from_pretrained(folder)(texts, padding=True, truncation=True, return_tensors="pt")
     return getattr(model(**inputs), output).numpy()
 
 
-def fastembed(folder: str, texts: list[str], snippet: str | None = None) -> Any:
+def fastembed(folder: str, texts: list[str], snippet: str | None = None, model_file: str = "model.onnx") -> Any:
     from fastembed import TextEmbedding
     from fastembed.common.model_description import ModelSource, PoolingType
 
@@ -44,10 +44,11 @@ def fastembed(folder: str, texts: list[str], snippet: str | None = None) -> Any:
         known: dict[str, Any] = {}
         exec(snippet, known)
         return list(known["model"].embed(texts))
+    name = f"{folder} {model_file}"
     TextEmbedding.add_custom_model(
-        folder, PoolingType.DISABLED, False, ModelSource(hf=folder), dim=24, model_file="model.onnx"
+        name, PoolingType.DISABLED, False, ModelSource(hf=name), dim=24, model_file=model_file
     )
-    return list(TextEmbedding(folder, specific_model_path=folder).embed(texts))
+    return list(TextEmbedding(name, specific_model_path=folder).embed(texts))
 
 
 def auto_model(folder: str, texts: list[Any], kind: str, output: str) -> Any:

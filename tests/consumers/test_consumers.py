@@ -19,7 +19,7 @@ from compress.artifact.package import package
 from compress.core.plan import Budget, Plan, Widths
 from compress.models.encoder import shape_of
 from compress.options.run_config import RunConfig
-from support.environments import CONSUMERS, ask, node_project, python_environment
+from support.environments import CONSUMERS, ask, ask_page, chromium, node_project, python_environment
 from support.models import random_model
 from support.once import Once
 from support.sentence_folders import sentence_folder
@@ -39,19 +39,19 @@ Answers = dict[str, Any]
 WIDTHS = {1: Widths((2,), (7,)), 3: Widths((2, 0, 4), (0, 7, 20))}
 
 
-def _exported(model: Path, output: Path) -> None:
+def _exported(model: Path, output: Path, keep: str | None = None) -> None:
     """A pruned artifact."""
     from transformers import AutoConfig
 
     shape = shape_of(AutoConfig.from_pretrained(model))
     plan = Plan(shape, first_units(WIDTHS[shape.layers]), Budget("macs", 0.5), method="full", macs_fraction=0.5)
-    config = RunConfig(model=str(model), target="cpu", seq_len=LENGTH, output=output, pytorch="padded")
+    config = RunConfig(model=str(model), target="cpu", seq_len=LENGTH, output=output, pytorch="padded", keep=keep)
     pipeline.export_plan(config, plan)
 
 
 @pytest.fixture(scope="module")
 def artifacts(once: Once, tokenizer: Any) -> dict[str, Path]:
-    """An encoder with a prompt, one with a Dense layer, a classifier of pairs, a cross-encoder."""
+    """An encoder with a prompt (float32 and int8), one with a Dense layer, a classifier of pairs, a cross-encoder."""
     import torch
     from sentence_transformers import CrossEncoder
 
@@ -63,7 +63,7 @@ def artifacts(once: Once, tokenizer: Any) -> dict[str, Path]:
         for name, options in layers.items():
             (folder / "sources" / name).mkdir(parents=True)
             found = sentence_folder(folder / "sources" / name, tokenizer, longest=LENGTH, **options)
-            _exported(found, folder / name)
+            _exported(found, folder / name, "fp32,int8" if name == "encoder" else None)
         for name, labels in (("classifier", ("bad", "good", "neither")), ("ranker", ("LABEL_0",))):
             numbered = dict(enumerate(labels))
             model = random_model(
@@ -106,9 +106,12 @@ def listed(artifact: Path, texts: list[Any]) -> dict[str, Any]:
     return {name: rows.tolist() for name, rows in feed(artifact, texts).items()}
 
 
-def ours(artifact: Path, texts: list[Any], output: str | None = None) -> Any:
+INT8 = "model_quantized.onnx"
+
+
+def ours(artifact: Path, texts: list[Any], output: str | None = None, file: str = "model.onnx") -> Any:
     """What plain ONNX Runtime gives."""
-    session = onnxruntime.InferenceSession(artifact / "model.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(artifact / file, providers=["CPUExecutionProvider"])
     known = {value.name: feed(artifact, texts)[value.name] for value in session.get_inputs()}
     return session.run(None if output is None else [output], known)[0]
 
@@ -139,6 +142,20 @@ def in_python(
     classes = "ORTModelForSequenceClassification"
     questions: dict[str, Any] = {
         "sentence-transformers": ("sentence_transformer", {"folder": at["encoder"], "texts": TEXTS, "backend": "onnx"}),
+        "sentence-transformers, int8": (
+            "sentence_transformer",
+            {"folder": at["encoder"], "texts": TEXTS, "backend": "onnx", "model_kwargs": {"file_name": INT8}},
+        ),
+        "optimum, int8": (
+            "optimum",
+            {
+                "folder": at["encoder"],
+                "texts": TEXTS,
+                "kind": "ORTModelForFeatureExtraction",
+                "output": "last_hidden_state",
+                "file_name": INT8,
+            },
+        ),
         "sentence-transformers, Dense": (
             "sentence_transformer",
             {"folder": at["dense"], "texts": TEXTS, "backend": "onnx"},
@@ -186,6 +203,7 @@ def in_python(
             for name, output in (("dense", "sentence_embedding"), ("classifier", "logits"))
         },
         "fastembed": ("fastembed", {"folder": at["encoder"], "texts": prompted(TEXTS)}),
+        "fastembed, int8": ("fastembed", {"folder": at["encoder"], "texts": prompted(TEXTS), "model_file": INT8}),
         "fastembed, packaged": (
             "fastembed",
             {"folder": str(fast.directory), "texts": prompted(TEXTS), "snippet": fast.snippet},
@@ -251,6 +269,32 @@ def test_python_programs_give_our_answers(
     np.testing.assert_allclose(np.reshape(found, expected.shape), expected, atol=1e-4)
 
 
+def check_int8(found: Any, artifact: Path, texts: list[str], output: str) -> None:
+    """The answers are those of the int8 file, and not those of model.onnx."""
+    assert not isinstance(found, dict), found
+    expected, others = ours(artifact, texts, output, INT8), ours(artifact, texts, output)
+    np.testing.assert_allclose(np.reshape(found, expected.shape), expected, atol=1e-4)
+    assert np.abs(np.reshape(found, others.shape) - others).max() > 2e-4
+
+
+@pytest.mark.parametrize(
+    ("program", "texts", "output"),
+    [
+        ("sentence-transformers, int8", prompted(TEXTS), "sentence_embedding"),
+        ("optimum, int8", TEXTS, "last_hidden_state"),
+        ("fastembed, int8", prompted(TEXTS), "sentence_embedding"),
+    ],
+)
+def test_python_programs_load_another_number_format_by_its_name(
+    in_python: Answers, artifacts: dict[str, Path], program: str, texts: list[str], output: str
+) -> None:
+    check_int8(in_python[program], artifacts["encoder"], texts, output)
+
+
+def test_transformers_js_loads_another_number_format_by_its_type(in_node: Answers, artifacts: dict[str, Path]) -> None:
+    check_int8(in_node["model, packaged, int8"], artifacts["encoder"], TEXTS, "sentence_embedding")
+
+
 @pytest.mark.parametrize("name", sorted(ADAPTERS))
 def test_an_adapter_of_peft_is_merged_as_peft_merges_it(in_python: Answers, adapters: Path, name: str) -> None:
     from safetensors.torch import load_file
@@ -305,8 +349,8 @@ def test_triton_knows_every_line_of_the_configuration_and_the_shapes_are_those_o
 def in_node(artifacts: dict[str, Path], packages: Callable[[str, str], Any]) -> Answers:
     """Every answer of the JavaScript programs, from one process."""
     project = node_project()
-    script = project / "ask.mjs"
-    script.write_text((CONSUMERS / "ask.mjs").read_text())
+    for name in ("ask.mjs", "web.mjs"):
+        (project / name).write_text((CONSUMERS / name).read_text())
     pooled, here = {"pooling": "mean", "normalize": True}, {"subfolder": ""}
     encoder, classifier = str(artifacts["encoder"]), str(artifacts["classifier"])
     packed = {name: str(packages(name, "transformers.js").directory) for name in ("encoder", "classifier", "dense")}
@@ -323,6 +367,16 @@ def in_node(artifacts: dict[str, Path], packages: Callable[[str, str], Any]) -> 
             "model",
             {"folder": packed["dense"], "texts": TEXTS, "kind": "AutoModel", "output": "sentence_embedding"},
         ),
+        "model, packaged, int8": (
+            "model",
+            {
+                "folder": packed["encoder"],
+                "texts": TEXTS,
+                "kind": "AutoModel",
+                "output": "sentence_embedding",
+                "loading": {"dtype": "q8"},
+            },
+        ),
         "classes": ("classification", {"folder": classifier, "texts": TEXTS, "loading": here}),
         "classes, packaged": ("classification", {"folder": packed["classifier"], "texts": TEXTS}),
         **{
@@ -336,7 +390,7 @@ def in_node(artifacts: dict[str, Path], packages: Callable[[str, str], Any]) -> 
             for name in artifacts
         },
     }
-    found: Answers = ask(["node", str(script)], questions, project)
+    found: Answers = ask(["node", str(project / "ask.mjs")], questions, project)
     return found
 
 
@@ -368,9 +422,25 @@ def test_transformers_js_gives_our_classes(in_node: Answers, artifacts: dict[str
         assert scores == pytest.approx({names[str(i)]: float(score) for i, score in enumerate(row)}, abs=1e-4)
 
 
+@pytest.fixture(scope="module")
+def in_chromium(artifacts: dict[str, Path]) -> Answers:
+    """Every answer of onnxruntime-web in a headless browser, from one page."""
+    project = node_project()
+    questions = {
+        f"web, {name}": {"file": f"{name}/model.onnx", "feed": listed(folder, TEXTS)}
+        for name, folder in artifacts.items()
+    }
+    files = {**artifacts, "ort": project / "node_modules" / "onnxruntime-web" / "dist"}
+    found: Answers = ask_page(CONSUMERS / "page.html", files, questions, chromium(project))
+    return found
+
+
 @pytest.mark.parametrize("artifact", ["encoder", "dense", "classifier", "ranker"])
-def test_onnxruntime_web_answers_like_onnxruntime(in_node: Answers, artifacts: dict[str, Path], artifact: str) -> None:
-    found = in_node[f"web, {artifact}"]
+@pytest.mark.parametrize("where", ["in_node", "in_chromium"])
+def test_onnxruntime_web_answers_like_onnxruntime(
+    request: pytest.FixtureRequest, artifacts: dict[str, Path], artifact: str, where: str
+) -> None:
+    found = request.getfixturevalue(where)[f"web, {artifact}"]
     assert "error" not in found, found
     session = onnxruntime.InferenceSession(artifacts[artifact] / "model.onnx", providers=["CPUExecutionProvider"])
     known = {value.name: feed(artifacts[artifact], TEXTS)[value.name] for value in session.get_inputs()}

@@ -279,3 +279,20 @@ def test_a_tensor_that_stands_for_several_weights_is_not_filled(once: Once) -> N
         with torch.no_grad():
             model.get_submodule(name).weight.mul_(1.5)
         assert fill(pattern, encoder_of(dense), model) is None
+
+
+@pytest.mark.parametrize("limit", [0, 2**31])
+def test_a_moved_file_takes_its_weights_along(tmp_path: Path, limit: int) -> None:
+    weights = onnx.numpy_helper.from_array(np.arange(5000, dtype=np.float32), "w")
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [5000])
+    nodes = [onnx.helper.make_node("Identity", ["w"], ["y"])]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], [output], [weights]))
+    source, place = tmp_path / "model.onnx", tmp_path / "model_fp32.onnx"
+    graph.save(model, source, limit)
+    size = graph.size_bytes(source)
+    graph.move(source, place)
+    beside = [] if limit else ["model_fp32.onnx.data"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model_fp32.onnx", *beside]
+    assert graph.size_bytes(place) == pytest.approx(size, abs=100)
+    found = onnx.load(str(place)).graph.initializer[0]
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(found), np.arange(5000))

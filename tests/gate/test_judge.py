@@ -300,3 +300,29 @@ def test_names_in_an_artifact_cannot_write_commands(
         assert "\x1b" not in text and not any(line.startswith("::error::") for line in text.splitlines())
     assert "<script>" not in (tmp_path / "summary.md").read_text().replace("\\<script\\>", "")
     ElementTree.parse(xml)
+
+
+def test_limits_are_about_the_file_that_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = ("latency_ms", "speedup", "metric", "size_bytes", "parity", "verdict", "reason")
+    kept = {name: VALIDATION[name] for name in own} | {"precision": "int8", "engine": {"precision": "int8"}}
+    kept = changed({**kept, "file": "model_quantized.onnx"}, "metric.drop", {"value": 0.1, "ci95": [0.09, 0.11]})
+    kept = changed(kept, "metric.compressed", 0.8)
+    out = make_artifact(tmp_path / "both", {**VALIDATION, "kept": [kept]}, outcomes=[1.0] * 400)
+    limits = read_gate({"max_drop": 0.05}, "x")
+    first = judge(out, limits, Silent(), now=NOW)
+    assert verdicts(first) == ["pass"] and "--file judges model_quantized.onnx" in first.notes[0]
+    second = judge(out, limits, Silent(), file="model_quantized.onnx", now=NOW)
+    assert verdicts(second) == ["fail"] and not second.notes
+    # Against a baseline, its file of the same name counts.
+    base = make_artifact(tmp_path / "base", {**VALIDATION, "kept": [kept]})
+    relative = read_gate({"min_accuracy": "99 % of baseline"}, "x")
+    found = judge(out, relative, Silent(), baseline=base, file="model_quantized.onnx", now=NOW)
+    assert found.judgements[0].bound == pytest.approx(0.99 * 0.8)
+    assert cli.main(["gate", str(out), "--max-drop", "0.05", "--file", "model_fp16.onnx"]) == 3
+    assert "has no record of such a file; it has model.onnx, model_quantized.onnx" in capsys.readouterr().err
+    with pytest.raises(ArtifactError, match="has no interval"):
+        judge(
+            make_artifact(tmp_path / "bad", {**VALIDATION, "kept": [changed(kept, "speedup.ci95", None)]}),
+            limits,
+            Silent(),
+        )

@@ -355,6 +355,16 @@ def test_pickles_of_the_hub_are_fetched_where_there_is_nothing_else(
     assert "pytorch_model.bin" in hub.fetched and "model_head.pkl" not in hub.fetched
 
 
+@pytest.mark.parametrize("name", ["modules.json", "config_setfit.json"])
+def test_head_of_setfit_is_fetched_where_there_may_be_one(
+    broken: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (broken / name).write_text("[]" if name == "modules.json" else "{}")
+    hub = Hub(broken, monkeypatch)
+    load_checkpoint("someone/few-shot", "text-classification")
+    assert "model_head.pkl" in hub.fetched
+
+
 def test_unsupported_family_of_the_hub_is_not_downloaded(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     edit_config(broken, model_type="llama")
     hub = Hub(broken, monkeypatch)

@@ -169,6 +169,8 @@ def test_a_pickled_program_is_never_run(folder: Path, tmp_path: Path, zipped: bo
     message = refusal(folder)
     assert "pytorch_model.bin" in message and "save_pretrained" in message
     assert ("not a list of weights but a pickle of" in message) == zipped
+    # torch would advise to load it with weights_only=False.
+    assert "weights_only" not in message and ("of which nothing was run" in message) != zipped
     assert not (tmp_path / "ran").exists()
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import joblib
@@ -19,6 +17,7 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from compress.core.errors import ConfigError, ModelError
 from compress.inputs.checkpoint import load_checkpoint
 from support.sentence_folders import TEXTS, sentence_folder, their_embeddings
+from support.setfit_heads import own_head_class
 
 Folder = Callable[..., Path]
 
@@ -72,17 +71,7 @@ def test_probabilities_are_those_of_scikit_learn(
 def own_head(monkeypatch: pytest.MonkeyPatch) -> type:
     """A class of the name and the attributes of SetFit's own head."""
 
-    class SetFitHead(torch.nn.Module):
-        def __init__(self, classes: int, multitarget: bool = False) -> None:
-            super().__init__()
-            self.linear = torch.nn.Linear(24, classes)
-            self.temperature, self.eps, self.multitarget = 2.0, 1e-5, multitarget
-
-    module: Any = ModuleType("setfit.modeling")
-    SetFitHead.__module__, SetFitHead.__qualname__, module.SetFitHead = "setfit.modeling", "SetFitHead", SetFitHead
-    monkeypatch.setitem(sys.modules, "setfit", ModuleType("setfit"))
-    monkeypatch.setitem(sys.modules, "setfit.modeling", module)
-    return SetFitHead
+    return own_head_class(monkeypatch)
 
 
 def test_own_head_of_setfit(encoder: Path, folder: Folder, own_head: type) -> None:

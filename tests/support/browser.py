@@ -124,16 +124,22 @@ class Browser:
 
 
 @contextmanager
-def browser() -> Iterator[Browser]:
-    """A headless Chromium with one empty tab; it ends with the block, and nothing of it stays."""
-    assert CHROMIUM is not None
+def browser(program: str | None = CHROMIUM, libraries: Path | None = None) -> Iterator[Browser]:
+    """A headless Chromium with one empty tab; it ends with the block, and nothing of it stays.
+
+    Args:
+        program: path of the browser.
+        libraries: folder of libraries that it needs and the system may lack.
+    """
+    assert program is not None
+    environment = {**os.environ, **({} if libraries is None else {"LD_LIBRARY_PATH": str(libraries)})}
     # The browser reads from its file descriptor 3 and writes to 4.
     (their_in, our_out), (our_in, their_out) = os.pipe(), os.pipe()
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as home:
         shell = f'exec "$0" "$@" 3<&{their_in} 4>&{their_out}'
         process = subprocess.Popen(
             [
-                *("bash", "-c", shell, CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
+                *("bash", "-c", shell, program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
                 *("--disable-dev-shm-usage", "--disable-background-networking", "--no-first-run"),
                 *("--remote-debugging-pipe", f"--user-data-dir={home}", "about:blank"),
             ],
@@ -141,6 +147,7 @@ def browser() -> Iterator[Browser]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            env=environment,
         )
         os.close(their_in)
         os.close(their_out)

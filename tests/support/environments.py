@@ -11,13 +11,21 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
+import time
+from collections.abc import Mapping
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, ClassVar
 
 import pytest
 from filelock import FileLock
 from platformdirs import user_cache_path
+
+from support.browser import CHROMIUM, PATIENCE, browser
 
 CONSUMERS = Path(__file__).parents[1] / "consumers"
 REQUIREMENTS, PACKAGES = CONSUMERS / "requirements.txt", CONSUMERS / "package.json"
@@ -60,6 +68,68 @@ def node_project() -> Path:
             _done([npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(folder)])
             (folder / ".ready").touch()
     return folder
+
+
+def chromium(project: Path) -> tuple[str, Path | None]:
+    """A headless Chromium, the system's or that of a package, and the folder of libraries that it needs.
+
+    Args:
+        project: from ``node_project``.
+    """
+    if CHROMIUM is not None:
+        return CHROMIUM, None
+    folder, program = project / "chromium", project / "chromium" / "chromium"
+    with FileLock(f"{project}.lock"):
+        if not (folder / ".ready").exists():
+            folder.mkdir(exist_ok=True)
+            packed = project / "node_modules" / "@sparticuz" / "chromium" / "bin"
+            _done(["node", str(CONSUMERS / "unpack.mjs"), str(packed), str(folder)])
+            with tarfile.open(folder / "libraries.tar") as libraries:
+                libraries.extractall(folder / "libraries", filter="data")
+            program.chmod(0o755)
+            (folder / ".ready").touch()
+    return str(program), folder / "libraries" / "lib"
+
+
+def ask_page(page: Path, files: Mapping[str, Path], question: Any, browsing: tuple[str, Path | None]) -> Any:
+    """What a page leaves in ``window.found``, as JSON, for a question in questions.json beside it.
+
+    Args:
+        page: the HTML file; the other files of its folder are served too.
+        files: further files and folders, by their name beside the page.
+        question: plain JSON types.
+        browsing: from ``chromium``.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(shutil.copytree(page.parent, Path(scratch) / "site", ignore=shutil.ignore_patterns("__pycache__")))
+        for name, file in files.items():
+            (root / name).symlink_to(file)
+        (root / "questions.json").write_text(json.dumps(question))
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(root)))
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            with browser(*browsing) as tab:
+                tab.open(f"http://127.0.0.1:{server.server_port}/{page.name}")
+                end = time.monotonic() + PATIENCE
+                while (found := tab.evaluate("window.found")) is None and time.monotonic() < end:
+                    time.sleep(0.05)
+                assert found is not None, tab.errors
+                return json.loads(found)
+        finally:
+            server.shutdown()
+            server.server_close()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    extensions_map: ClassVar[dict[str, str]] = {
+        **SimpleHTTPRequestHandler.extensions_map,
+        ".mjs": "text/javascript",
+        ".wasm": "application/wasm",
+    }
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Says nothing of requests."""
 
 
 def ask(command: list[str], question: Any, folder: Path | None = None) -> Any:
