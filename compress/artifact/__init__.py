@@ -4,6 +4,7 @@
     files        names of the files, JSON written and read
     model        the PyTorch part, saved and loaded
     validation   the schema of validation.json
+    validation_parts  its sections
     outcomes     outcomes.json: the result of every example
     summary      the result table of terminal, report and card
     sentence_files  modules.json and the other files of a sentence encoder
