@@ -17,7 +17,8 @@
     sanity         the dense model's metric against chance
     tokenizer_settings  padding side, attention mask, lower case, longest text
     task_choice  the task, from the head and the files beside it
-    sentence_encoder    modules.json: pooling, prompts, and what else makes an embedding
+    sentence_encoder    modules.json: pooling, and what else makes an embedding
+    prompts             the text before every text
     setfit              the head of a SetFit folder
     embedding_layers    weights of the layers after pooling
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compress.core.errors import DataError
-from compress.tasks.base import outputs_of
+from compress.tasks.answers import outputs_of
 
 if TYPE_CHECKING:
     from compress.core.progress import Progress

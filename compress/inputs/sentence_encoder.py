@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from compress.core.errors import ConfigError, ModelError, did_you_mean
+from compress.core.errors import ConfigError, ModelError
 from compress.data.text_files import first_line
 from compress.inputs.embedding_layers import read_layer
+from compress.inputs.prompts import choose_prompt, prompt_length
 from compress.tasks import SentenceSimilarity
 from compress.tasks.pooling import POOLINGS, Layer, Normalize
 from compress.tasks.sentence_similarity import SIMILARITIES, EncoderNotes
@@ -241,7 +242,7 @@ def sentence_task(
     similarity = _similarity(folder)
     if similarity != "cosine":
         said.append(f"texts are compared by '{similarity}' (similarity_fn_name in {SETTINGS}), not by cosine")
-    name, text, lines = _choose_prompt(folder, prompt)
+    name, text, lines = choose_prompt(folder.settings, folder.root / SETTINGS, prompt)
     said += lines
     task = SentenceSimilarity(
         pooling="+".join(modes),
@@ -337,52 +338,6 @@ def _similarity(folder: SentenceFolder) -> str:
             f"supported are {', '.join(SIMILARITIES)}"
         )
     return str(name)
-
-
-def _choose_prompt(folder: SentenceFolder, asked: str | None) -> tuple[str | None, str, list[str]]:
-    """Chooses the prompt: its name, its text, and sentences for the user."""
-    given = folder.settings.get("prompts") or {}
-    if not isinstance(given, dict) or not all(isinstance(text, str | None) for text in given.values()):
-        raise ModelError(
-            f"'{folder.root / SETTINGS}' has prompts {json.dumps(given)[:60]}, not texts by name; write "
-            '{"query": "..."}'
-        )
-    prompts = {str(name): str(text or "") for name, text in given.items()}
-    written = {name: text for name, text in prompts.items() if text}
-    names = ", ".join(sorted(written)) or "none"
-    default = folder.settings.get("default_prompt_name")
-    if asked == "none":
-        return None, "", ["no prompt is put before texts (--prompt none)"] if written else []
-    if asked is not None:
-        if asked not in prompts:
-            hint = did_you_mean(asked, list(prompts))
-            raise ConfigError(f"there is no prompt '{asked}'.{hint} Prompts of this model: {names}; none for no prompt")
-        return asked, prompts[asked], [f"the prompt {prompts[asked]!r} is put before every text (--prompt {asked})"]
-    if default is None:
-        unused = [f"the model has prompts ({names}) and no default: none is used (--prompt NAME uses one)"]
-        return None, "", unused if written else []
-    # sentence-transformers always knows these two.
-    if default not in prompts and default not in ("query", "document"):
-        raise ModelError(
-            f"'{folder.root / SETTINGS}' has default_prompt_name '{default}', which is not among its prompts "
-            f"({names}); mend the file"
-        )
-    text = prompts.get(default, "")
-    used = (
-        f"the prompt {text!r} ('{default}', the model's default) is put before every text (--prompt none leaves it out)"
-    )
-    return default, text, [used] if text else []
-
-
-def prompt_length(prompt: str, tokenizer: Any) -> int:
-    """Returns the number of tokens of a prompt at the start of a row, special tokens before it included.
-
-    Args:
-        prompt: the text.
-        tokenizer: the checkpoint's tokenizer.
-    """
-    ids = tokenizer(prompt)["input_ids"]
-    return len(ids) - (1 if ids and ids[-1] in tokenizer.all_special_ids else 0)
 
 
 def _positive(value: Any, name: str, place: Path) -> int:

@@ -42,9 +42,9 @@ BATCH_SIZE = 32
 RATES = (3e-4, 1e-4, 3e-5, 1e-5)
 FIRST_RATE = 1
 PILOT_SHARE, LEAST_PILOT = 0.1, 8
-# Divergence after a pilot, relative to that before, up to which a rate is not too high. After 23 steps, rates that ended
-# best of those tried had 0.98 and 1.07 (3e-4, all-mpnet-base-v2 at 0.3, MiniLM-L6 at 0.1 of the MACs), those that were
-# too high 1.11 and 1.24 (3e-4 at 0.3, 1e-4 at 0.5, both MiniLM-L6). After 14 steps the first had 1.07.
+# Divergence after a pilot, relative to that before, up to which a rate is not too high. After 23 steps, the rates that
+# ended best had 0.98 and 1.07 (3e-4, all-mpnet-base-v2 at 0.3, MiniLM-L6 at 0.1 of the MACs), those that were too high
+# 1.11 and 1.24 (3e-4 at 0.3, 1e-4 at 0.5, both MiniLM-L6). After 14 steps the first had 1.07.
 HARMLESS = 1.085
 # Weight of the hidden states' mean squared error, relative to their variance; the divergence of the outputs has 1.
 HIDDEN_WEIGHT = 1.0

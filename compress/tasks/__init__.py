@@ -1,6 +1,7 @@
 """One class per task: columns of the data, loss, metric.
 
     base                  ``Task``, the class that all stages see
+    answers               a PyTorch model's answers to a data set
     measured              values of a metric;  losses: those that several tasks share
     text_classification   one class per text or pair of texts
     text_regression       one number per text or pair of texts
@@ -10,7 +11,6 @@
     sentence_similarity   one embedding per text
     classified_embedding  classes by a linear head on embeddings (SetFit)
     pooling               token embeddings as one embedding, and the layers after that
-    standing              how far a metric is above chance
     image_classification  one class per image
     standing              a metric beside chance: at chance, weak or sound
     tokenization          texts, words and long contexts as rows of token ids
@@ -26,7 +26,8 @@ from __future__ import annotations
 from typing import Any
 
 from compress.core.errors import ConfigError, ModelError, did_you_mean
-from compress.tasks.base import Task, outputs_of
+from compress.tasks.answers import outputs_of
+from compress.tasks.base import Task
 from compress.tasks.image_classification import ImageClassification
 from compress.tasks.measured import Measured
 from compress.tasks.question_answering import QuestionAnswering

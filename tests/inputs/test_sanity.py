@@ -14,7 +14,7 @@ from compress.core.progress import Silent
 from compress.inputs.checkpoint import load_checkpoint
 from compress.inputs.load import Loaded, load, load_training
 from compress.options.run_config import RunConfig
-from compress.tasks.base import outputs_of
+from compress.tasks.answers import outputs_of
 from support.data import TEXTS, write_rows
 from support.models import MakeCheckpoint
 
