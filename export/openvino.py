@@ -89,13 +89,21 @@ def open_openvino(model: Path | bytes, target: Target) -> Session:
     return OpenVinoSession(compiled)
 
 
-def convert(model: Path | bytes, target: Target, samples: Sequence[Feed] | None = None, *, quick: bool = False) -> Any:
+def convert(
+    model: Path | bytes,
+    target: Target,
+    samples: Sequence[Feed] | None = None,
+    left_out: Sequence[str] = (),
+    *,
+    quick: bool = False,
+) -> Any:
     """Convert an exported model to OpenVINO's, and to int8 if there are samples.
 
     Args:
         model: an ONNX file, or its bytes.
         target: named in messages.
         samples: batches to calibrate int8 on, arrays by input name; None for float32.
+        left_out: weights that stay float in int8, named as ``int8.quantizable`` does.
         quick: leave out steps that change outputs but not latency.
 
     Returns:
@@ -103,12 +111,14 @@ def convert(model: Path | bytes, target: Target, samples: Sequence[Feed] | None 
 
     Raises:
         TargetError: OpenVINO or nncf is not installed.
-        ExportError: one of them cannot convert the model.
+        ExportError: one of them cannot convert the model, or has no layer of a weight to leave out.
     """
     openvino = import_openvino(target)
     try:
         found = _read(openvino, openvino.Core(), model)
-        return found if samples is None else _quantized(found, samples, target, quick)
+        if samples is None:
+            return found
+        return _quantized(found, samples, target, _layers_of(model, found, left_out), quick)
     except RuntimeError as error:
         raise ExportError(f"OpenVINO {openvino.__version__} cannot convert the graph: {error}") from error
 
@@ -155,7 +165,30 @@ def _answers_alone(model: Any) -> Any:
     return model
 
 
-def _quantized(model: Any, samples: Sequence[Feed], target: Target, quick: bool) -> Any:
+def _layers_of(source: Path | bytes, model: Any, weights: Sequence[str]) -> list[str]:
+    """OpenVINO's names of the layers that multiply by some weights of an ONNX file.
+
+    Raises:
+        ExportError: OpenVINO has no such layer.
+    """
+    if not weights:
+        return []
+    import onnx
+
+    from compress.export.int8 import quantizable
+
+    proto = onnx.load(str(source)) if isinstance(source, Path) else onnx.load_from_string(source)
+    nodes = {weight: node for node, weight in quantizable(proto).items()}
+    known = {operator.get_friendly_name() for operator in model.get_ops()}
+    lacking = [weight for weight in weights if nodes.get(weight) not in known]
+    if lacking:
+        raise ExportError(f"OpenVINO has no layers of these weights, so they cannot stay float: {', '.join(lacking)}")
+    return [nodes[weight] for weight in weights]
+
+
+def _quantized(
+    model: Any, samples: Sequence[Feed], target: Target, ignored: Sequence[str] = (), quick: bool = False
+) -> Any:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             import nncf
@@ -165,11 +198,11 @@ def _quantized(model: Any, samples: Sequence[Feed], target: Target, quick: bool)
     names = [port.get_any_name() for port in model.inputs]
     dataset = nncf.Dataset([{name: sample[name] for name in names} for sample in samples])
     options: dict[str, Any] = {"model_type": nncf.ModelType.TRANSFORMER, "subset_size": len(samples)}
+    if ignored:
+        options["ignored_scope"] = nncf.IgnoredScope(names=list(ignored))
     if quick:
-        options["advanced_parameters"] = nncf.AdvancedQuantizationParameters(
-            disable_bias_correction=True,
-            smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
-        )
+        # Smoothing stays: its products by channel are run in every call, and take time.
+        options["advanced_parameters"] = nncf.AdvancedQuantizationParameters(disable_bias_correction=True)
     # nncf prints progress bars.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return nncf.quantize(model, dataset, **options)

@@ -155,11 +155,27 @@ def export_as(
     return export_checked(model, path, loaded, engine, float_path, pattern, progress)
 
 
+def quantize_again(exported: Exported, engine: Engine, model: Any, loaded: Loaded) -> Exported:
+    """Write an int8 file anew with other layers left out.
+
+    Args:
+        exported: the file, and the float32 file that it was made of.
+        engine: int8, with ``left_out``.
+        model: in PyTorch, to compare with.
+        loaded: examples to compare on, and to calibrate on.
+    """
+    if engine.scheme == "nncf":
+        return _as_openvino(model, exported.float_path, loaded, engine)
+    write_lowered(exported.float_path, replace(engine, form="plain"), exported.path, loaded)
+    parity = parity_of(exported.path, model, loaded, tolerance=math.inf)
+    return replace(exported, engine=engine, report=read_report(exported.path), parity=parity)
+
+
 def _as_openvino(model: Any, onnx_file: Path, loaded: Loaded, engine: Engine) -> Exported:
     """The IR beside a float32 ONNX file, which stays for other runtimes."""
     path = onnx_file.parent / openvino.IR
     samples = samples_of(loaded) if engine.scheme == "nncf" else None
-    openvino.save(openvino.convert(onnx_file, loaded.target, samples), path)
+    openvino.save(openvino.convert(onnx_file, loaded.target, samples, engine.left_out), path)
     parity = parity_of(path, model, loaded, tolerance=1e-3 if samples is None else math.inf)
     size = path.stat().st_size + path.with_suffix(".bin").stat().st_size
     return Exported(

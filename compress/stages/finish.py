@@ -93,7 +93,7 @@ def _export_inputs(run: Run, engine: Engine, plan: Plan) -> Inputs:
 
 
 @stage(
-    Stage("export", version=2, after="reconstruct", depends_on=("reconstruct",), libraries=(*EXPORTERS, *RUNTIMES)),
+    Stage("export", version=3, after="reconstruct", depends_on=("reconstruct",), libraries=(*EXPORTERS, *RUNTIMES)),
     inputs=lambda run, engine, plan, model: _export_inputs(run, engine, plan),
     codec=cache_codecs.EXPORTED,
     of=lambda run, engine, plan, model: engine.precision,

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 JUDGED_EXAMPLES = 256
 # Share of values that a static range may cut off.
 MOST_BEYOND = 0.001
+# nncf takes seconds for each layer that it is asked about, most of them for ranges: a few batches rank layers as well.
+RANKED_SAMPLES = 2
 
 
 @dataclass(frozen=True)
@@ -151,16 +153,14 @@ def hold_ranges(float_path: Path, engine: Engine, loaded: Loaded, progress: Prog
 
 
 def offenders(float_path: Path, engine: Engine, loaded: Loaded) -> list[Sensitivity]:
-    """The weights that int8 hurts most, worst first; nothing where the runtime quantizes by itself.
+    """The weights that int8 hurts most, worst first.
 
     Args:
         float_path: the model in float32.
         engine: int8.
         loaded: calibration examples and target.
     """
-    from compress.export.lowering import IN_GRAPH
-
-    if engine.scheme not in IN_GRAPH or not len(loaded.calibration):
+    if engine.scheme == "float" or not len(loaded.calibration):
         return []
     count = len(loaded.calibration)
     data = loaded.calibration.select(range(max(0, count - JUDGED_EXAMPLES), count))
@@ -177,20 +177,23 @@ class _Bench:
         self._engine, self._loaded, self._data = replace(engine, form="plain"), loaded, data
         self._dense = self._answers(None)
 
-    def _answers(self, left_out: Sequence[str] | None) -> NDArray[Any]:
-        """Outputs with these weights in float; None leaves all of them."""
-        from compress.export import graph
+    def _answers(self, left_out: Sequence[str] | None, samples: int | None = None) -> NDArray[Any]:
+        """Outputs with these weights in float; None leaves all of them. Ranges are of so many batches; None for all."""
+        from compress.export import graph, openvino
         from compress.export.lowering import lower
         from compress.export.runtime import open_session
 
-        model = self._model
+        model, target = self._model, self._loaded.target
+        feeds = samples_of(self._loaded)[:samples]
         if left_out is not None:
-            engine = replace(self._engine, left_out=tuple(left_out))
-            model = lower(model, engine, samples_of(self._loaded))
+            model = lower(model, replace(self._engine, left_out=tuple(left_out)), feeds)
         with tempfile.TemporaryDirectory(prefix="compress-") as folder:
             path = Path(folder) / "model.onnx"
             graph.save(graph.copy_of(model), path, graph.EXTERNAL_DATA_ABOVE_BYTES)
-            session = open_session(path, self._loaded.target)
+            file: Path | bytes = path
+            if self._engine.scheme == "nncf" and left_out is not None:
+                file = openvino.to_bytes(openvino.convert(path, target, feeds, left_out))
+            session = open_session(file, target)
             try:
                 return answers_of(session, self._loaded, self._data)
             finally:
@@ -204,12 +207,11 @@ class _Bench:
         from compress.export.int8 import output_error, quantizable
 
         weights = list(quantizable(self._model).values())
-        found = [
-            Sensitivity(
-                weight, output_error([self._answers([other for other in weights if other != weight])], [self._dense])
-            )
-            for weight in weights
-        ]
+        samples = RANKED_SAMPLES if self._engine.scheme == "nncf" else None
+        found = []
+        for weight in weights:
+            alone = self._answers([other for other in weights if other != weight], samples)
+            found.append(Sensitivity(weight, output_error([alone], [self._dense])))
         return sorted(found, key=lambda sensitivity: -sensitivity.error)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from compress.core.plan import Plan, Widths
 from compress.core.trace import span
-from compress.export.lowering import IN_GRAPH, INVARIANT, Engine, usable_variants
+from compress.export.lowering import INVARIANT, Engine, usable_variants
 from compress.export.measure import LatencyComparison, choose_fastest, compare_latency, compare_without_copies
-from compress.export.onnx import read_report
 from compress.export.runtime import open_session, refuse_absent, require_runtime
 from compress.export.session import Session
 from compress.options.effort import EFFORT
@@ -25,7 +23,7 @@ from compress.stages.context import Run
 from compress.stages.dense_model import DenseModel, deployment_feed, export_dense
 from compress.stages.device import Device
 from compress.stages.evaluate import Answers, Evaluation, Timing, answers_of_file
-from compress.stages.export import export_as, parity_of, write_lowered
+from compress.stages.export import export_as, quantize_again, write_lowered
 from compress.stages.int8_accuracy import answers_of, hold_accuracy, hold_ranges
 from compress.stages.invariance import measure_invariance
 from compress.stages.results import Evaluated, Exported
@@ -222,7 +220,7 @@ def _invariant_if_worth_it(
 
 
 @stage(
-    Stage("profile", version=1, after="form", depends_on=("form",), libraries=RUNTIMES, measured=True),
+    Stage("profile", version=2, after="form", depends_on=("form",), libraries=RUNTIMES, measured=True),
     inputs=lambda run, dense, engine: {
         "deployment": deployment_inputs(run),
         "engine": engine.to_json(),
@@ -285,11 +283,9 @@ def export_beside(run: Run, dense: DenseModel, model: Any, engine: Engine) -> Ex
     folder.mkdir(exist_ok=True)
     path, float_path = folder / "model.onnx", folder / "float.onnx"
     exported = export_as(engine, model, path, loaded, float_path, run.stages, dense.path)
-    if engine.scheme in IN_GRAPH:
-        held = hold_accuracy(float_path, engine, loaded, run.config.int8_drop, run.stages)
-        held = hold_ranges(float_path, held, loaded, run.stages)
+    if engine.precision == "int8":
+        held = hold_accuracy(exported.float_path, engine, loaded, run.config.int8_drop, run.stages)
+        held = hold_ranges(exported.float_path, held, loaded, run.stages)
         if held != engine:
-            write_lowered(float_path, replace(held, form="plain"), path, loaded)
-            parity = parity_of(path, model, loaded, tolerance=math.inf)
-            exported = replace(exported, engine=held, report=read_report(path), parity=parity)
+            exported = quantize_again(exported, held, model, loaded)
     return exported

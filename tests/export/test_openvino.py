@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from compress.core.errors import ExportError, TargetError
 from compress.export import openvino as room
+from compress.export.int8 import quantizable
 from compress.export.lowering import Engine, variants
 from compress.export.runtime import open_session
 from compress.profile.target import describe_device, load_target, offered_precisions
@@ -58,7 +60,7 @@ def test_a_missing_extra_is_named(missing: str, monkeypatch: pytest.MonkeyPatch)
         if missing == "openvino":
             open_session(b"", TARGET)
         else:
-            room._quantized(None, [], TARGET, quick=True)
+            room._quantized(None, [], TARGET)
     assert caught.value.exit_code == 3
 
 
@@ -108,3 +110,58 @@ def test_nncf_int8_is_close_from_bytes_and_from_a_file(exported: tuple[str, Path
     for model in (tmp_path / room.IR, room.to_bytes(found)):
         answer = open_session(model, TARGET).run(samples[0])
         assert 0 < np.abs(answer - expected).max() < 0.3 * np.abs(expected).max()
+
+
+def _types(model: Any) -> dict[str, str]:
+    """Number formats of the weights of linear layers, by the layer's name."""
+    found = {}
+    for operator in model.get_ops():
+        if operator.get_type_name() == "MatMul":
+            source = operator.input_value(1).get_node()
+            while source.get_type_name() != "Constant" and source.inputs():
+                source = source.input_value(0).get_node()
+            if source.get_type_name() == "Constant":
+                found[operator.get_friendly_name()] = source.get_element_type().get_type_name()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_weights_that_are_left_out_stay_float_and_no_others(family: str, dense_onnx: DenseOnnx) -> None:
+    pytest.importorskip("nncf")
+    path = dense_onnx(family)
+    samples = [_feed(family, seed) for seed in range(2)]
+    layers = quantizable(onnx.load(str(path)))
+    left_out = list(layers.values())[::4]
+    types = _types(room.convert(path, TARGET, samples, left_out))
+    assert {node for node in layers if types[node] == "f32"} == {n for n, w in layers.items() if w in left_out}
+    assert {types[node] for node in layers} == {"f32", "i8"}
+
+
+@pytest.mark.slow
+def test_what_is_timed_has_the_operators_of_what_is_deployed(dense_onnx: DenseOnnx) -> None:
+    pytest.importorskip("nncf")
+    path = dense_onnx("bert")
+    samples = [_feed("bert", seed) for seed in range(8)]
+    timed, deployed = (
+        sorted(operator.get_type_name() for operator in room.convert(path, TARGET, some, quick=quick).get_ops())
+        for some, quick in ((samples[:1], True), (samples, False))
+    )
+    assert timed == deployed
+
+
+def test_a_weight_that_is_not_there_cannot_be_left_out(dense_onnx: DenseOnnx) -> None:
+    pytest.importorskip("nncf")
+    with pytest.raises(ExportError, match=r"no layers of these weights.*: bert\.nothing"):
+        room.convert(dense_onnx("bert"), TARGET, [_feed("bert")], ["bert.nothing"])
+
+
+@pytest.mark.slow
+def test_int8_answers_do_not_depend_on_the_texts_beside(dense_onnx: DenseOnnx) -> None:
+    pytest.importorskip("nncf")
+    samples = [_feed("bert", seed) for seed in range(8)]
+    session = open_session(room.to_bytes(room.convert(dense_onnx("bert"), TARGET, samples)), TARGET)
+    first, others = _feed("bert", seed=9), _feed("bert", seed=10)
+    mixed = {name: np.concatenate([values[:1], others[name][1:]]) for name, values in first.items()}
+    np.testing.assert_array_equal(session.run(mixed)[0], session.run(first)[0])
+    assert np.abs(session.run(mixed)[1:] - session.run(first)[1:]).max() > 0

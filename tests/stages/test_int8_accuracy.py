@@ -11,10 +11,12 @@ import pytest
 
 from compress.core.progress import Silent
 from compress.core.statistics import Interval
+from compress.export.int8 import output_error, quantizable
 from compress.export.lowering import Engine
 from compress.export.onnx import export_onnx
 from compress.inputs.load import Loaded, load
 from compress.options.run_config import RunConfig
+from compress.profile.target import load_target
 from compress.stages import export, int8_accuracy
 from support.structures import undecided, with_outliers
 
@@ -68,6 +70,27 @@ def test_it_alone_is_left_out(planted: tuple[Loaded, Path]) -> None:
     assert held.left_out[0] == "bert.encoder.layer.1.output.dense"
     assert len(held.left_out) <= 4
     assert "left in fp32" in said.lines[0]
+
+
+@pytest.mark.slow
+def test_the_worst_layers_are_left_out_of_openvinos_int8_too(
+    sound: tuple[Loaded, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nncf")
+    loaded, path = sound
+    elsewhere, engine = replace(loaded, target=load_target("cpu-openvino")), Engine("int8", scheme="nncf")
+    bench = int8_accuracy._Bench(path, engine, elsewhere, loaded.calibration)
+    weights = list(quantizable(bench._model).values())
+    whole, some = (output_error([bench._answers(left_out, 2)], [bench._dense]) for left_out in ((), weights))
+    assert whole > some > 0  # pooler and head stay int8
+    ranked = [int8_accuracy.Sensitivity(weight, 1.0 / (i + 1)) for i, weight in enumerate(weights)]
+    monkeypatch.setattr(int8_accuracy._Bench, "ranked", lambda bench: ranked)
+    # Any loss is too much for as long as fewer than two layers are left out.
+    monkeypatch.setattr(int8_accuracy._Bench, "drop", lambda bench, some: Interval(*[float(len(some) < 2)] * 3))
+    said = Said()
+    held = int8_accuracy.hold_accuracy(path, engine, elsewhere, 0.5, said)  # type: ignore[arg-type]
+    assert held.left_out == (ranked[0].weight, ranked[1].weight)
+    assert ranked[0].weight in said.lines[0]
 
 
 def test_nothing_is_left_out_where_nothing_has_to_be(sound: tuple[Loaded, Path]) -> None:
