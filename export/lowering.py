@@ -27,7 +27,7 @@ Scheme = Literal["float", "dynamic", "invariant", "static", "symmetric", "nncf"]
 # Schemes that ``lower`` applies in the graph, layer by layer.
 IN_GRAPH: tuple[Scheme, ...] = ("dynamic", "invariant", "static", "symmetric")
 # Schemes in which examples of a call share no range of activations.
-INVARIANT: tuple[Scheme, ...] = ("invariant", "static", "symmetric", "nncf")
+INVARIANT: tuple[Scheme, ...] = ("invariant", "static", "symmetric")
 # Schemes that need calibration data.
 CALIBRATED: tuple[Scheme, ...] = ("invariant", "static", "symmetric", "nncf")
 

@@ -199,10 +199,11 @@ def test_what_is_offered_for_invariant_int8() -> None:
     assert variants(CPU, "int8")[0].scheme == "invariant"
     assert {engine.scheme for engine in variants(CPU, "int8", "invariant")} == {"invariant", "static"}
     assert variants(CPU, "fp32", "invariant") == variants(CPU, "fp32")
-    assert variants(load_target("cpu-openvino"), "int8", "invariant") == (Engine("int8", scheme="nncf"),)
     gpu = Target(name="gpu", device="any", runtime="onnxruntime-cuda", precisions=("int8",))
-    with pytest.raises(TargetError, match=r"has no int8 whose answers.*--int8 fastest, or --precision fp32"):
-        variants(gpu, "int8", "invariant")
+    # OpenVINO's answers were measured to differ by up to 0.017 with the padding.
+    for target in (gpu, load_target("cpu-openvino")):
+        with pytest.raises(TargetError, match=r"has no int8 whose answers.*--int8 fastest, or --precision fp32"):
+            variants(target, "int8", "invariant")
 
 
 def test_a_weight_that_two_layers_share_is_right_for_both() -> None:
