@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
-from pickle import UnpicklingError  # nosec B403: only the name of its error
+from pickle import UnpicklingError  # nosec B403
 from typing import TYPE_CHECKING
 
 from compress.core.errors import ModelError
