@@ -120,6 +120,27 @@ def check_call(shapes: Mapping[str, tuple[int, ...]], calls: Calls) -> None:
             )
 
 
+def refuse_unusable(target: Target, number: int, product: str, lacking: str | None) -> None:
+    """Refuse a GPU of this machine that a library cannot use, or would not use.
+
+    Args:
+        target: is that GPU.
+        number: of the GPU.
+        product: name of the library.
+        lacking: why it cannot use the GPU; None where it can.
+
+    Raises:
+        TargetError: it cannot, or the GPU is not the first visible one.
+    """
+    if lacking is not None:
+        raise TargetError(f"target '{target.name}' is here, but cannot be used: {lacking}")
+    if number:
+        raise TargetError(
+            f"target '{target.name}' is GPU {number} of this machine, but {product} uses the first visible one: set "
+            f"CUDA_VISIBLE_DEVICES={number}"
+        )
+
+
 def stated_calls(target: Target) -> Calls:
     """The calls that a target's engines accept.
 

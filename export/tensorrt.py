@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
-from compress.core.errors import ExportError, TargetError
+from compress.core.errors import ExportError
 from compress.export import standard_ops
 from compress.export.cuda import absence, device_number
 from compress.export.engine_session import (
@@ -26,6 +26,7 @@ from compress.export.engine_session import (
     polygraphy_errors,
     ranges_of,
     read_graph,
+    refuse_unusable,
     stated_calls,
     unread_outputs,
 )
@@ -104,13 +105,7 @@ def usable_gpu(target: Target) -> Gpu:
     number = device_number(target)
     gpu = gpus()[number]
     lacking = lacking_tensorrt(gpu.compute_capability)
-    if lacking is not None:
-        raise TargetError(f"target '{target.name}' is here, but cannot be used: {lacking}")
-    if number:
-        raise TargetError(
-            f"target '{target.name}' is GPU {number} of this machine, but TensorRT uses the first visible one: set "
-            f"CUDA_VISIBLE_DEVICES={number}"
-        )
+    refuse_unusable(target, number, "TensorRT", lacking)
     return gpu
 
 

@@ -24,6 +24,7 @@ from compress.export.engine_session import (
     build_once,
     ranges_of,
     read_graph,
+    refuse_unusable,
     stated_calls,
     unread_outputs,
 )
@@ -138,13 +139,7 @@ def require_gpu(target: Target) -> None:
             import polygraphy  # noqa: F401
         except ImportError as error:
             lacking = f"polygraphy cannot be loaded ({error}); {rtx_library.INSTALL}"
-    if lacking is not None:
-        raise TargetError(f"target '{target.name}' is here, but cannot be used: {lacking}")
-    if number:
-        raise TargetError(
-            f"target '{target.name}' is GPU {number} of this machine, but {rtx_library.PRODUCT} uses the first visible "
-            f"one: set CUDA_VISIBLE_DEVICES={number}"
-        )
+    refuse_unusable(target, number, rtx_library.PRODUCT, lacking)
 
 
 def make_record(model: Path | bytes, target: Target) -> RtxRecord:
