@@ -31,6 +31,8 @@ DAMPING = 1e-3
 CONSTANT = 1e-9
 # A sublayer with very many units takes about this many steps; each removes several of the cheapest units.
 STEPS = 192
+# Columns of the inverse's changes that wait for one product.
+TOGETHER = 128
 # Removed units are dropped from memory when so few of those in it are left.
 _LEAST_ALIVE = 0.75
 
@@ -58,8 +60,7 @@ def removal_order(
     scale = hessian.diagonal().mean().clamp_min(1e-30)
     matrix[hessian.diagonal() <= CONSTANT * scale] = 0.0
     damping = DAMPING * scale
-    identity = torch.eye(len(hessian), dtype=torch.float64, device=hessian.device)
-    inverse = torch.linalg.inv(hessian + damping * identity)
+    inverse = _inverse(hessian + damping * torch.eye(len(hessian), dtype=torch.float64, device=hessian.device))
     sublayer = _Sublayer(matrix, inverse, unit_size)
     step = max(1, sublayer.units // STEPS)
     removed: list[int] = []
@@ -75,8 +76,10 @@ def removal_order(
 class _Sublayer:
     """What is left of a sublayer: its output matrix, and the inverse of H over the remaining columns.
 
-    Removed rows stay in memory until a quarter of them is dead, so that a step changes both matrices in place instead
-    of copying them. A step is bound by memory: at 3,072 filters the inverse is 75 MB.
+    Removing a few units changes the whole inverse, which is bound by memory: at 3,072 filters it is 75 MB. So changes
+    wait as factors until they are ``TOGETHER`` columns wide, and then go in as one product. Until then, only the
+    columns of units to be removed are brought up to date, and the diagonal, which the scores of single columns need.
+    Removed rows stay in memory until a quarter of them is dead.
 
     Args:
         matrix: Wᵀ R [units x unit size, rank], with R Rᵀ = G; changed in place.
@@ -90,6 +93,9 @@ class _Sublayer:
         self._device = matrix.device
         self._numbers = torch.arange(self.units, device=self._device)
         self._alive = torch.ones(self.units, dtype=torch.bool, device=self._device)
+        # The inverse is what is stored, less the product of the first factor and the transposed second.
+        self._waiting: tuple[Tensor, Tensor] = (inverse[:, :0], inverse[:, :0])
+        self._diagonal = inverse.diagonal().clone()
 
     def remove(self, count: int) -> tuple[list[int], list[float], float]:
         """Remove the cheapest units; the others compensate.
@@ -100,30 +106,65 @@ class _Sublayer:
         Returns:
             Their numbers, cheapest first; the share of each in the cost; the cost of all together.
         """
-        scores = _scores(self._matrix, self._inverse, self._size).masked_fill_(~self._alive, math.inf)
+        scores = self._scores().masked_fill_(~self._alive, math.inf)
         cheapest = torch.argsort(scores, stable=True)[:count]
         columns = (cheapest[:, None] * self._size + torch.arange(self._size, device=self._device)).reshape(-1)
-        own, coupling = self._inverse[columns][:, columns], self._inverse[:, columns]
+        left, right = self._waiting
+        coupling = self._inverse[:, columns] - left @ right[columns].T
+        own = coupling[columns]
         # The removed columns' contribution, of which the others can compensate a part.
         lost = torch.linalg.solve(own, self._matrix[columns])
         cost = 0.5 * float((lost * self._matrix[columns]).sum())
         parts = scores[cheapest].clamp_min(1e-30)
         self._matrix.addmm_(coupling, lost, alpha=-1)
-        self._inverse.addmm_(coupling, torch.linalg.solve(own, coupling.T), alpha=-1)
+        solved = torch.linalg.solve(own, coupling.T).T
+        self._diagonal -= (coupling * solved).sum(1)
+        self._waiting = torch.cat([left, coupling], 1), torch.cat([right, solved], 1)
         # Zero but for rounding; the identity keeps the scores of dead units finite until they are dropped.
-        self._inverse[columns, columns] = 1.0
+        self._diagonal[columns] = 1.0
         numbers = self._numbers[cheapest].tolist()
         self._alive[cheapest] = False
-        if int(self._alive.sum()) <= _LEAST_ALIVE * len(self._alive):
+        drops = int(self._alive.sum()) <= _LEAST_ALIVE * len(self._alive)
+        # Scores of units of several columns need the whole blocks on the diagonal.
+        if drops or self._size > 1 or self._waiting[0].shape[1] >= TOGETHER:
+            self._settle()
+        if drops:
             self._drop_dead()
         return numbers, (parts / parts.sum()).tolist(), cost
+
+    def _scores(self) -> Tensor:
+        """Cost of removing each unit alone, [units]."""
+        if self._size == 1:
+            return self._matrix.square().sum(1) / self._diagonal
+        units = len(self._matrix) // self._size
+        blocks = self._inverse.reshape(units, self._size, units, self._size)
+        each = torch.arange(units, device=self._device)
+        own = blocks[each, :, each, :]
+        grouped = self._matrix.reshape(units, self._size, -1)
+        return (torch.linalg.solve(own, grouped) * grouped).sum((1, 2))
+
+    def _settle(self) -> None:
+        """Bring the inverse up to date."""
+        left, right = self._waiting
+        self._inverse.addmm_(left, right.T, alpha=-1)
+        self._waiting = left[:, :0], right[:, :0]
+        dead = (~self._alive).repeat_interleave(self._size).nonzero().squeeze(1)
+        self._inverse[dead, dead] = 1.0
 
     def _drop_dead(self) -> None:
         rows = self._alive.repeat_interleave(self._size)
         self._matrix = self._matrix[rows]
         self._inverse = self._inverse[rows][:, rows]
+        self._diagonal = self._diagonal[rows]
+        self._waiting = self._inverse[:, :0], self._inverse[:, :0]
         self._numbers = self._numbers[self._alive]
         self._alive = torch.ones(len(self._numbers), dtype=torch.bool, device=self._device)
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    """Inverse of a symmetric matrix, half as dear where it is positive definite, as it is but for rounding."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    return torch.linalg.inv(matrix) if failed else torch.cholesky_inverse(factor)
 
 
 def _root(matrix: Tensor) -> Tensor:
@@ -131,18 +172,6 @@ def _root(matrix: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(matrix)
     counts = values > 1e-12 * values.max().clamp_min(1e-300)
     return vectors[:, counts] * values[counts].sqrt()
-
-
-def _scores(matrix: Tensor, inverse: Tensor, unit_size: int) -> Tensor:
-    """Cost of removing each unit alone, [units]."""
-    if unit_size == 1:
-        return matrix.square().sum(1) / inverse.diagonal()
-    units = len(matrix) // unit_size
-    blocks = inverse.reshape(units, unit_size, units, unit_size)
-    each = torch.arange(units, device=inverse.device)
-    own = blocks[each, :, each, :]
-    grouped = matrix.reshape(units, unit_size, -1)
-    return (torch.linalg.solve(own, grouped) * grouped).sum((1, 2))
 
 
 def rank_by_curvature(encoder: Encoder, found: Mapping[tuple[int, SublayerKind], Curvature]) -> Rankings:
