@@ -18,7 +18,7 @@ LIBRARIES = ("torch", "transformers", "numpy", "scipy")
 
 @computing
 @stage(
-    Stage("calibrate", version=1, after="profile", libraries=LIBRARIES),
+    Stage("calibrate", version=2, after="profile", libraries=LIBRARIES),
     inputs=calibration_inputs,
     codec=cache_codecs.IMPORTANCE,
     of=lambda run: run.config.method,
