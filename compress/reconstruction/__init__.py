@@ -4,6 +4,7 @@
     least_squares  ridge and scale fits from Gram matrices
     joint          all weights together, by gradient
     lessons        the dense model's answers on the training examples
+    head           the dense model behind its last layer
     hidden_states  hidden states in a forward pass, their distance
     layerwise      the dense model, one layer at a time
     student_layer  one layer of the pruned model while it is fitted

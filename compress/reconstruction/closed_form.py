@@ -102,6 +102,7 @@ def reconstruct(
     method: str = "full",
     seed: int = 0,
     batch_size: int = 32,
+    heard: Callable[[int, Sequence[Tensor]], None] | None = None,
 ) -> list[SublayerFit]:
     """Fit every output matrix of a pruned model to the dense model, in place, first layer first.
 
@@ -113,6 +114,7 @@ def reconstruct(
         method: ``full``: whole matrix and bias; ``kwon``: one scale per unit.
         seed: of the split into training and held-out examples.
         batch_size: examples in a forward pass.
+        heard: is told the dense model's hidden states, see ``Teacher``.
 
     Returns:
         The fit of every sublayer; empty if there are fewer than ``LEAST_SAMPLES`` examples. If the outputs of the whole
@@ -128,7 +130,7 @@ def reconstruct(
     outputs = [layer.get(f"{kind}_output") for layer in student for kind in SUBLAYER_KINDS]
     start = [_weights_of(module) for module in outputs]
     read = positions_read(dense, task, data) if method == "full" else None
-    teacher = Teacher(dense, task, data, batch_size=batch_size)
+    teacher = Teacher(dense, task, data, batch_size=batch_size, heard=heard)
     results = fit_sublayers(teacher, student, held_out, method=method, read=read)
     after = divergence.of(student.model)
     if math.isfinite(before) and not after <= before:

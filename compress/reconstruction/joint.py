@@ -83,6 +83,21 @@ def split(examples: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64
     return np.sort(held), np.sort(train)
 
 
+def lessons_of(
+    dense: Encoder, task: Task, data: Encoded, part: NDArray[np.int64], at_once: int = BATCH_SIZE
+) -> Lessons:
+    """Lessons of some examples.
+
+    Args:
+        dense: the teacher.
+        task: runs it.
+        data: calibration examples.
+        part: positions of the examples.
+        at_once: examples in a forward pass.
+    """
+    return Lessons(dense, task, data.select(part), positions_read(dense, task, data), BATCH_SIZE, at_once=at_once)
+
+
 def steps_within(
     shape: EncoderShape, widths: Widths, data: Encoded, epochs: int, most_flops: float | None = None
 ) -> int:
@@ -127,6 +142,7 @@ def fit_jointly(
     most_flops: float | None = None,
     seed: int = 0,
     at_once: int = BATCH_SIZE,
+    lessons: Lessons | None = None,
 ) -> JointFit | None:
     """Train the pruned model towards the dense model's outputs and hidden states, in place.
 
@@ -140,6 +156,7 @@ def fit_jointly(
         seed: of the held-out split and the order of examples.
         at_once: examples in a forward and backward pass; where that is fewer, a step of ``BATCH_SIZE`` examples has
             several, whose gradients add up to those of the whole.
+        lessons: of the training part, which may know the dense model's answers already; None makes them.
 
     Returns:
         Divergence before and after; None if there was no training (no steps, or fewer than ``LEAST_SAMPLES`` examples).
@@ -148,11 +165,9 @@ def fit_jointly(
     if steps < 1 or len(data) < LEAST_SAMPLES:
         return None
     same_device(dense.model, student.model)
-    held, train = split(len(data), seed)
-    read = positions_read(dense, task, data)
-    judges, lessons = (
-        Lessons(dense, task, data.select(part), read, BATCH_SIZE, at_once=at_once) for part in (held, train)
-    )
+    judges = lessons_of(dense, task, data, split(len(data), seed)[0], at_once)
+    if lessons is None:
+        lessons = lessons_of(dense, task, data, split(len(data), seed)[1], at_once)
     judge, trainer = _Judge(student, task, judges), _Trainer(student, task, lessons, seed)
     start = trainer.weights()
     with span("pilot"):

@@ -7,7 +7,7 @@ the pruned model's inputs come from layers that are already reconstructed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -127,6 +127,7 @@ class Teacher:
         batch_size: examples in a forward pass.
         keep: keep the targets of all layers, ``examples x length x hidden x 2 layers`` numbers, so that many students
             can use them. Otherwise the targets of each layer can be read once, in order.
+        heard: is told every layer's number and output [batch, sequence, hidden] per batch; None tells nobody.
 
     Attributes:
         calls: how layers are called, per batch.
@@ -134,14 +135,23 @@ class Teacher:
         store: where what is kept of all examples lies: the model's device, or the processor where that has no room.
     """
 
-    def __init__(self, dense: Encoder, task: Task, data: Encoded, *, batch_size: int = 32, keep: bool = False) -> None:
+    def __init__(
+        self,
+        dense: Encoder,
+        task: Task,
+        data: Encoded,
+        *,
+        batch_size: int = 32,
+        keep: bool = False,
+        heard: Callable[[int, Sequence[Tensor]], None] | None = None,
+    ) -> None:
         # Inputs, states and targets of both models at once, or the targets of all layers.
         kept = 2 * len(dense.layers) + 2 if keep else 5
         self.store = roomy(dense.device, kept * 4 * int(data.lengths.sum()) * dense.shape.hidden_size)
         inputs = first_inputs(dense, task, data, batch_size, self.store)
         self.calls = [call for call, _ in inputs]
         self.hidden = [hidden for _, hidden in inputs]
-        self._dense = dense
+        self._dense, self._heard = dense, heard
         self._next = 0
         self._states = list(self.hidden)
         self._kept = [self._advance() for _ in dense] if keep else None
@@ -164,6 +174,8 @@ class Teacher:
                 self._states[i] = call(layer, self._states[i]).to(self.store)
             for kind in SUBLAYER_KINDS:
                 totals[kind].append(found[kind].to(self.store))
+        if self._heard is not None:
+            self._heard(layer.number, self._states)
         return totals
 
 

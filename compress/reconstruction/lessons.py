@@ -3,13 +3,15 @@
 Training passes over the same examples several times, and the teacher does not change. Its hidden states at real tokens
 are kept in float32, in bfloat16 where that takes too much memory, and computed anew for every step where that does
 too. So the batches stay what they are from pass to pass; their order changes.
+
+Reconstruction sublayer by sublayer runs the dense model on the same examples before. Lessons can listen to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from compress.data.batches import Batch, Encoded
 from compress.models.encoder import Encoder
+from compress.reconstruction.head import Head
 from compress.reconstruction.hidden_states import HiddenStates
 from compress.tasks import Task
 
@@ -90,6 +93,19 @@ class Lesson:
             )
 
 
+@dataclass
+class _Taught:
+    """What is kept of the dense model's hidden states of a batch, layer by layer; named as in ``Lesson``."""
+
+    places: list[Tensor] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
+    scales: list[float] = field(default_factory=list)
+
+    def lesson(self, batch: Batch, outputs: Tensor) -> Lesson:
+        """The lesson, once all layers are in."""
+        return Lesson(batch, outputs, tuple(self.places), tuple(self.states), tuple(self.scales))
+
+
 class Lessons:
     """All lessons, in an order that is drawn anew for every pass.
 
@@ -120,12 +136,34 @@ class Lessons:
         self._dtype = torch.float32 if 4 * numbers <= kept_bytes else torch.bfloat16
         self._keep = 2 * numbers <= kept_bytes
         self._kept: dict[int, Lesson] = {}
+        self._heard: list[_Taught] = []
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Lesson]:
         return map(self._lesson, range(len(self._batches)))
+
+    def hear(self, layer: int, states: Sequence[Tensor]) -> None:
+        """Take the dense model's hidden states from a pass that is made anyway, one layer after the other.
+
+        Args:
+            layer: its number, from 0.
+            states: its output on every lesson's batch, [batch, sequence, hidden].
+        """
+        if not self._keep:
+            return
+        if layer == 0:
+            self._heard = [_Taught() for _ in self._batches]
+        for taught, batch, state in zip(self._heard, self._batches, states, strict=True):
+            self._take(taught, batch, state.to(batch.mask.device))
+        if layer == self._dense.shape.layers - 1:
+            head = Head(self._dense, self._task, self._batches[0])
+            if head.right:
+                for number, (batch, state) in enumerate(zip(self._batches, states, strict=True)):
+                    outputs = head.answers(batch, state.to(batch.mask.device))
+                    self._kept[number] = self._heard[number].lesson(batch, outputs)
+            self._heard = []
 
     def parts(self, lesson: Lesson) -> Iterator[tuple[Lesson, float]]:
         """Yields parts of a lesson of at most ``at_once`` examples, with their shares of its loss; or the whole.
@@ -160,19 +198,25 @@ class Lessons:
             for part in batch.parts(self._at_once):
                 answers.append(self._task.forward(self._dense.model, part.inputs))
                 found.append(caught.take())
-        outputs = _joined(answers)
-        states = [_joined(parts) for parts in zip(*found, strict=True)]
-        everywhere = batch.mask.flatten().nonzero().squeeze(1)
-        at_last = everywhere if self._read is None else _at(batch.mask, self._read)
-        places = (*(everywhere,) * (len(states) - 1), at_last)
-        chosen = [state.flatten(0, 1)[where] for state, where in zip(states, places, strict=True)]
+        taught = _Taught()
+        for parts in zip(*found, strict=True):
+            self._take(taught, batch, _joined(parts))
+        return taught.lesson(batch, _joined(answers))
+
+    def _take(self, taught: _Taught, batch: Batch, state: Tensor) -> None:
+        """Keep of the next layer's output [batch, sequence, hidden] what counts."""
+        layers = self._dense.shape.layers
+        last = len(taught.states) == layers - 1
+        if last and self._read is not None:
+            where = _at(batch.mask, self._read)
+        else:
+            where = taught.places[0] if taught.places else batch.mask.flatten().nonzero().squeeze(1)
+        chosen = state.flatten(0, 1)[where]
         # The head reads the last layer, so it counts as much as all layers before it together.
-        shares = (*(1 / max(1, len(states) - 1),) * (len(states) - 1), 1.0)
-        scales = [
-            share / max(1e-6, float(state.var(0, correction=0).mean()))
-            for state, share in zip(chosen, shares, strict=True)
-        ]
-        return Lesson(batch, outputs, places, tuple(state.to(self._dtype) for state in chosen), tuple(scales))
+        share = 1.0 if last else 1 / max(1, layers - 1)
+        taught.places.append(where)
+        taught.states.append(chosen.to(self._dtype))
+        taught.scales.append(share / max(1e-6, float(chosen.var(0, correction=0).mean())))
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -64,7 +64,7 @@ AT_ONCE = 32
 
 @computing
 @stage(
-    Stage("reconstruct", version=3, after="check", libraries=LIBRARIES),
+    Stage("reconstruct", version=4, after="check", libraries=LIBRARIES),
     inputs=reconstruction_inputs,
     codec=lambda run, plan: cache_codecs.pruned(run.loaded, plan),
 )
@@ -108,10 +108,20 @@ def _fitted(run: Run, there: Checkpoint, student: Encoder, at_once: int) -> Repa
     effort = EFFORT[config.effort]
     trains = config.method == "full" and effort.epochs > 0 and len(data) >= joint.LEAST_SAMPLES
     # What judges the joint training must be as new to the first fit as to the training.
-    fitted = data.select(joint.split(len(data), config.seed)[1]) if trains else data
+    train = joint.split(len(data), config.seed)[1]
+    fitted = data.select(train) if trains else data
+    # Both look at the same examples; in the same batches, the dense model needs to run once.
+    lessons = joint.lessons_of(dense, task, data, train) if trains and at_once == joint.BATCH_SIZE else None
     with span("sublayer by sublayer"):
         found = closed_form.reconstruct(
-            dense, student, task, fitted, method=config.method, seed=config.seed, batch_size=at_once
+            dense,
+            student,
+            task,
+            fitted,
+            method=config.method,
+            seed=config.seed,
+            batch_size=at_once,
+            heard=None if lessons is None else lessons.hear,
         )
     sublayers = tuple(found)
     if not sublayers:
@@ -134,6 +144,7 @@ def _fitted(run: Run, there: Checkpoint, student: Encoder, at_once: int) -> Repa
             most_flops=effort.most_flops,
             seed=config.seed,
             at_once=at_once,
+            lessons=lessons,
         )
     if fit is not None:
         run.info(_of_joint(fit))
