@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 LEAST_ROUNDS = 15
 MOST_ROUNDS = 2000
 _WARMUP = 3
-# Untimed calls before every timed one, since the other session has just displaced the caches.
-_PRIME = 1
+# Untimed calls before every timed one, since the other session has just displaced the caches. Longer calls need none:
+# their weights do not fit into the caches anyway.
+_PRIME, _PRIMED_SECONDS = 1, 0.03
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -223,5 +224,6 @@ def _timed(sessions: tuple[Session, ...], feed: Feed, seconds: float, seed: int)
         for call in calls:
             call()
         one_round = min(one_round, perf_counter() - start)
-    rounds = int(np.clip(seconds / (one_round * (1 + _PRIME)) - _WARMUP, LEAST_ROUNDS, MOST_ROUNDS))
-    return measure(calls, rounds=rounds, warmup=_WARMUP, seed=seed, prime=_PRIME)
+    prime = _PRIME if one_round < _PRIMED_SECONDS * len(calls) else 0
+    rounds = int(np.clip(seconds / (one_round * (1 + prime)) - _WARMUP, LEAST_ROUNDS, MOST_ROUNDS))
+    return measure(calls, rounds=rounds, warmup=_WARMUP, seed=seed, prime=prime)

@@ -59,6 +59,8 @@ __all__ = [
 
 # Random structures that fix the level of the curves; more add little.
 _MIXED = 6
+# Of a rough profile: head counts, filter counts and random structures of either kind, at most.
+_ROUGH_HEADS, _ROUGH_FILTERS, _ROUGH_RANDOM = 5, 6, 4
 # There is a second pass if opening sessions twice leaves this share of the time for timing.
 _TIMING_SHARE = 0.5
 # Sessions beside the reference: more make better use of a round, and cost memory.
@@ -90,6 +92,7 @@ def take_profile(
     *,
     seconds: float = 45.0,
     check_structures: int = 8,
+    rough: bool = False,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
     clock: Clock | None = None,
@@ -102,6 +105,8 @@ def take_profile(
         seconds: time to spend. If one pass over all structures would take twice as long, fewer filter counts are
             measured, down to nine.
         check_structures: number of random structures to check the table on.
+        rough: time fewer structures, for a table that tells latencies but that nothing is planned by. Large models take
+            seconds per structure, however little time there is.
         seed: of structures and orders.
         progress: takes a line now and then; None for no output.
         clock: None for the system's.
@@ -116,14 +121,20 @@ def take_profile(
     filters = filter_levels(shape.filters)
     heads = tuple(range(shape.heads + 1))
     middle = _middle(shape, filters)
+    mixed, least_filters = _MIXED, 9
+    if rough:
+        heads = _thinned(heads, middle.heads[0], _ROUGH_HEADS)
+        least_filters = _ROUGH_FILTERS
+        mixed = check_structures = min(_ROUGH_RANDOM, check_structures)
     model = source.build(middle)
     with open_sessions(source.open, [model]) as (reference,):
         open_seconds = clock.seconds() - started
         call_seconds = estimate_call_seconds(reference, source.feed, clock)
         one = open_seconds + LEAST_ROUNDS * call_seconds
-        others = len(heads) + _MIXED + check_structures
-        filters = _thinned(filters, middle.filters[0], int(2 * seconds / one) - others)
-        structures = _structures(shape, heads, filters, middle, check_structures, generator)
+        others = len(heads) + mixed + check_structures
+        affordable = least_filters if rough else max(least_filters, int(2 * seconds / one) - others)
+        filters = _thinned(filters, middle.filters[0], affordable)
+        structures = _structures(shape, heads, filters, middle, (mixed, check_structures), generator)
         twice = 2 * len(structures) * open_seconds <= (1 - _TIMING_SHARE) * seconds
         bench = Bench(
             reference=reference,
@@ -177,12 +188,11 @@ def _middle(shape: EncoderShape, filters: Sequence[int]) -> Widths:
     return Widths(heads=(heads,) * shape.layers, filters=(closest,) * shape.layers)
 
 
-def _thinned(filters: tuple[int, ...], middle: int, affordable: int) -> tuple[int, ...]:
-    """As many filter counts as there is time for; always 0, the reference's and the dense one."""
-    count = max(9, affordable)
-    if len(filters) <= count:
-        return filters
-    picked = {filters[round(i)] for i in np.linspace(0, len(filters) - 1, count)}
+def _thinned(widths: tuple[int, ...], middle: int, count: int) -> tuple[int, ...]:
+    """So many of the widths; always 0, the reference's and the dense one."""
+    if len(widths) <= count:
+        return widths
+    picked = {widths[round(i)] for i in np.linspace(0, len(widths) - 1, count)}
     return tuple(sorted(picked | {middle}))
 
 
@@ -191,10 +201,10 @@ def _structures(
     heads: tuple[int, ...],
     filters: tuple[int, ...],
     middle: Widths,
-    check_structures: int,
+    random: tuple[int, int],
     generator: np.random.Generator,
 ) -> list[TimedStructure]:
-    """All structures to time, the reference first."""
+    """All structures to time, the reference first; so many random ones are mixed, and so many checks."""
     layers = shape.layers
     found = [TimedStructure(middle, "reference"), TimedStructure(shape.dense, "dense")]
     found.append(TimedStructure(Widths((0,) * layers, (0,) * layers), "bare"))
@@ -202,7 +212,7 @@ def _structures(
         TimedStructure(Widths((h,) * layers, middle.filters), "attention", h) for h in heads if h != middle.heads[0]
     ]
     found += [TimedStructure(Widths(middle.heads, (f,) * layers), "ffn", f) for f in filters if f != middle.filters[0]]
-    for role, count in (("mixed", _MIXED), ("check", check_structures)):
+    for role, count in zip(("mixed", "check"), random, strict=True):
         # Spread over the sizes, so that every run checks small and large models.
         shares = np.linspace(0.15, 0.85, count) + generator.uniform(-0.05, 0.05, size=count)
         found += [TimedStructure(_random_widths(layers, heads, filters, s, generator), role) for s in shares]

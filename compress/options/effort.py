@@ -29,6 +29,6 @@ class Effort:
 
 EFFORT = {
     "fast": Effort(profile_seconds=12.0, candidates=0, in_vain=None, epochs=0, most_flops=0.0),
-    "standard": Effort(profile_seconds=15.0, candidates=12, in_vain=5, epochs=4, most_flops=4e13),
+    "standard": Effort(profile_seconds=15.0, candidates=12, in_vain=3, epochs=4, most_flops=4e13),
     "thorough": Effort(profile_seconds=90.0, candidates=96, in_vain=None, epochs=16, most_flops=None),
 }

@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from compress.inputs.load import Loaded
 
 RUNTIMES = ("onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf")
-CHECK_SECONDS = 3.0
-FORM_SECONDS = 1.5
+CHECK_SECONDS = 2.0
+FORM_SECONDS = 1.0
+# Share of a profile's time that is enough where nothing is planned by it.
+ROUGH = 0.3
 # Widest interval of a checked speed-up, relative to it, that is not measured longer.
 WIDEST_CHECK = 0.03
 # What int8 that answers alike in every call may cost in speed before another form is taken unasked.
@@ -156,6 +158,12 @@ class PresentDevice(Device):
         return self._run.config.batch_size if exported.engine.scheme == "dynamic" else 32
 
 
+def _planned_without(run: Run) -> bool:
+    """Whether the plan takes no latency from the profile, which then only tells what to expect."""
+    budget = run.config.budget_given
+    return budget is not None and budget.kind == "macs"
+
+
 def _half(loaded: Loaded) -> Widths:
     """Half of every sublayer, which stands for pruned structures."""
     shape = loaded.shape
@@ -163,7 +171,7 @@ def _half(loaded: Loaded) -> Widths:
 
 
 @stage(
-    Stage("form", version=3, after="dense", libraries=RUNTIMES, measured=True),
+    Stage("form", version=4, after="dense", libraries=RUNTIMES, measured=True),
     inputs=lambda run, dense, precision, widths: {
         "deployment": deployment_inputs(run),
         "precision": precision,
@@ -220,11 +228,12 @@ def _invariant_if_worth_it(
 
 
 @stage(
-    Stage("profile", version=2, after="form", depends_on=("form",), libraries=RUNTIMES, measured=True),
+    Stage("profile", version=3, after="form", depends_on=("form",), libraries=RUNTIMES, measured=True),
     inputs=lambda run, dense, engine: {
         "deployment": deployment_inputs(run),
         "engine": engine.to_json(),
         "measured_seconds": EFFORT[run.config.effort].profile_seconds,
+        "rough": _planned_without(run),
         "seed": run.config.seed,
     },
     codec=cache_codecs.PROFILE,
@@ -251,7 +260,8 @@ def measure_profile(run: Run, dense: DenseModel, engine: Engine) -> Profile:
             config.batch_size,
             config.seq_len,
         ),
-        seconds=EFFORT[config.effort].profile_seconds,
+        seconds=EFFORT[config.effort].profile_seconds * (ROUGH if _planned_without(run) else 1.0),
+        rough=_planned_without(run),
         seed=config.seed,
     )
     profile = replace(profile, engine=engine.name)

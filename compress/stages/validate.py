@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from compress.profile.target import Target
 
 # A first measurement this long settles most verdicts; one that straddles the limit is measured longer.
-MEASURE_SECONDS = (6.0, 12.0, 24.0)
+MEASURE_SECONDS = (4.0, 8.0, 24.0)
 
 
 def metric_section(

@@ -88,6 +88,16 @@ def test_where_sessions_are_slow_to_open_fewer_widths_are_measured() -> None:
     assert deployment.built.count(SHAPE.dense) == 1, "one pass only"
 
 
+def test_a_rough_profile_times_fewer_structures_and_still_predicts() -> None:
+    (fine, many), (rough, few) = (_take(Machine(noise=0.02), rough=rough, seed=4) for rough in (False, True))
+    assert len(few.built) < 0.7 * len(many.built)
+    assert (rough.table.heads[0], rough.table.heads[-1]) == (0, SHAPE.heads)
+    assert (rough.table.filters[0], rough.table.filters[-1]) == (0, SHAPE.filters)
+    assert 0 < len(rough.check) < len(fine.check)
+    assert rough.table.dense_ms == pytest.approx(few.table.dense_ms, rel=0.05)
+    assert rough.median_error is not None and rough.median_error < 0.05
+
+
 def test_few_sessions_are_open_at_once_and_none_is_left() -> None:
     SimulatedSession.most_open = 0
     _take(Machine())
