@@ -137,13 +137,16 @@ def _cost(fit: PiecewiseLinear) -> PiecewiseCost:
     return PiecewiseCost(knee=fit.knee, base=fit.base_ms, slope=fit.slope_ms)
 
 
-def make_plan(problem: SearchProblem, rankings: Rankings, fisher: Fisher | None = None) -> Plan:
+def make_plan(
+    problem: SearchProblem, rankings: Rankings, fisher: Fisher | None = None, buckets: int | None = None
+) -> Plan:
     """Search for the structure that loses least within the budget.
 
     Args:
         problem: encoder, budget, method and their settings.
         rankings: order of every sublayer's units, and their loss.
         fisher: importance for ``kwon``; if it has blocks, units are rearranged. None is enough for ``full``.
+        buckets: quanta of the budget, for ``full``, see ``allocate``; None for as many as take a second or less.
 
     Returns:
         The plan, with its figures.
@@ -157,7 +160,7 @@ def make_plan(problem: SearchProblem, rankings: Rankings, fisher: Fisher | None 
         structure = _kwon_structure(fisher, problem)
     else:
         costs = problem.costs
-        widths, allocation = search_full(rankings, costs)
+        widths, allocation = search_full(rankings, costs, buckets)
         structure = rankings.structure(widths)
         everything = sum(float(sublayer.loss[0]) for sublayer in costs.sublayers(rankings))
         gap = round((allocation.gap or 0.0) / max(everything, 1e-30), 6)

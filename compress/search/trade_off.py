@@ -12,6 +12,9 @@ from compress.search.planner import SearchProblem, make_plan
 if TYPE_CHECKING:
     from compress.profile.take import Profile
 
+# A curve is looked at: quanta of a budget that are finer than the table's errors, and 40 plans in a second.
+BUCKETS = 2_000
+
 
 def trade_off(rankings: Rankings, profile: Profile, length: float, seed: int = 0) -> list[dict[str, float]]:
     """Importance kept at 40 latencies between the fixed part and the dense model, for ``compress why``.
@@ -31,7 +34,8 @@ def trade_off(rankings: Rankings, profile: Profile, length: float, seed: int = 0
         budget_ms = table.fixed_ms + (table.dense_ms - table.fixed_ms) * step / 40
         try:
             budget = Budget("latency_ms", budget_ms)
-            plan = make_plan(SearchProblem(profile.shape, budget, "full", length, profile, seed=seed), rankings)
+            problem = SearchProblem(profile.shape, budget, "full", length, profile, seed=seed)
+            plan = make_plan(problem, rankings, buckets=BUCKETS)
         except BudgetUnreachable:
             continue
         points.append(
