@@ -28,8 +28,10 @@ from accuracy_figures import VARIANTS, Figures, Method, Results, Variant, draw, 
 from numpy.typing import NDArray
 from torch import Tensor
 
+from compress.calibration.calibrate import observe
+from compress.calibration.obs import rank_by_curvature
 from compress.core.errors import CompressError
-from compress.core.importance import Importance, Rankings
+from compress.core.importance import Importance, Ranking, Rankings
 from compress.core.plan import Budget, Plan
 from compress.core.progress import Silent
 from compress.data.batches import Encoded
@@ -123,22 +125,24 @@ def compare(given: argparse.Namespace, seed: int, results: Results) -> None:
         f"seed {seed}: {len(loaded.calibration)} calibrated on, {len(loaded.evaluation)} evaluated, KL on {len(other)}"
     )
 
-    weighed: dict[Method, tuple[Importance, float]] = {}
-    tried: dict[tuple[Method, float], tuple[Importance, float]] = {}
+    weighed: dict[tuple[Method, bool], tuple[Importance, float]] = {}
+    tried: dict[tuple[tuple[Method, bool], float], tuple[Importance, float]] = {}
     for budget in given.macs:
         for name in given.variants:
             if (name, budget, seed) in results.figures:
                 continue
             variant = VARIANTS[name]
-            if variant.importance not in weighed:
+            kind = variant.importance, variant.identity
+            if kind not in weighed:
                 changed = config.model_copy(update={"method": variant.importance})
-                weighed[variant.importance] = time_call(calibrate, Run.silent(changed, loaded))
-            importance, calibrating = weighed[variant.importance]
+                weigh = weigh_alike if variant.identity else calibrate
+                weighed[kind] = time_call(weigh, Run.silent(changed, loaded))
+            importance, calibrating = weighed[kind]
             trial = 0.0
             if variant.tried:
-                if (variant.importance, budget) not in tried:
-                    tried[variant.importance, budget] = time_call(try_structures, importance, budget, config, loaded)
-                importance, trial = tried[variant.importance, budget]
+                if (kind, budget) not in tried:
+                    tried[kind, budget] = time_call(try_structures, importance, budget, config, loaded)
+                importance, trial = tried[kind, budget]
             plan, search = time_call(find_plan, variant, importance, budget, config, loaded)
             pruned, repair = time_call(prune_copy, variant, plan, config, loaded)
             found = Figures(
@@ -153,6 +157,23 @@ def compare(given: argparse.Namespace, seed: int, results: Results) -> None:
                 f"seed {seed}  {budget:g} of the MACs  {variant.label:32s} {results.metric_name} {found.metric:.4f}  "
                 f"KL {number_text(found.kl, 4)}  {sum(found.seconds.values()):.1f} s"
             )
+
+
+def weigh_alike(run: Run) -> Importance:
+    """Returns what structured OBS finds where an error of a sublayer's output counts alike in all directions.
+
+    Losses are shares of what removing the whole sublayer would lose, so that they can be added up.
+    """
+    loaded = run.loaded
+    found = observe(run.config, loaded.checkpoint, loaded.calibration)
+    assert isinstance(found, dict)
+    alike = {key: replace(c, outputs=torch.eye(len(c.outputs))) for key, c in found.items()}
+    rankings = rank_by_curvature(loaded.checkpoint.encoder, alike)
+
+    def shares(kind: tuple[Ranking, ...]) -> tuple[Ranking, ...]:
+        return tuple(replace(ranking, loss=ranking.loss / max(ranking.loss[0], 1e-30)) for ranking in kind)
+
+    return Importance(Rankings(heads=shares(rankings.heads), filters=shares(rankings.filters)), None)
 
 
 def try_structures(importance: Importance, macs: float, config: RunConfig, loaded: Loaded) -> Importance:

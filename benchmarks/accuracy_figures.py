@@ -32,6 +32,8 @@ class Variant:
         repair: reconstruction: one scale per unit (``kwon``), whole matrices (``full``), or None.
         tried: whether the search tries out whole structures, as many as the effort says.
         joint: whether joint reconstruction follows, for as long as the effort says.
+        identity: whether structured OBS counts all directions of a sublayer's output alike, as ZipLM does, instead of
+            by the loss's curvature.
     """
 
     label: str
@@ -41,6 +43,7 @@ class Variant:
     repair: Method | None = None
     tried: bool = False
     joint: bool = False
+    identity: bool = False
 
 
 VARIANTS = {
@@ -48,6 +51,8 @@ VARIANTS = {
     "kwon-without-exchange": Variant("kwon without exchange", "kwon", "kwon", repair="kwon"),
     "fisher-dp": Variant("fisher + dp", "kwon", "full"),
     "fisher-dp-reconstruction": Variant("fisher + dp + reconstruction", "kwon", "full", repair="full"),
+    # In one shot, that is without ZipLM's gradual pruning with training on the whole data between the steps.
+    "ziplm": Variant("ZipLM-style, one shot", "full", "full", repair="full", tried=True, identity=True),
     "obs-dp": Variant("obs + dp, no reconstruction", "full", "full"),
     "obs-dp-reconstruction": Variant("obs + dp + reconstruction", "full", "full", repair="full"),
     "obs-spdy-reconstruction": Variant("obs + spdy + reconstruction", "full", "full", repair="full", tried=True),
