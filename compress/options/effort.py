@@ -16,7 +16,8 @@ class Effort:
         profile_seconds: seconds of measuring for a latency profile.
         candidates: most structures that the search tries out (``search/spdy.py``), beside its first.
         in_vain: structures in a row that are no better than the best, after which it tries no more; None for no limit.
-        epochs: passes over the calibration examples in joint reconstruction (``reconstruction/joint.py``).
+        epochs: least passes over the calibration examples in joint reconstruction (``reconstruction/joint.py``).
+        most_epochs: most passes. The smaller the pruned model, the more there are in the same time.
         most_flops: bound on the cost of those passes; None for none. Large models on long texts get fewer steps.
     """
 
@@ -24,11 +25,12 @@ class Effort:
     candidates: int
     in_vain: int | None
     epochs: int
+    most_epochs: int
     most_flops: float | None
 
 
 EFFORT = {
-    "fast": Effort(profile_seconds=12.0, candidates=0, in_vain=None, epochs=0, most_flops=0.0),
-    "standard": Effort(profile_seconds=15.0, candidates=12, in_vain=3, epochs=4, most_flops=4e13),
-    "thorough": Effort(profile_seconds=90.0, candidates=96, in_vain=None, epochs=16, most_flops=None),
+    "fast": Effort(profile_seconds=12.0, candidates=0, in_vain=None, epochs=0, most_epochs=0, most_flops=0.0),
+    "standard": Effort(profile_seconds=15.0, candidates=12, in_vain=3, epochs=4, most_epochs=16, most_flops=4e13),
+    "thorough": Effort(profile_seconds=90.0, candidates=96, in_vain=None, epochs=16, most_epochs=32, most_flops=None),
 }

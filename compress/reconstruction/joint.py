@@ -37,11 +37,13 @@ from compress.tasks import Task
 HELD_OUT = 0.1
 LEAST_SAMPLES = 64
 BATCH_SIZE = 32
+# Fraction of the MACs from which on a model gets the least number of passes.
+REFERENCE = 0.4
 # Learning rates that the pilot chooses from, highest first; the number of the one that it tries first; and its steps
-# with each of them, as a share of all steps.
+# with each of them, as a share of all steps, within bounds.
 RATES = (3e-4, 1e-4, 3e-5, 1e-5)
 FIRST_RATE = 1
-PILOT_SHARE, LEAST_PILOT = 0.1, 8
+PILOT_SHARE, LEAST_PILOT, MOST_PILOT = 0.1, 8, 24
 # Divergence after a pilot, relative to that before, up to which a rate is not too high. After 23 steps, the rates that
 # ended best had 0.98 and 1.07 (3e-4, all-mpnet-base-v2 at 0.3, MiniLM-L6 at 0.1 of the MACs), those that were too high
 # 1.11 and 1.24 (3e-4 at 0.3, 1e-4 at 0.5, both MiniLM-L6). After 14 steps the first had 1.07.
@@ -98,10 +100,29 @@ def lessons_of(
     return Lessons(dense, task, data.select(part), positions_read(dense, task, data), BATCH_SIZE, at_once=at_once)
 
 
-def steps_within(
-    shape: EncoderShape, widths: Widths, data: Encoded, epochs: int, most_flops: float | None = None
-) -> int:
-    """Number of optimizer steps in so many passes over the training examples, cut off at a bound on their cost.
+@dataclass(frozen=True)
+class Length:
+    """How long the training is, in passes over the training examples.
+
+    Attributes:
+        epochs: least passes.
+        most_epochs: most passes. In between there are as many as cost what ``epochs`` cost a model with ``REFERENCE``
+            of the MACs: the less is left of a model, the more there is to repair, and the sooner a pass is over.
+        most_flops: bound on floating-point operations, which can reduce the number of steps; None for no bound.
+    """
+
+    epochs: int
+    most_epochs: int
+    most_flops: float | None = None
+
+    def passes(self, fraction: float) -> int:
+        """Passes for a model with this fraction of the dense MACs."""
+        affordable = self.epochs * REFERENCE / max(fraction, 1e-9)
+        return min(self.most_epochs, max(self.epochs, round(affordable)))
+
+
+def steps_within(shape: EncoderShape, widths: Widths, data: Encoded, length: Length) -> int:
+    """Number of optimizer steps in the passes over the training examples, cut off at a bound on their cost.
 
     A step costs one forward and one backward pass of the pruned model. A backward pass costs as much as two forward
     passes. The dense model's answers are computed once.
@@ -110,20 +131,18 @@ def steps_within(
         shape: the dense encoder.
         widths: heads and filters of the pruned model.
         data: calibration examples; a tenth of them is held out.
-        epochs: passes over the training examples.
-        most_flops: bound on floating-point operations; None for no bound.
+        length: of the training.
 
     Returns:
         Steps of ``BATCH_SIZE`` examples.
     """
     train = len(data) - max(1, int(HELD_OUT * len(data)))
-    steps = epochs * -(-train // BATCH_SIZE)
-    if most_flops is None:
+    dense, pruned = (shape.macs(of, data.mean_length) for of in (shape.dense, widths))
+    steps = length.passes(pruned / dense) * -(-train // BATCH_SIZE)
+    if length.most_flops is None:
         return steps
-    length = data.mean_length
-    once = 2 * train * shape.macs(shape.dense, length)
-    step = 6 * BATCH_SIZE * shape.macs(widths, length)
-    return min(steps, max(0, int((most_flops - once) / max(step, 1.0))))
+    once, step = 2 * train * dense, 6 * BATCH_SIZE * pruned
+    return min(steps, max(0, int((length.most_flops - once) / max(step, 1.0))))
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -138,8 +157,7 @@ def fit_jointly(
     task: Task,
     data: Encoded,
     *,
-    epochs: int,
-    most_flops: float | None = None,
+    length: Length,
     seed: int = 0,
     at_once: int = BATCH_SIZE,
     lessons: Lessons | None = None,
@@ -151,8 +169,7 @@ def fit_jointly(
         student: the pruned model, reconstructed; all its weights but embeddings may change.
         task: gives outputs and their divergence.
         data: calibration examples; labels are not read. Those that ``split`` holds out judge.
-        epochs: passes over the training part of the examples.
-        most_flops: bound on floating-point operations, which can reduce the number of steps; None for no bound.
+        length: of the training.
         seed: of the held-out split and the order of examples.
         at_once: examples in a forward and backward pass; where that is fewer, a step of ``BATCH_SIZE`` examples has
             several, whose gradients add up to those of the whole.
@@ -161,7 +178,7 @@ def fit_jointly(
     Returns:
         Divergence before and after; None if there was no training (no steps, or fewer than ``LEAST_SAMPLES`` examples).
     """
-    steps = steps_within(dense.shape, widths_of(student.model), data, epochs, most_flops)
+    steps = steps_within(dense.shape, widths_of(student.model), data, length)
     if steps < 1 or len(data) < LEAST_SAMPLES:
         return None
     same_device(dense.model, student.model)
@@ -191,7 +208,7 @@ def _pilot(trainer: _Trainer, judge: _Judge, before: float, steps: int) -> float
     falls. Far too high rates raise it by factors. With fewer steps than a pilot needs, the lowest rate is taken: the
     guard at the end decides.
     """
-    few = max(LEAST_PILOT, int(PILOT_SHARE * steps))
+    few = min(MOST_PILOT, max(LEAST_PILOT, int(PILOT_SHARE * steps)))
     if steps <= few:
         return RATES[-1]
     start = trainer.weights()

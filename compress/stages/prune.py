@@ -53,7 +53,7 @@ def reconstruction_inputs(run: Run, plan: Plan) -> Inputs:
     return {
         "calibration": calibration_inputs(run),
         "structure": digest(asdict(plan.structure)),
-        "epochs": effort.epochs,
+        "epochs": [effort.epochs, effort.most_epochs],
         "most_flops": effort.most_flops,
     }
 
@@ -140,8 +140,7 @@ def _fitted(run: Run, there: Checkpoint, student: Encoder, at_once: int) -> Repa
             student,
             task,
             data,
-            epochs=effort.epochs,
-            most_flops=effort.most_flops,
+            length=joint.Length(effort.epochs, effort.most_epochs, effort.most_flops),
             seed=config.seed,
             at_once=at_once,
             lessons=lessons,
