@@ -33,8 +33,12 @@ from compress.tasks import Task
 
 # Columns of a block of a symmetric sum. Below the diagonal nothing is summed, which saves nearly half of the products.
 _BLOCK = 384
-# The input factor is estimated from this many tokens per input of the widest matrix: more change little and cost time.
+# The input factor is estimated from this many tokens per input of the widest matrix, and both factors from no more
+# examples than have so many, or ``LEAST_EXAMPLES``. More cost time and change little: on MiniLM-L6 and SST-2, plans
+# from two draws of 1,024 examples were no worse than one from 2,048 (divergence after the closed form 0.0120, 0.0119
+# and 0.0125 at half of the MACs, 0.067, 0.067 and 0.075 at 0.3); one from 512 was worse (0.0149).
 TOKENS_PER_INPUT = 8
+LEAST_EXAMPLES = 1024
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,8 @@ def curvature(
         encoder: dense, in evaluation mode.
         task: gives outputs and loss.
         data: calibration examples; labels are not read.
-        passes: batches, processes, and the seed of the directions and of the tokens left out where there are more than
-            needed.
+        passes: batches, processes, and the seed of the directions, and of the examples and tokens left out where there
+            are more than needed.
 
     Returns:
         The factors by layer and kind of sublayer; zeros on every process but the first.
@@ -109,6 +113,7 @@ def curvature(
 
     Source: K-FAC, Martens and Grosse 2015, with gradients sampled from the model's predictions.
     """
+    data = _enough(data, encoder.shape, passes.seed)
     with _watched(encoder) as seen:
         sums = accumulate(_Curvature(encoder, task, data, seen), data, passes)
     found = {}
@@ -121,6 +126,18 @@ def curvature(
     if not all(np.isfinite(float(c.inputs.sum() + c.outputs.sum())) for c in found.values()):
         raise DataError(f"the curvature of the loss is not finite: {why_not_finite(encoder, task, data)}")
     return found
+
+
+def _tokens_needed(shape: EncoderShape) -> int:
+    """Tokens that are enough for the input factor."""
+    return TOKENS_PER_INPUT * max(shape.heads * shape.head_size, shape.filters)
+
+
+def _enough(data: Encoded, shape: EncoderShape, seed: int) -> Encoded:
+    """As many of the examples as are enough for both factors."""
+    order = np.random.default_rng(seed).permutation(len(data))
+    within = int(np.searchsorted(np.cumsum(data.lengths[order]), _tokens_needed(shape))) + 1
+    return data.select(np.sort(order[: max(LEAST_EXAMPLES, within)]))
 
 
 @dataclass
@@ -166,9 +183,7 @@ class _Curvature(Accumulation[_Sums, _Drawn]):
     ) -> None:
         self._encoder, self._task, self._data, self._seen = encoder, task, data, seen
         self._device = encoder.device
-        shape = encoder.shape
-        widest = max(shape.heads * shape.head_size, shape.filters)
-        self._share = min(1.0, TOKENS_PER_INPUT * widest / max(1.0, float(data.lengths.sum())))
+        self._share = min(1.0, _tokens_needed(encoder.shape) / max(1.0, float(data.lengths.sum())))
 
     def empty(self) -> _Sums:
         return _Sums.zeros(self._encoder.shape, self._device)

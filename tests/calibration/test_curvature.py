@@ -159,6 +159,27 @@ def test_leaving_tokens_out_touches_the_input_factor_alone(monkeypatch: pytest.M
         assert change < 0.5, f"{key}: {change:.2f}"
 
 
+def test_more_examples_than_needed_are_left_out_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compress.calibration.curvature, "LEAST_EXAMPLES", 7)
+    encoder, data = encoder_of(random_model("bert")), examples(count=60)
+    seen: list[tuple[int, ...]] = []
+
+    class Counting(TextClassification):
+        def forward(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+            seen.extend(tuple(row.tolist()) for row in inputs["input_ids"])
+            return super().forward(model, inputs)
+
+    drawn = []
+    for tokens, seed in ((8, 0), (8, 0), (8, 1), (1, 0), (1000, 0)):
+        monkeypatch.setattr(compress.calibration.curvature, "TOKENS_PER_INPUT", tokens)
+        seen.clear()
+        curvature(encoder, Counting(), data, Passes(seed=seed))
+        drawn.append(sorted(seen))
+    lengths = data.lengths.mean()
+    assert abs(len(drawn[0]) - 8 * 24 / lengths) < 10 and drawn[0] == drawn[1] != drawn[2]
+    assert [len(found) for found in drawn[3:]] == [7, 60]
+
+
 def test_a_filter_that_never_fires_has_no_second_moment() -> None:
     model = random_model("bert", hidden_act="relu")
     with torch.no_grad():
