@@ -107,13 +107,15 @@ def with_mask(model: ModelProto, mask: Mask) -> ModelProto:
             - ``tokens``: nothing is changed.
 
     Returns:
-        The rewritten graph; an equal one where no attention has a mask of tokens.
+        The rewritten graph; the same one for ``tokens``, an equal one where no attention has a mask of tokens.
     """
+    if mask == "tokens":
+        return model
     made = _Graph(weights=list(model.graph.initializer))
     makers = {output: node for node in model.graph.node for output in node.output}
     for node in model.graph.node:
         tokens = _mask_of(node)
-        if tokens is None or mask == "tokens" or (mask in ("ranges", "bias") and _added(node)):
+        if tokens is None or (mask in ("ranges", "bias") and _added(node)):
             made.nodes.append(node)
         elif mask == "bias":
             if tokens not in made.made:

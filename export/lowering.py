@@ -163,6 +163,8 @@ _ON_CUDA: tuple[tuple[Form, Mask], ...] = (
 
 
 def _cuda_variants(target: Target, precision: Precision) -> tuple[Engine, ...]:
+    if precision == "int8":
+        return (Engine(precision),)
     found = tuple(Engine(precision, form, mask=mask) for form, mask in _ON_CUDA)
     if target.padding == "any":
         found = tuple(engine for engine in found if engine.mask not in COUNTED)
