@@ -68,8 +68,8 @@ def card_of(path: Path, batch_size: int, seq_len: int) -> list[str]:
 
     model = load_model(str(path), load_external_data=False)
     lines = [
-        f"In ONNX Runtime's CUDA provider, calls of {batch_size} x {seq_len} as a CUDA graph, with memory that stays in "
-        "place:",
+        f"In ONNX Runtime's CUDA provider, calls of {batch_size} x {seq_len} as a CUDA graph, with memory that stays "
+        "in place:",
         "",
         "```python",
         *loader(model, batch_size, seq_len).splitlines(),
@@ -78,8 +78,8 @@ def card_of(path: Path, batch_size: int, seq_len: int) -> list[str]:
     ]
     if any(entry.key == RIGHT_PADDED for entry in model.metadata_props):
         lines += [
-            "Attention reads the lengths of the examples, so padding has to be on the right, as this tokenizer puts it. "
-            "Answers of examples with padding before a token are NaN.",
+            "Attention reads the lengths of the examples, so padding has to be on the right, as this tokenizer puts "
+            "it. Answers of examples with padding before a token are NaN.",
             "",
         ]
     return lines
