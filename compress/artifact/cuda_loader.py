@@ -18,8 +18,12 @@ from onnxruntime import InferenceSession, OrtValue
 cuda = ("CUDAExecutionProvider", {{"enable_cuda_graph": "1", "use_tf32": "0"}})
 session = InferenceSession("model.onnx", providers=[cuda, "CPUExecutionProvider"])
 memory = lambda kind, *shape: OrtValue.ortvalue_from_shape_and_type(shape, numpy.dtype(kind).type, "cuda", 0)
-inputs = {{{inputs}}}
-outputs = {{{outputs}}}
+inputs = {{
+{inputs}
+}}
+outputs = {{
+{outputs}
+}}
 binding = session.io_binding()
 for name, value in inputs.items():
     binding.bind_ortvalue_input(name, value)
@@ -50,8 +54,8 @@ def loader(model: ModelProto, batch_size: int, seq_len: int) -> str:
             sizes = {"batch": batch_size, "sequence": seq_len}
             shape = [sizes.get(size.dim_param, size.dim_value) for size in tensor.shape.dim]
             kind = _TYPES[tensor.elem_type]
-            parts.append(f'"{value.name}": memory("{kind}", {", ".join(map(str, shape))})')
-        return ", ".join(parts)
+            parts.append(f'    "{value.name}": memory("{kind}", {", ".join(map(str, shape))}),')
+        return "\n".join(parts)
 
     return _CODE.format(inputs=memory(list(model.graph.input)), outputs=memory(list(model.graph.output)))
 

@@ -114,7 +114,15 @@ def with_padding(feed: Feed) -> dict[str, NDArray[Any]]:
 
 
 def difference(answers: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Largest difference of answers, relative to the largest expected one; infinite for other shapes and for NaN."""
+    """Largest difference of answers, relative to the largest expected one.
+
+    Args:
+        answers: of any shape.
+        expected: what they should be.
+
+    Returns:
+        The ratio; infinite for other shapes, and for answers that are not finite.
+    """
     if answers.shape != expected.shape or not np.isfinite(answers).all():
         return float("inf")
     return float(np.abs(answers - expected).max() / max(float(np.abs(expected).max()), 1e-6))

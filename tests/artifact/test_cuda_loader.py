@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper
 
 from compress.artifact.cuda_loader import card_of, loader
 from compress.export.key_masks import with_mask
@@ -23,7 +24,7 @@ from support.structures import padded_inputs
 def test_the_loader_answers_as_a_session(dense_onnx: DenseOnnx) -> None:
     file = dense_onnx("bert")
     text = loader(onnx.load(str(file)), 3, 9)
-    assert len([line for line in text.splitlines() if line.strip()]) <= 18
+    assert len([line for line in text.splitlines() if line.strip()]) <= 24
     for cuda, processor in (('"cuda", 0', '"cpu", 0'), ("cuda, ", ""), ("model.onnx", str(file))):
         assert cuda in text
         text = text.replace(cuda, processor)
@@ -33,6 +34,16 @@ def test_the_loader_answers_as_a_session(dense_onnx: DenseOnnx) -> None:
         feed = {name: tensor.numpy() for name, tensor in padded_inputs("bert", 3, 9, seed).items()}
         (answer,) = there["call"](feed).values()
         np.testing.assert_array_equal(answer, open_session(file, load_target("cpu")).run(feed))
+
+
+def test_the_documentation_has_these_lines() -> None:
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"])
+        for name in ("input_ids", "attention_mask", "token_type_ids")
+    ]
+    answer = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])
+    lines = loader(helper.make_model(helper.make_graph([], "bert", inputs, [answer])), 1, 64)
+    assert f"```python\n{lines}```" in (Path(__file__).parents[2] / "docs" / "gpu.md").read_text()
 
 
 def test_the_card_of_a_cuda_target_has_it(dense_onnx: DenseOnnx, tmp_path: Path) -> None:
