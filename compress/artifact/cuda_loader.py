@@ -30,6 +30,7 @@ for name, value in inputs.items():
 for name, value in outputs.items():
     binding.bind_ortvalue_output(name, value)
 
+
 def call(batch):  # arrays of these shapes, by name; the first call captures the graph
     for name, value in inputs.items():
         value.update_inplace(batch[name])
