@@ -44,7 +44,7 @@ class BoundSession:
         graph: int | None = None,
     ) -> None:
         self._inference, self._device, self._number, self._stream = inference, device, number, stream
-        self._graph = graph
+        self._graph, self._options = graph, run_options(graph)
         self._right_padded = padding.takes_right_padding_alone(inference)
         self.input_names: tuple[str, ...] = tuple(value.name for value in inference.get_inputs())
         self._outputs = answer_names([value.name for value in inference.get_outputs()])
@@ -55,7 +55,7 @@ class BoundSession:
         """Run the model on one batch; see ``Session.run``."""
         binding, known = self._bind(feed)
         with _as_export_error(known):
-            self._inference.run_with_iobinding(binding, run_options(self._graph))
+            self._inference.run_with_iobinding(binding, self._options)
             parts = binding.copy_outputs_to_cpu()
         answers = np.array(parts[0]) if len(parts) == 1 else np.stack(parts, axis=-1)
         if self._right_padded:

@@ -97,7 +97,7 @@ def with_mask(model: ModelProto, mask: Mask) -> ModelProto:
         mask: what attention reads instead.
 
             - ``lengths``: the number of tokens of each example [batch]. All kernels take it; fused are TensorRT's
-              (compute capability 7.0 to 8.9) and cuDNN's (9.0).
+              (compute capability 7.5 to 8.9) and cuDNN's (9.0).
             - ``ranges``: [3 x batch + 2], the lengths, where queries start, where keys start. The memory-efficient
               kernel reads it, and *no other reads it right*.
             - ``bias``: added to the scores [batch, 1, sequence, sequence]. Fused kernels (memory-efficient; cuDNN's on

@@ -155,6 +155,7 @@ _ON_CUDA: tuple[tuple[Form, Mask], ...] = (
     ("plain", "tokens"),
     ("offline", "tokens"),
     ("offline", "bias"),
+    ("packed-offline", "bias"),
     ("offline", "onnx"),
     ("packed-offline", "lengths"),
     ("offline", "ranges"),
