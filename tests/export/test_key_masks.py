@@ -67,7 +67,7 @@ def _on_the_right(row: list[int]) -> bool:
     widths=st.sampled_from([UNEVEN, Widths((4,) * 3, (20,) * 3)]),
     rows=st.lists(RIGHT.filter(any), min_size=1, max_size=4),
 )
-@examples(40)
+@examples(20)
 def test_right_padded_inputs_are_answered_as_before(
     dense: dict[str, tuple[Encoder, onnx.ModelProto]], family: str, mask: Any, packed: bool, widths: Widths, rows: Any
 ) -> None:
@@ -80,7 +80,7 @@ def test_right_padded_inputs_are_answered_as_before(
 
 
 @given(mask=st.sampled_from(MASKS), rows=st.lists(ANY, min_size=1, max_size=4))
-@examples(40)
+@examples(20)
 def test_other_padding_is_answered_right_or_not_at_all(
     dense: dict[str, tuple[Encoder, onnx.ModelProto]], mask: Any, rows: list[list[int]]
 ) -> None:
@@ -97,7 +97,7 @@ def test_other_padding_is_answered_right_or_not_at_all(
 
 
 @given(st.lists(ANY, min_size=1, max_size=5))
-@examples(40)
+@examples(20)
 def test_kernels_are_given_what_their_contract_says(rows: list[list[int]]) -> None:
     given_mask = np.array(rows, np.int64) * 7  # whatever is not 0 is a token
     batch = len(rows)
@@ -157,6 +157,7 @@ def test_one_mask_serves_all_layers_and_a_second_rewrite_changes_nothing(
         assert with_mask(once, mask).graph == once.graph  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_every_variant_of_a_gpu_answers_nearly_the_same_on_the_processor(
     dense: dict[str, tuple[Encoder, onnx.ModelProto]],
 ) -> None:
@@ -196,6 +197,7 @@ def test_fused_forms_have_the_operators(dense: dict[str, tuple[Encoder, onnx.Mod
     assert own.opset_import[0].version == 24
 
 
+@pytest.mark.slow
 def test_nodes_that_stay_in_fp32_are_found_in_every_form(dense: dict[str, tuple[Encoder, onnx.ModelProto]]) -> None:
     feed = _feed("bert", [[1] * 9, [1] * 4 + [0] * 5])
     for engine in variants(load_target("h100"), "fp16")[-4::3]:
