@@ -22,6 +22,7 @@ from onnx import ModelProto, load_model
 from compress.core.errors import ExportError
 from compress.export.bound import UNCAPTURED, BoundSession
 from compress.export.inputs import select_inputs
+from compress.export.outputs import answer_names
 from compress.export.padding import PaddingRefused
 from compress.models.encoder import MASK
 
@@ -64,12 +65,10 @@ class CapturedSession:
         }
         self._stream, self._said = stream, False
         self.input_names: tuple[str, ...] = self._other.input_names
-        # Of a call that was filled up, the rest of this axis is cut off again.
-        self._of_tokens = [
-            axis
-            for axis, size in enumerate(inference.get_outputs()[0].shape)
-            if axis > 0 and (size is None or isinstance(size, str))
-        ]
+        # Of a call that was filled up, the rest of these axes is cut off again.
+        outputs = {value.name: value.shape for value in inference.get_outputs()}
+        answer = outputs[answer_names(list(outputs))[0]]
+        self._of_tokens = [axis for axis, size in enumerate(answer) if axis > 0 and not isinstance(size, int)]
 
     def run(self, feed: Feed) -> NDArray[Any]:
         """Run the model on one batch; see ``Session.run``."""

@@ -107,7 +107,7 @@ def with_mask(model: ModelProto, mask: Mask) -> ModelProto:
             - ``tokens``: nothing is changed.
 
     Returns:
-        The rewritten graph; the same one for ``tokens``, an equal one where no attention has a mask of tokens.
+        The rewritten graph; the same one where there is nothing to rewrite.
     """
     if mask == "tokens":
         return model
@@ -129,6 +129,8 @@ def with_mask(model: ModelProto, mask: Mask) -> ModelProto:
             if tokens not in made.made:
                 made.made[tokens] = _ranges(made, tokens) if mask == "ranges" else _lengths(made, tokens)
             made.nodes.append(_with_input(node, {_MASK_AT[node.op_type]: made.made[tokens]}))
+    if not made.counted and not made.made:
+        return model
     result = rebuild(model, _marked(made, model), made.weights)
     if made.counted:
         helper.set_model_props(result, {RIGHT_PADDED: "1"})

@@ -117,6 +117,23 @@ def test_calls_filled_up_answer_as_they_do_alone(batch: int, length: int, tokens
     np.testing.assert_allclose(found, plain(model).run(feed), atol=1e-6, rtol=0)
 
 
+def test_only_axes_of_tokens_of_the_answer_are_cut() -> None:
+    # As files of sentence encoders: the answer is the second output, and has no axis of tokens.
+    proto = onnx.ModelProto.FromString(tokens_graph())
+    proto.graph.output[0].name = "last_hidden_state"
+    for node in proto.graph.node:
+        node.output[:] = ["last_hidden_state" if name == "y" else name for name in node.output]
+    axes = numpy_helper.from_array(np.array([1], np.int64), "axes")
+    proto.graph.initializer.append(axes)
+    proto.graph.node.append(
+        helper.make_node("ReduceMax", ["last_hidden_state", "axes"], ["sentence_embedding"], "pool", keepdims=0)
+    )
+    proto.graph.output.append(helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["batch", 16]))
+    model = proto.SerializeToString()
+    made = CapturedSession(StandIn(model), GRAPHS, lambda: plain(model), "cpu")
+    assert made.run(feed_of(3, 3)).shape == plain(model).run(feed_of(3, 3)).shape == (3, 16)
+
+
 def test_every_shape_is_captured_once_under_a_number_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
     model = tokens_graph()
     stand_in = StandIn(model)
