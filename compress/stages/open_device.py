@@ -32,8 +32,8 @@ def open_device(run: Run, scratch: Path) -> Device:
     if reason is None:
         if target.runtime == "onnxruntime-cuda" and target.cuda_graphs is None:
             run.info(
-                "calls run without CUDA graphs; where calls have fixed shapes these can halve small ones: [cuda_graphs] "
-                "in a target's file (docs/gpu.md)"
+                "calls run without CUDA graphs; for calls of fixed shapes they can halve the time of small ones: "
+                "[cuda_graphs] in a target's file (docs/gpu.md)"
             )
         return PresentDevice.open(run, scratch)
     if config.profile is None:
