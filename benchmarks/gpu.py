@@ -8,7 +8,9 @@ Sections, each of which writes its figures before the next begins: the tests of 
 of each stage for a BERT-base with random weights on 2,048 examples of 128 tokens, twice, and whether both plans are
 equal byte for byte; the factorisations in float64 and float32; the stages with TF32 products, with hidden states on the
 processor, and within 8 GB; a real model, if one is given: by `compress run`, and its stages with float32 and TF32
-products; BERT-large within 24 GB. Random weights tell time and memory, not accuracy.
+products; BERT-large within 24 GB. Random weights tell time and memory, not accuracy. The section ``engines``
+(``gpu_engines.py``) runs forms of our files, CUDA graphs and PyTorch side by side, within ``--engines-seconds``.
+``--only engines`` runs the named sections alone.
 
 A section that fails is noted and the next begins. One that would begin after ``--seconds`` is noted as not run. This is
 a benchmark, not a test: it asserts nothing.
@@ -32,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gpu_engines import Engines, table
 
 from compress.calibration.curvature import Curvature
 from compress.calibration.obs import removal_order
@@ -282,6 +285,7 @@ def sections(bench: Bench) -> dict[str, Callable[[], Figures]]:
     tiny, given = bench.given.tiny, bench.given
     found: dict[str, Callable[[], Figures]] = {} if given.no_tests else {"tests": bench.tests}
     found |= {
+        "engines": Engines(bench.device, given.engines_seconds, tiny=tiny),
         "stages, twice": bench.twice,
         "factorisations": bench.factorisations,
         "TF32": bench.tf32,
@@ -290,9 +294,8 @@ def sections(bench: Bench) -> dict[str, Callable[[], Figures]]:
     }
     if given.model:
         found |= {"real model": bench.real, "real model, precision": bench.precision}
-    return found | {
-        "BERT-large within 24 GB": lambda: bench.within(24, "tiny" if tiny else "large", 64 if tiny else 512)
-    }
+    found["BERT-large within 24 GB"] = lambda: bench.within(24, "tiny" if tiny else "large", 64 if tiny else 512)
+    return {name: work for name, work in found.items() if not given.only or name in given.only}
 
 
 def markdown(figures: Figures) -> str:
@@ -312,6 +315,8 @@ def markdown(figures: Figures) -> str:
                 seconds = " | ".join(str(stages[s]["seconds"]) for s in ("calibrate", "search", "reconstruct"))
                 peak = max(one.get("peak_gb", 0.0) for one in stages.values())
                 lines.append(f"| {name} {part} | {seconds} | {one['seconds']} | {peak} |")
+    if "engines" in figures:
+        lines += ["", *table(figures["engines"])]
     rest = {name: found for name, found in figures.items() if name != "machine"}
     return "\n".join([*lines, "", "```json", json.dumps(rest, indent=1), "```"]) + "\n"
 
@@ -324,6 +329,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--no-tests", action="store_true", help="leave tests/gpu out")
     parser.add_argument("--length", type=int, default=128, help="tokens of an example")
     parser.add_argument("--seconds", type=float, default=540.0, help="no section begins after so long")
+    parser.add_argument("--engines-seconds", type=float, default=200.0, help="time share of the section 'engines'")
+    parser.add_argument("--only", nargs="*", default=[], help="names of sections to run; all without it")
     parser.add_argument("--model", help="a real checkpoint")
     parser.add_argument("--data", help="its data")
     parser.add_argument("--eval-data")

@@ -7,18 +7,14 @@ alike. ``docs/gpu.md`` lists the runs on GPUs.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+import logging
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from compress.core.errors import ExportError, TargetError
-from compress.export import cuda_events
-from compress.export.inputs import select_inputs
-from compress.export.outputs import answer_names
+from compress.export import captured, cuda_events
+from compress.export.bound import BoundSession
 from compress.profile.gpu import gpus, matching_gpus
 
 if TYPE_CHECKING:
@@ -26,114 +22,13 @@ if TYPE_CHECKING:
     from compress.profile.target import Target
 
 PROVIDER = "CUDAExecutionProvider"
+_logger = logging.getLogger(__name__)
 INSTALL = "pip uninstall onnxruntime, then pip install 'compress[gpu]' (the two install over each other)"
 
 
-class BoundSession:
-    """``Session`` with bound inputs and outputs: a call takes arrays of the host and returns one.
-
-    So its latency includes both copies, as for a caller on the host. The memory of the inputs stays bound between calls
-    of one shape.
-
-    Args:
-        inference: an ``onnxruntime.InferenceSession``.
-        device: device of inputs and outputs, ``cuda`` or ``cpu``.
-        number: number of that device.
-        stream: CUDA stream that the session computes on; None if the session has its own.
-    """
-
-    def __init__(self, inference: Any, device: str = "cuda", number: int = 0, stream: int | None = None) -> None:
-        self._inference, self._device, self._number, self._stream = inference, device, number, stream
-        self.input_names: tuple[str, ...] = tuple(value.name for value in inference.get_inputs())
-        self._outputs = answer_names([value.name for value in inference.get_outputs()])
-        self._bound: dict[str, Any] = {}
-        self._binding: Any = None
-
-    def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """Run the model on one batch; see ``Session.run``."""
-        binding, known = self._bind(feed)
-        with _as_export_error(known):
-            self._inference.run_with_iobinding(binding)
-            answers = binding.copy_outputs_to_cpu()
-        return np.array(answers[0]) if len(answers) == 1 else np.stack(answers, axis=-1)
-
-    def without_copies(self, feed: Mapping[str, NDArray[Any]]) -> tuple[Callable[[], None], int]:
-        """Prepare calls whose inputs are already on the GPU.
-
-        Args:
-            feed: one batch, arrays by input name.
-
-        Returns:
-            A function that starts a call, and the CUDA stream that it starts on.
-
-        Raises:
-            ExportError: the session computes on a stream that only the runtime knows.
-        """
-        if self._stream is None:
-            raise ExportError("this session has no CUDA stream to time on; install cuda-bindings (the extra 'gpu')")
-        import onnxruntime
-
-        binding, known = self._bind(feed)
-        options = onnxruntime.RunOptions()
-        # With this a call returns as soon as everything has started; events tell when it is done.
-        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-
-        def start() -> None:
-            self._inference.run_with_iobinding(binding, options)
-
-        with _as_export_error(known):
-            start()
-        return start, self._stream
-
-    def close(self) -> None:
-        """Free the model's memory; see ``Session.close``."""
-        self._inference, self._binding = None, None
-        self._bound.clear()
-        if self._stream is not None:
-            cuda_events.free_stream(self._stream)
-            self._stream = None
-
-    def _bind(self, feed: Mapping[str, NDArray[Any]]) -> tuple[Any, dict[str, NDArray[Any]]]:
-        """Copy inputs to the session's device, into the memory of the last call if the shapes are the same."""
-        if self._inference is None:
-            raise ExportError("this session is closed; open another with open_session")
-        known = {name: np.ascontiguousarray(value) for name, value in select_inputs(feed, self.input_names).items()}
-        import onnxruntime
-
-        shapes = {name: tuple(value.shape()) for name, value in self._bound.items()}
-        with _as_export_error(known):
-            if shapes == {name: value.shape for name, value in known.items()}:
-                for name, value in known.items():
-                    self._bound[name].update_inplace(value)
-                return self._binding, known
-            binding = self._inference.io_binding()
-            self._bound = {
-                name: onnxruntime.OrtValue.ortvalue_from_numpy(value, self._device, self._number)
-                for name, value in known.items()
-            }
-            for name, value in self._bound.items():
-                binding.bind_ortvalue_input(name, value)
-            for name in self._outputs:
-                # Their shapes follow from the inputs': the runtime allocates.
-                binding.bind_output(name, self._device, self._number)
-        self._binding = binding
-        return binding, known
-
-
-@contextmanager
-def _as_export_error(known: Mapping[str, NDArray[Any]]) -> Iterator[None]:
-    from compress.export.session import runtime_errors
-
-    # Bound calls raise a plain RuntimeError.
-    expected: tuple[type[Exception], ...] = (*runtime_errors(), RuntimeError)
-    try:
-        yield
-    except expected as error:
-        shapes = {name: tuple(value.shape) for name, value in known.items()}
-        raise ExportError(f"ONNX Runtime could not run the model on inputs {shapes}: {error}") from error
-
-
-def provider_options(number: int = 0, stream: int | None = None) -> list[tuple[str, dict[str, str]]]:
+def provider_options(
+    number: int = 0, stream: int | None = None, *, graphs: bool = False
+) -> list[tuple[str, dict[str, str]]]:
     """Execution providers with their options: CUDA, then the processor for operations on shapes.
 
     Source: ONNX Runtime's documentation, "CUDA Execution Provider", configuration options.
@@ -141,6 +36,7 @@ def provider_options(number: int = 0, stream: int | None = None) -> list[tuple[s
     Args:
         number: number of the GPU.
         stream: CUDA stream to compute on; None lets the provider create its own.
+        graphs: capture calls as CUDA graphs.
 
     Returns:
         Names and options, as ``InferenceSession`` takes them.
@@ -154,6 +50,8 @@ def provider_options(number: int = 0, stream: int | None = None) -> list[tuple[s
     }
     if stream is not None:
         cuda["user_compute_stream"] = str(stream)
+    if graphs:
+        cuda["enable_cuda_graph"] = "1"
     return [(PROVIDER, cuda), ("CPUExecutionProvider", {})]
 
 
@@ -165,13 +63,36 @@ def open_cuda(model: Path | bytes, target: Target) -> Session:
         target: a target that runs in ONNX Runtime on an NVIDIA GPU.
 
     Returns:
-        A session with bound inputs and outputs.
+        A session with bound inputs and outputs; with CUDA graphs where the target's file has them.
 
     Raises:
         TargetError: there is no such GPU, or ONNX Runtime lacks its CUDA provider; the message says what to do.
         ExportError: the runtime refuses the model.
     """
     number = require_cuda(target)
+
+    def without() -> BoundSession:
+        inference, stream = _inference(model, number)
+        return BoundSession(inference, "cuda", number, stream)
+
+    if target.cuda_graphs is None:
+        return without()
+    found = captured.obstacles(model)
+    if found:
+        _logger.warning(f"no CUDA graphs, and calls run without them: {', '.join(found[:5])} cannot be captured")
+        return without()
+    try:
+        inference, stream = _inference(model, number, graphs=True)
+    except ExportError as error:
+        if not captured.refused(error):
+            raise
+        _logger.warning(f"no CUDA graphs, and calls run without them: {error}")
+        return without()
+    return captured.CapturedSession(inference, target.cuda_graphs, without, "cuda", number, stream)
+
+
+def _inference(model: Path | bytes, number: int, *, graphs: bool = False) -> tuple[Any, int | None]:
+    """An ``onnxruntime.InferenceSession`` on a GPU, and its stream."""
     import onnxruntime
 
     from compress.export.session import load_inference
@@ -186,7 +107,7 @@ def open_cuda(model: Path | bytes, target: Target) -> Session:
     if hasattr(onnxruntime, "preload_dlls"):
         with redirect_stdout(io.StringIO()):
             onnxruntime.preload_dlls()
-    inference = load_inference(model, options, provider_options(number, stream))
+    inference = load_inference(model, options, provider_options(number, stream, graphs=graphs))
     if PROVIDER not in inference.get_providers():
         # Without CUDA's libraries it falls back to the processor without an error.
         raise TargetError(
@@ -194,7 +115,7 @@ def open_cuda(model: Path | bytes, target: Target) -> Session:
             "built for, and cuDNN 9 have to be found): pip install 'onnxruntime-gpu[cuda,cudnn]', or the image; "
             "see docs/gpu.md"
         )
-    return BoundSession(inference, "cuda", number, stream)
+    return inference, stream
 
 
 def require_cuda(target: Target) -> int:

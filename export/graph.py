@@ -66,12 +66,15 @@ def rebuild(model: ModelProto, nodes: Sequence[NodeProto], initializers: Sequenc
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
     domains = {node.domain for node in graph.node} | {""}
-    return helper.make_model(
+    built = helper.make_model(
         graph,
         opset_imports=[opset for opset in model.opset_import if opset.domain in domains],
         ir_version=model.ir_version,
         producer_name="compress",
     )
+    # What a rewrite has noted of its graph; the exporter's own notes go.
+    built.metadata_props.extend(entry for entry in model.metadata_props if entry.key.startswith("compress."))
+    return built
 
 
 def tidy(model: ModelProto, parameter_prefix: str = "") -> ModelProto:

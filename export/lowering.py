@@ -16,12 +16,13 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from compress.core.errors import TargetError
 from compress.export import graph
+from compress.export.key_masks import COUNTED, Mask, with_mask
 from compress.profile.target import ENGINE_RUNTIMES, GPU_RUNTIMES, Precision, Target
 
 if TYPE_CHECKING:
     from compress.export.int8 import Feed
 
-Form = Literal["plain", "packed", "offline", "standard"]
+Form = Literal["plain", "packed", "offline", "packed-offline", "standard"]
 Int8 = Literal["invariant", "fastest"]
 Scheme = Literal["float", "dynamic", "invariant", "static", "symmetric", "nncf"]
 # Schemes that ``lower`` applies in the graph, layer by layer.
@@ -39,7 +40,8 @@ class Engine:
     Attributes:
         precision: number format.
         form: ``plain``, as exported; ``packed``, with each attention and its projections in one operator; ``offline``,
-            fused by ONNX Runtime's offline optimizer; ``standard``, without ONNX Runtime's own operators.
+            fused by ONNX Runtime's offline optimizer; ``packed-offline``, both; ``standard``, without operators of ONNX
+            Runtime's own.
         scheme: int8 scheme: ``invariant`` (``export/int8_invariant.py``); ``dynamic``, ``static`` or ``symmetric`` (by
             ONNX Runtime's library; the last is static with signed activations, for TensorRT); ``nncf`` (by nncf, for
             OpenVINO); ``float`` if not int8.
@@ -47,6 +49,7 @@ class Engine:
         left_out: names of what stays in float: in int8 weights, as in ``int8.quantizable``; in fp16 nodes.
         rest: number format of what int8 leaves: ``fp16`` for TensorRT, which fuses attention in half precision alone.
         float32_nodes: in int8 with fp16 around it, names of nodes that stay float32.
+        mask: what attention reads for a padding mask (``export/key_masks.py``); other than ``tokens`` on CUDA alone.
     """
 
     precision: Precision = "fp32"
@@ -56,13 +59,15 @@ class Engine:
     left_out: tuple[str, ...] = ()
     rest: Literal["fp32", "fp16"] = "fp32"
     float32_nodes: tuple[str, ...] = ()
+    mask: Mask = "tokens"
 
     @property
     def name(self) -> str:
         """Name for tables, such as ``fp32`` or ``int8 dynamic, packed``."""
         how = "" if self.scheme == "float" else f" {self.scheme}"
         how += " with fp16" if self.rest == "fp16" else ""
-        return f"{self.precision}{how}" + ("" if self.form == "plain" else f", {self.form}")
+        how += "" if self.form == "plain" else f", {self.form}"
+        return f"{self.precision}{how}" + ("" if self.mask == "tokens" else f", mask {self.mask}")
 
     def to_json(self) -> dict[str, Any]:
         """The engine in plain JSON types."""
@@ -133,8 +138,7 @@ def _variants(target: Target, precision: Precision) -> tuple[Engine, ...]:
             return (Engine(precision, "standard", "symmetric", rest="fp16"),)
         return (Engine(precision, "standard"),)
     if target.runtime in GPU_RUNTIMES:
-        # The other forms use operators that exist only for the processor.
-        return (Engine(precision),)
+        return _cuda_variants(target, precision)
     if precision == "fp32":
         return Engine(form="plain"), Engine(form="packed"), Engine(form="offline")
     saturating = saturates()
@@ -144,6 +148,29 @@ def _variants(target: Target, precision: Precision) -> tuple[Engine, ...]:
         Engine("int8", "plain", "dynamic", saturating),
         Engine("int8", "plain", "static", saturating),
     )
+
+
+# Forms and masks on CUDA. Packed without another mask is as slow in attention as plain.
+_ON_CUDA: tuple[tuple[Form, Mask], ...] = (
+    ("plain", "tokens"),
+    ("offline", "tokens"),
+    ("offline", "bias"),
+    ("packed-offline", "bias"),
+    ("offline", "onnx"),
+    ("packed-offline", "lengths"),
+    ("offline", "ranges"),
+    ("packed-offline", "ranges"),
+)
+
+
+def _cuda_variants(target: Target, precision: Precision) -> tuple[Engine, ...]:
+    if precision == "int8":
+        return (Engine(precision),)
+    found = tuple(Engine(precision, form, mask=mask) for form, mask in _ON_CUDA)
+    if target.padding == "any":
+        found = tuple(engine for engine in found if engine.mask not in COUNTED)
+    # In float32 the kernel that reads ranges takes long inputs alone, and the one for the others misreads them.
+    return found if precision == "fp16" else tuple(engine for engine in found if engine.mask != "ranges")
 
 
 def lower(model: ModelProto, engine: Engine, samples: Sequence[Feed] = (), *, timing_only: bool = False) -> ModelProto:
@@ -166,10 +193,13 @@ def lower(model: ModelProto, engine: Engine, samples: Sequence[Feed] = (), *, ti
 
     if engine.form == "standard":
         model = standard_ops.expand_attention(model)
-    elif engine.form == "packed":
+    if engine.form in ("packed", "packed-offline"):
         model = pack_attention(model)
-    elif engine.form == "offline":
+    if engine.form in ("offline", "packed-offline"):
         model = graph.fuse_offline(model)
+    if engine.mask != "ranges" or engine.precision == "fp16":
+        # See ``_cuda_variants``. A float32 file beside one with ranges keeps its mask of tokens.
+        model = with_mask(model, engine.mask)
     if engine.precision == "fp16":
         return fp16.to_half(model, engine.left_out)
     if engine.scheme == "dynamic":

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.errors import ExportError
+from compress.export import padding
 from compress.export.inputs import select_inputs
 from compress.export.outputs import answer_names
 
@@ -50,6 +51,7 @@ class OnnxRuntimeSession:
         self._inference = inference
         self.input_names: tuple[str, ...] = tuple(value.name for value in inference.get_inputs())
         self._outputs = answer_names([value.name for value in inference.get_outputs()])
+        self._right_padded = padding.takes_right_padding_alone(inference)
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Run the model on one batch; see ``Session.run``."""
@@ -57,8 +59,11 @@ class OnnxRuntimeSession:
             raise ExportError("this session is closed; open another with open_session")
         known = select_inputs(feed, self.input_names)
         try:
-            answers = [np.asarray(answer) for answer in self._inference.run(self._outputs, known)]
-            return answers[0] if len(answers) == 1 else np.stack(answers, axis=-1)
+            parts = [np.asarray(answer) for answer in self._inference.run(self._outputs, known)]
+            answers = parts[0] if len(parts) == 1 else np.stack(parts, axis=-1)
+            if self._right_padded:
+                padding.refuse_marked(answers, known)
+            return answers
         except runtime_errors() as error:
             shapes = {name: tuple(value.shape) for name, value in known.items()}
             raise ExportError(f"ONNX Runtime could not run the model on inputs {shapes}: {error}") from error

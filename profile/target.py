@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from compress.core.cores import usable_cores
 from compress.core.errors import ProfileError, TargetError, did_you_mean
 from compress.core.parsing import MOST_TOML_BYTES, Missing, Unreadable, parse_toml, read_text
+from compress.profile.cuda_graphs import CudaGraphs
 from compress.profile.gpu import matching_gpus, with_current_clock
 
 RuntimeName = Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx", "openvino"]
@@ -128,6 +129,9 @@ class Target(BaseModel):
         tile_sizes: rows and columns of a matrix product that one processor computes at a time.
         calls: calls that engines of TensorRT and TensorRT-RTX have to accept; None for up to the command line's batch
             size and length.
+        padding: ``right`` if inputs are padded on the right, as tokenizers of artifacts do; ``any`` keeps to forms that
+            take other padding too. For ONNX Runtime on CUDA.
+        cuda_graphs: shapes of calls that run as a CUDA graph; None for none. For ONNX Runtime on CUDA.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -147,6 +151,16 @@ class Target(BaseModel):
     processors: int | None = Field(default=None, ge=1)
     tile_sizes: Annotated[tuple[Tile, ...], Field(strict=False, min_length=1)] | None = None
     calls: Calls | None = None
+    padding: Literal["right", "any"] = "right"
+    cuda_graphs: CudaGraphs | None = None
+
+    @field_validator("cuda_graphs")
+    @classmethod
+    def _on_cuda(cls, value: CudaGraphs | None, info: ValidationInfo) -> CudaGraphs | None:
+        runtime = info.data.get("runtime", "onnxruntime-cuda")
+        if value is not None and runtime != "onnxruntime-cuda":
+            raise ValueError(f'{runtime} captures no CUDA graphs here; runtime = "onnxruntime-cuda" does')
+        return value
 
     @field_validator("peak_flops", "memory_bandwidth_gb_s", "launch_overhead_us")
     @classmethod
@@ -161,7 +175,7 @@ class Target(BaseModel):
         return value
 
     def for_calls(self, batch_size: int, seq_len: int) -> Target:
-        """The target with engines that are fastest at a batch size and length.
+        """The target with engines that are fastest at a batch size and length, and graphs for such calls.
 
         Args:
             batch_size: examples per call.
@@ -171,8 +185,10 @@ class Target(BaseModel):
             A copy with these usual calls; the target itself if its runtime needs none.
 
         Raises:
-            TargetError: the target's file has ranges, and the call is outside them.
+            TargetError: the target's file has ranges or shapes, and the call is outside them.
         """
+        if self.cuda_graphs is not None:
+            return self.model_copy(update={"cuda_graphs": self.cuda_graphs.for_calls(batch_size, seq_len)})
         if self.calls is not None:
             return self.model_copy(update={"calls": self.calls.usually(batch_size, seq_len)})
         if self.runtime not in ENGINE_RUNTIMES:
@@ -321,6 +337,8 @@ def describe_device(target: Target) -> dict[str, str | int]:
     if target.runtime in GPU_RUNTIMES:
         for gpu in matching_gpus(target.compute_capability)[:1]:
             described |= with_current_clock(gpu).description
+    if target.cuda_graphs is not None:
+        described["cuda_graphs"] = str(target.cuda_graphs)
     return described
 
 
@@ -339,6 +357,13 @@ def check_device(described: Mapping[str, str | int], target: Target) -> None:
         raise ProfileError(
             f"the profile was measured in {runtime}, target '{target.name}' runs in {target.runtime}; take one with "
             "`compress profile`"
+        )
+    captured = described.get("cuda_graphs")
+    if "runtime" in described and (captured is None) != (target.cuda_graphs is None):
+        how = "without CUDA graphs" if captured is None else f"with CUDA graphs ({captured})"
+        raise ProfileError(
+            f"the profile was measured {how}, and target '{target.name}' says otherwise; take one with `compress "
+            "profile`, or change [cuda_graphs] in the target's file"
         )
     capability = described.get("compute_capability")
     if capability is not None and target.compute_capability not in (None, capability):

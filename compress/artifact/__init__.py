@@ -16,7 +16,8 @@
     package      the files again, laid out for another program
     consumers    the programs: their layouts, what they cannot serve, how they load a package
     triton       config.pbtxt
+    cuda_loader  lines that run the file as a CUDA graph
     sbom         bill of materials, CycloneDX
 
-May import pruning, tasks, models, core.
+May import export, pruning, tasks, models, core.
 """

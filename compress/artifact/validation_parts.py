@@ -214,6 +214,7 @@ class EngineForm(Part):
     left_out: Names = Field((), description="Weights that int8 leaves, or nodes that stay float32 in fp16.")
     rest: str = Field("fp32", description="Number format of what int8 leaves.")
     float32_nodes: Names = Field((), description="Nodes that stay float32 where that is fp16.")
+    mask: str = Field("tokens", description="What attention reads for a padding mask.")
 
 
 class Deployment(Part):

@@ -23,7 +23,7 @@ from compress.core.parsing import Missing, Unreadable, parse_json, printable, re
 from compress.core.statistics import Interval
 
 # What makes two latencies comparable.
-_DEVICE = ("processor", "gpu", "compute_capability", "cores", "threads", "system", "runtime")
+_DEVICE = ("processor", "gpu", "compute_capability", "cores", "threads", "system", "runtime", "cuda_graphs")
 _DEPLOYMENT = ("target", "batch_size", "seq_len")
 
 

@@ -7,6 +7,7 @@
     device             protocol of a target;  open_device  opens one
     present_device     a target that is this machine
     absent_device      a target that is elsewhere
+    forms              forms of a number format, opened to be timed
     dense_model        the exported dense model, cut to structures of any widths
     profile            the latency table of every precision
     calibrate          importance of heads and filters

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress._version import __version__
-from compress.artifact import summary
+from compress.artifact import cuda_loader, summary
 from compress.artifact.consumers import ORT_CLASSES
 from compress.artifact.files import HEAD, MODEL
 from compress.artifact.model import WEIGHTS
 from compress.artifact.sparse import card as sparse_card
+from compress.core.errors import TargetError
 from compress.export.lowering import IN_GRAPH
 from compress.export.tensorrt_file import RtxRecord, context_path, engine_path, library_of, read_record
+from compress.profile.target import load_target
 from compress.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ def card(config: RunConfig, plan: Plan, validation: Validation | None, task: Map
         *([f"Measured with the prompt {prompt!r} before every text: put it there in use too.", ""] if prompt else []),
         *_use(str(task.get("name", "")), plan, directory),
         *_engine(directory),
+        *_cuda(config, directory),
         "What was kept:",
         "",
         "```",
@@ -95,6 +98,18 @@ def _engine(directory: Path) -> list[str]:
         f"`engine/{context_path(model).name}` gives it to ONNX Runtime's provider for TensorRT-RTX.",
         "",
     ]
+
+
+def _cuda(config: RunConfig, directory: Path) -> list[str]:
+    """How to run the file as a CUDA graph, for targets in ONNX Runtime's CUDA provider."""
+    try:
+        runtime = load_target(config.target).runtime
+    except TargetError:  # a file that is not here any more
+        return []
+    model = directory / MODEL
+    if runtime != "onnxruntime-cuda" or not model.is_file():
+        return []
+    return cuda_loader.card_of(model, config.batch_size, config.seq_len)
 
 
 def _measured(plan: Plan, validation: Validation) -> list[str]:

@@ -113,7 +113,8 @@ def export_half(
     """
     export_checked(model, float_path, loaded, replace(engine, precision="fp32"), pattern=pattern)
     engine = replace(engine, left_out=_float32_nodes(float_path, loaded, progress))
-    write_lowered(float_path, engine, path, loaded)
+    # The float file has the form already.
+    write_lowered(float_path, replace(engine, form="plain"), path, loaded)
     return Exported(path, engine, read_report(path), parity_of(path, model, loaded, math.inf), float_path)
 
 
@@ -275,7 +276,7 @@ def _of_other_shapes(examples: Encoded, loaded: Loaded) -> Iterator[dict[str, Te
 def write_lowered(source: Path, engine: Engine, path: Path, loaded: Loaded) -> None:
     """Write an exported float32 file as an engine has it.
 
-    Nothing is written where that is the file as it was exported, nor where the engine's form takes no file this large.
+    Nothing is written where that is the file as it was exported. A form that takes no file this large is left out.
 
     Args:
         source: the exported file.
@@ -285,10 +286,11 @@ def write_lowered(source: Path, engine: Engine, path: Path, loaded: Loaded) -> N
     """
     import onnx
 
+    if "offline" in engine.form and graph.size_bytes(source) > EXTERNAL_DATA_ABOVE_BYTES:
+        # The optimizer takes no such file.
+        engine = replace(engine, form="packed" if engine.form == "packed-offline" else "plain")
     if engine == Engine():
         return  # as exported
-    if engine.form == "offline" and graph.size_bytes(source) > EXTERNAL_DATA_ABOVE_BYTES:
-        return  # the optimizer takes no such file
     graph.save(lower(onnx.load(str(source)), engine, samples_of(loaded)), path, EXTERNAL_DATA_ABOVE_BYTES)
 
 

@@ -24,6 +24,7 @@ from compress.stages.dense_model import DenseModel, deployment_feed, export_dens
 from compress.stages.device import Device
 from compress.stages.evaluate import Answers, Evaluation, Timing, answers_of_file
 from compress.stages.export import export_as, quantize_again, write_lowered
+from compress.stages.forms import open_forms
 from compress.stages.int8_accuracy import answers_of, hold_accuracy, hold_ranges
 from compress.stages.invariance import measure_invariance
 from compress.stages.results import Evaluated, Exported
@@ -188,8 +189,8 @@ def _choose_form(run: Run, dense: DenseModel, precision: Precision, widths: Widt
     offered = usable_variants(run.loaded.target, precision, run.config.int8, len(run.loaded.calibration))
     sessions: dict[str, Session] = {}
     try:
-        for engine in offered if len(offered) > 1 else ():
-            sessions[engine.name] = open_session(dense.build(widths, engine), run.loaded.target)
+        if len(offered) > 1:
+            sessions = open_forms(run, dense, widths, offered)
         chosen = choose_fastest(sessions, dense.timing_feed, seconds=FORM_SECONDS) if sessions else offered[0].name
         if precision == "int8" and run.config.int8 is None:
             chosen = _invariant_if_worth_it(run, dense, offered, sessions, chosen)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from compress.core.errors import BudgetUnreachable, ProfileError
+from compress.export.cuda import absence
+from compress.export.lowering import variants
 from compress.inputs.precisions import candidates
-from compress.profile.target import check_device, offered_precisions
+from compress.profile.target import GPU_RUNTIMES, check_device, offered_precisions
 from compress.search.costs import budget_limit
 from compress.stages.context import Run
 from compress.stages.search import size_limit_of
@@ -25,9 +27,20 @@ def profiles_of(run: Run) -> list[tuple[Engine, Profile]]:
     for precision in _asked(run, given):
         engine = run.device.fastest(precision)
         if given is not None and given.source == "measured" and given.engine != engine.name:
+            engine = _form_of(given, run, precision) or engine
+        if given is not None and given.source == "measured" and given.engine != engine.name:
             run.info(f"the profile was taken of {given.engine}, the file will be {engine.name}: latencies may differ")
         found.append((engine, given or run.device.take_profile(engine)))
     return found
+
+
+def _form_of(profile: Profile, run: Run, precision: Precision) -> Engine | None:
+    """The form that a profile was taken of, for a target that is elsewhere: it was chosen there, by measurement."""
+    target = run.loaded.target
+    if target.runtime not in GPU_RUNTIMES or absence(target) is None:
+        return None
+    offered = variants(target, precision, run.config.int8)
+    return next((engine for engine in offered if engine.name == profile.engine), None)
 
 
 def _asked(run: Run, given: Profile | None) -> tuple[Precision, ...]:

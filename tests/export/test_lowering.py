@@ -100,10 +100,11 @@ def test_every_variant_can_be_lowered_and_answers_nearly_the_same(
     st.builds(
         Engine,
         precision=st.sampled_from(["fp32", "int8"]),
-        form=st.sampled_from(["plain", "packed", "offline"]),
+        form=st.sampled_from(["plain", "packed", "offline", "packed-offline"]),
         scheme=st.sampled_from(["float", "dynamic", "invariant", "static", "nncf"]),
         reduce_range=st.booleans(),
         left_out=st.lists(st.text(), max_size=3).map(tuple),
+        mask=st.sampled_from(["tokens", "lengths", "ranges", "bias", "onnx"]),
     )
 )
 def test_an_engine_survives_its_json(engine: Engine) -> None:

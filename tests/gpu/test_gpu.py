@@ -19,6 +19,7 @@ from compress.export.onnx import export_onnx
 from compress.export.runtime import keep_engine, open_session
 from compress.export.tensorrt_file import EngineRecord, RtxRecord, engine_path, read_record
 from compress.profile import gpu
+from compress.profile.cuda_graphs import CudaGraphs
 from compress.profile.target import Target, describe_device
 from support.models import random_model
 from support.structures import padded_inputs
@@ -70,6 +71,47 @@ def test_onnx_runtime_answers_as_on_the_processor(dense: Path, precision: str) -
     for _ in range(2):
         assert np.abs(session.run(feed()) - expected).max() < TOLERANCE[precision]
     session.close()
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Heads of 32 values, which fused kernels take, unlike those of ``dense``."""
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    model = random_model("bert", hidden_size=128, num_attention_heads=4, intermediate_size=256)
+    export_onnx(model, path, input_names=list(padded_inputs("bert")))
+    return path
+
+
+@on_cuda
+@pytest.mark.parametrize("length", [9, 32])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_every_form_answers_as_on_the_processor(wide: Path, precision: Any, length: int) -> None:
+    batch = {name: tensor.numpy() for name, tensor in padded_inputs("bert", 3, length).items()}
+    expected = open_session(wide, CPU).run(batch)
+    target, off = here("onnxruntime-cuda"), {}
+    for engine in variants(target, precision):
+        session = open_session(lower(onnx.load(str(wide)), engine).SerializeToString(), target)
+        off[engine.name] = float(np.abs(session.run(batch) - expected).max())
+        session.close()
+    # All of them are shown if one is wrong.
+    assert max(off.values()) < TOLERANCE[precision], off
+
+
+@on_cuda
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_calls_as_cuda_graphs_answer_as_without(wide: Path, precision: Any, caplog: pytest.LogCaptureFixture) -> None:
+    graphs = CudaGraphs(batch_size=(1, 4), seq_len=(16, 32))
+    target = here("onnxruntime-cuda")
+    captured = target.model_copy(update={"cuda_graphs": graphs})
+    for engine in variants(target, precision):
+        file = lower(onnx.load(str(wide)), engine).SerializeToString()
+        session, without = open_session(file, captured), open_session(file, target)
+        for batch, length, seed in ((1, 16, 0), (1, 11, 1), (3, 30, 2), (4, 32, 3), (3, 30, 4)):
+            call = {name: tensor.numpy() for name, tensor in padded_inputs("bert", batch, length, seed).items()}
+            assert np.abs(session.run(call) - without.run(call)).max() < TOLERANCE[precision], engine
+        session.close()
+        without.close()
+    assert not caplog.records, "nothing was outside the shapes, and every form was captured"
 
 
 @on_cuda
