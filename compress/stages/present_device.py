@@ -229,7 +229,7 @@ def _invariant_if_worth_it(
 
 
 @stage(
-    Stage("profile", version=3, after="form", depends_on=("form",), libraries=RUNTIMES, measured=True),
+    Stage("profile", version=4, after="form", depends_on=("form",), libraries=RUNTIMES, measured=True),
     inputs=lambda run, dense, engine: {
         "deployment": deployment_inputs(run),
         "engine": engine.to_json(),
@@ -249,6 +249,8 @@ def measure_profile(run: Run, dense: DenseModel, engine: Engine) -> Profile:
         engine: number format and form.
     """
     config, loaded = run.config, run.loaded
+    # Otherwise the first structure would seem to take long, and the profile would have fewer of them.
+    dense.prepare(engine)
     profile = take_profile(
         ModelSource(
             lambda widths: dense.build(widths, engine),
