@@ -154,7 +154,7 @@ def _runtimes() -> Iterator[Check]:
         yield from _tensorrt()
     yield _tensorrt_rtx()
     openvino = version_of("openvino")
-    yield Check("OpenVINO", OK, openvino or "not installed", "" if openvino else "needed for cpu-openvino alone")
+    yield Check("OpenVINO", OK, openvino or "not installed", "" if openvino else "needed for cpu-openvino; auto-cpu does without")
 
 
 def _int8() -> Check:
