@@ -143,7 +143,7 @@ def result(result: RunResult, config: RunConfig | None = None) -> None:
     if config is not None and weights is None:
         # The target's file may name several, of which one was taken.
         target = config.target if validation.deployment is None else validation.deployment.target
-        where = f" on {target or config.target}, budget {config.budget}"
+        where = f" on {target}, budget {config.budget}"
     say(console, f"verdict: {result.verdict}{where}", _VERDICT_STYLE.get(result.verdict))
 
 
