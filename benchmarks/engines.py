@@ -1,33 +1,38 @@
 """Compares the same encoder in all engines: latency against the dense float32 model, and accuracy.
 
-    python benchmarks/engines.py minilm-sst2 --data train.tsv --eval-data dev.tsv --ours out [--lengths 64,128]
-        [--batches 1,8] [--seconds 20] [--output table.md]
-    python benchmarks/engines.py --bert-base [--lengths 128,384] [--batches 1] [--seconds 20] [--output table.md]
+    python benchmarks/engines.py minilm-sst2 --data train.tsv --eval-data dev.tsv --ours out
+        [--shapes 1x64,8x64,1x128,32x128] [--seconds 60] [--without torch.compile] [--output table.md]
+    python benchmarks/engines.py --bert-base [--shapes 1x128,1x384] [--seconds 60] [--output table.md]
 
-``--ours`` names an artifact of ``compress run --precision auto``; its file is timed at every length and batch size.
-``--bert-base`` times a randomly initialised BERT-base; ours then keeps half of its heads and filters, in int8, and only
-its time means anything. OpenVINO and nncf take part if they are installed (extra ``openvino``). Ratios are of medians
-of interleaved calls, with a bootstrap interval that resamples rounds.
+The dense model and ours run in ONNX Runtime and OpenVINO, in float32 and int8, and in PyTorch, eager and compiled.
+``--ours`` names an artifact of ``compress run`` and may be repeated, once for each number format and target; its file,
+its engine for OpenVINO and its PyTorch model are timed. ``--bert-base`` times a randomly initialised BERT-base; ours
+then keeps half of its heads and filters, in int8, and only its time means anything. OpenVINO and nncf take part if they
+are installed (extra ``openvino``).
 
-This is a benchmark, not a test: it asserts nothing.
+Every model runs in a process of its own, and the processes take turns (``turns.py``). Ratios are of medians, with a
+bootstrap interval that resamples rounds. With ``--widest 0.1`` a shape is timed again, up to three times, while an
+interval is wider than 10 % of its ratio. This is a benchmark, not a test: it asserts nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from functools import partial
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from turns import Feed, Turn, take_turns
 
 from compress.core.cores import usable_cores
 from compress.core.errors import CompressError
@@ -41,33 +46,39 @@ from compress.export.measure import choose_fastest
 from compress.export.narrowing import narrow
 from compress.export.onnx import export_onnx
 from compress.export.runtime import open_session
-from compress.export.session import Session
 from compress.inputs.load import Loaded, load
 from compress.options.run_config import make_config
 from compress.profile.target import Target, load_target
-from compress.profile.timing import Schedule, sample_calls
 from compress.stages.export import samples_of
 from compress.stages.int8_accuracy import answers_of
-
-Feed = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A file in an engine.
+    """A model in an engine.
 
     Attributes:
         name: its name in the table.
-        path: the file.
+        path: the file; in PyTorch the directory of a checkpoint or an artifact.
         target: the target whose runtime opens the file.
+        kind: see ``turns.py``.
     """
 
     name: str
     path: Path
     target: Target
+    kind: str = "session"
 
-    def open(self) -> Session:
-        return open_session(self.path, self.target)
+    def start(self) -> Turn:
+        return Turn(self.kind, self.path, self.target.name)
+
+    @property
+    def size_bytes(self) -> int:
+        if self.path.is_dir():
+            return sum(file.stat().st_size for file in self.path.rglob("*.safetensors"))
+        weights = self.path.with_suffix(".bin")
+        own = graph.size_bytes(self.path)
+        return own + (weights.stat().st_size if self.path.suffix == ".xml" and weights.is_file() else 0)
 
 
 def main() -> int:
@@ -77,19 +88,25 @@ def main() -> int:
     parser.add_argument("--eval-data")
     parser.add_argument("--ours", action="append", default=[], help="artifact of `compress run`; may be repeated")
     parser.add_argument("--bert-base", action="store_true")
-    parser.add_argument("--lengths", default=None)
-    parser.add_argument("--batches", default="1")
-    parser.add_argument("--seconds", type=float, default=20.0, help="seconds of timing per length and batch size")
+    parser.add_argument("--shapes", default=None, help="batch sizes and lengths (default: 1x64,8x64,1x128,32x128)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="seconds of timing per shape, all engines together")
+    parser.add_argument("--widest", type=float, default=math.inf, help="time again while an interval is wider, as 0.1")
+    parser.add_argument("--without", action="append", default=[], help="leave out engines with this in their name")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     if bool(given.model) == given.bert_base:
         parser.error("name a model, or give --bert-base")
-    lengths = [int(n) for n in (given.lengths or ("128,384" if given.bert_base else "64,128")).split(",")]
-    batches = [int(n) for n in given.batches.split(",")]
+    shapes = _shapes(given.shapes or ("1x128,1x384" if given.bert_base else "1x64,8x64,1x128,32x128"))
     with tempfile.TemporaryDirectory(prefix="compress-") as folder:
-        made = _bert_base(Path(folder)) if given.bert_base else _real(given, Path(folder), max(lengths))
-        contestants, feeds, accuracy = made
-        lines = _table(contestants, feeds, accuracy, lengths, batches, given.seconds)
+        longest = max(length for _, length in shapes)
+        contestants, feeds, loaded = (
+            _bert_base(Path(folder)) if given.bert_base else _real(given, Path(folder), longest)
+        )
+        first, *others = contestants
+        contestants = [first, *(one for one in others if not any(word in one.name for word in given.without))]
+        accuracy = {one.name: _accuracy(one, loaded) for one in contestants} if loaded else {}
+        times = {shape: _timed(contestants, feeds(*shape), Path(folder), given) for shape in shapes}
+        lines = _table(contestants, accuracy, times)
     text = "\n".join([*lines, "", _machine()]) + "\n"
     print(text, end="")
     if given.output:
@@ -97,8 +114,13 @@ def main() -> int:
     return 0
 
 
-def _real(given: argparse.Namespace, folder: Path, length: int) -> tuple[list[Contestant], Any, dict[str, str]]:
-    """Returns the dense variants of a checkpoint and its artifacts, with their accuracy."""
+def _shapes(text: str) -> list[tuple[int, int]]:
+    found = [part.split("x") for part in text.split(",")]
+    return [(int(batch), int(length)) for batch, length in found]
+
+
+def _real(given: argparse.Namespace, folder: Path, length: int) -> tuple[list[Contestant], Any, Loaded]:
+    """Returns the dense variants of a checkpoint and its artifacts, and what makes feeds."""
     config = make_config(
         {"model": given.model, "data": given.data, "eval_data": given.eval_data, "seq_len": length, "samples": 512}
     )
@@ -118,15 +140,36 @@ def _real(given: argparse.Namespace, folder: Path, length: int) -> tuple[list[Co
         return found
 
     contestants = _dense_variants(dense, folder, feed(1, min(64, length)), samples_of(loaded))
-    for number, place in enumerate(given.ours):
-        plan = Plan.read(place)
-        name = f"ours {number + 1}: {plan.macs_fraction:.0%} of the MACs, {_precision(Path(place))}"
-        contestants.append(Contestant(name, Path(place) / "model.onnx", load_target("cpu")))
-    accuracy = {contestant.name: _accuracy(contestant, loaded) for contestant in contestants}
-    return contestants, feed, accuracy
+    contestants += _pytorch("dense", Path(given.model))
+    for number, place in enumerate(map(Path, given.ours), 1):
+        contestants += _ours(f"ours {number}", place)
+    return contestants, feed, loaded
 
 
-def _bert_base(folder: Path) -> tuple[list[Contestant], Any, dict[str, str]]:
+def _ours(name: str, place: Path) -> list[Contestant]:
+    """Returns an artifact in every engine that it has a model for."""
+    name = f"{name}: {Plan.read(place).macs_fraction:.0%} of the MACs"
+    cpu, other, precision = load_target("cpu"), load_target("cpu-openvino"), _precision(place)
+    engine, file = place / "engine" / "model.xml", place / "model.onnx"
+    # Beside an engine for OpenVINO, model.onnx is in float32.
+    found = [Contestant(f"{name}, ONNX Runtime {'fp32' if engine.is_file() else precision}", file, cpu)]
+    if engine.is_file():
+        found.append(Contestant(f"{name}, OpenVINO {precision}", engine, other))
+    if (engine.is_file() or precision == "fp32") and find_spec("openvino"):
+        found.append(Contestant(f"{name}, OpenVINO fp32", file, other))
+    # The same twice where the engine is in float32.
+    return [*{one.name: one for one in found}.values(), *_pytorch(name, place)]
+
+
+def _pytorch(name: str, place: Path) -> list[Contestant]:
+    cpu = load_target("cpu")
+    return [
+        Contestant(f"{name}, PyTorch fp32", place, cpu, "eager"),
+        Contestant(f"{name}, torch.compile fp32", place, cpu, "compiled"),
+    ]
+
+
+def _bert_base(folder: Path) -> tuple[list[Contestant], Any, None]:
     """Returns the dense variants of a random BERT-base, and half of it in int8."""
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -153,7 +196,7 @@ def _bert_base(folder: Path) -> tuple[list[Contestant], Any, dict[str, str]]:
     narrowed = narrow(onnx.load(str(dense)), encoder, half)
     graph.save(lower(narrowed, variants(target, "int8")[0], timing_only=True), path, graph.EXTERNAL_DATA_ABOVE_BYTES)
     contestants.append(Contestant("ours: 50% of the MACs, int8 (time only)", path, target))
-    return contestants, feed, {}
+    return contestants, feed, None
 
 
 def _dense_variants(dense: Path, folder: Path, feed: Feed, samples: Sequence[Feed]) -> list[Contestant]:
@@ -202,44 +245,49 @@ def _openvino(dense: Path, folder: Path, samples: Sequence[Feed]) -> list[Contes
     return found
 
 
+def _timed(
+    contestants: Sequence[Contestant], feed: Feed, folder: Path, given: argparse.Namespace
+) -> NDArray[np.float64]:
+    """Returns median milliseconds of each turn, [rounds, contestants]."""
+    file = folder / "feed.npz"
+    np.savez(file, **feed)
+    turns = [contestant.start() for contestant in contestants]
+    try:
+        ms = take_turns(turns, file, given.seconds)
+        for _ in range(2):
+            intervals = [ratio_interval(ms[:, 0], ms[:, i]) for i in range(1, len(turns))]
+            if all(found.high - found.low <= given.widest * found.value for found in intervals):
+                break
+            ms = np.concatenate([ms, take_turns(turns, file, given.seconds)])
+    finally:
+        for turn in turns:
+            turn.close()
+    return ms
+
+
 def _table(
     contestants: Sequence[Contestant],
-    feeds: Any,
     accuracy: Mapping[str, str],
-    lengths: Sequence[int],
-    batches: Sequence[int],
-    seconds: float,
+    times: Mapping[tuple[int, int], NDArray[np.float64]],
 ) -> list[str]:
     """Returns a Markdown table of speed-ups over the first contestant, one column per batch size and length."""
-    cells: dict[str, list[str]] = {contestant.name: [] for contestant in contestants}
-    columns = []
-    for length in lengths:
-        for batch in batches:
-            columns.append(f"{batch} x {length}")
-            feed = feeds(batch, length)
-            sessions = [contestant.open() for contestant in contestants]
-            taken = sample_calls([partial(session.run, feed) for session in sessions], Schedule(12, seconds))
-            for session in sessions:
-                session.close()
-            for i, contestant in enumerate(contestants):
-                ratio = ratio_interval(taken.ms[:, 0], taken.ms[:, i])
-                median = float(np.median(taken.ms[:, i]))
-                cells[contestant.name].append(
-                    f"{median:.2f} ms" if i == 0 else f"{ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f})"
-                )
+    columns = [f"{batch} x {length}" for batch, length in times]
     head = ["engine", *(["accuracy"] if accuracy else []), *columns, "MB"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for contestant in contestants:
-        size = graph.size_bytes(contestant.path)
-        if contestant.path.suffix == ".xml":
-            size += contestant.path.with_suffix(".bin").stat().st_size
-        row = [contestant.name, *([accuracy[contestant.name]] if accuracy else []), *cells[contestant.name]]
-        lines.append(f"| {' | '.join([*row, f'{size / 1e6:.1f}'])} |")
+    for i, contestant in enumerate(contestants):
+        cells = [accuracy[contestant.name]] if accuracy else []
+        for ms in times.values():
+            ratio = ratio_interval(ms[:, 0], ms[:, i])
+            told = f"{ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f})"
+            cells.append(told if i else f"{float(np.median(ms[:, 0])):.2f} ms")
+        lines.append(f"| {' | '.join([contestant.name, *cells, f'{contestant.size_bytes / 1e6:.1f}'])} |")
     return lines
 
 
 def _accuracy(contestant: Contestant, loaded: Loaded) -> str:
-    session = contestant.open()
+    if contestant.kind != "session":
+        return "as fp32"  # exports are compared with PyTorch
+    session = open_session(contestant.path, contestant.target)
     try:
         answers = answers_of(session, loaded, loaded.evaluation, 1)
     finally:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from compress.core.cores import usable_cores
 from compress.core.errors import ExportError, TargetError
 from compress.export.inputs import select_inputs
+from compress.export.openvino_layout import Int8Layout
 from compress.export.outputs import answer_names
 
 if TYPE_CHECKING:
@@ -90,12 +91,7 @@ def open_openvino(model: Path | bytes, target: Target) -> Session:
 
 
 def convert(
-    model: Path | bytes,
-    target: Target,
-    samples: Sequence[Feed] | None = None,
-    left_out: Sequence[str] = (),
-    *,
-    quick: bool = False,
+    model: Path | bytes, target: Target, samples: Sequence[Feed] | None = None, left_out: Sequence[str] = ()
 ) -> Any:
     """Convert an exported model to OpenVINO's, and to int8 if there are samples.
 
@@ -104,7 +100,6 @@ def convert(
         target: named in messages.
         samples: batches to calibrate int8 on, arrays by input name; None for float32.
         left_out: weights that stay float in int8, named as ``int8.quantizable`` does.
-        quick: leave out steps that change outputs but not latency.
 
     Returns:
         An ``openvino.Model``.
@@ -118,7 +113,51 @@ def convert(
         found = _read(openvino, openvino.Core(), model)
         if samples is None:
             return found
-        return _quantized(found, samples, target, _layers_of(model, found, left_out), quick)
+        return _quantized(found, samples, target, _layers_of(model, found, left_out))
+    except RuntimeError as error:
+        raise ExportError(f"OpenVINO {openvino.__version__} cannot convert the graph: {error}") from error
+
+
+def int8_layout(dense: bytes, target: Target, samples: Sequence[Feed]) -> Int8Layout:
+    """Quantize a dense model with nncf once, so that ``convert_alike`` can do the same to structures cut from it.
+
+    Steps that change outputs but not latency are left out.
+
+    Args:
+        dense: an ONNX file.
+        target: named in messages.
+        samples: batches to calibrate on, arrays by input name.
+
+    Raises:
+        TargetError: OpenVINO or nncf is not installed.
+        ExportError: one of them cannot convert the model.
+    """
+    openvino = import_openvino(target)
+    try:
+        found = _read(openvino, openvino.Core(), dense)
+        names = frozenset(operator.get_friendly_name() for operator in found.get_ops())
+        return Int8Layout(_quantized(found, samples, target, quick=True), names)
+    except RuntimeError as error:
+        raise ExportError(f"OpenVINO {openvino.__version__} cannot convert the graph: {error}") from error
+
+
+def convert_alike(model: Any, target: Target, layout: Int8Layout) -> Any:
+    """Convert a structure to OpenVINO's int8 in a fraction of a second, for timing.
+
+    Law (``test_openvino.py``): once compiled, it has the operators and number formats of what ``convert`` makes of it.
+
+    Args:
+        model: an ``onnx.ModelProto`` cut from the dense one.
+        target: named in messages.
+        layout: of the dense model.
+
+    Returns:
+        An ``openvino.Model``.
+    """
+    openvino = import_openvino(target)
+    try:
+        found = _read(openvino, openvino.Core(), model.SerializeToString())
+        return layout.apply(found, [node.name for node in model.graph.node])
     except RuntimeError as error:
         raise ExportError(f"OpenVINO {openvino.__version__} cannot convert the graph: {error}") from error
 
@@ -146,10 +185,10 @@ def to_bytes(model: Any) -> bytes:
 
 
 def _read(openvino: Any, core: Any, model: Path | bytes) -> Any:
-    if isinstance(model, Path):
-        return _answers_alone(core.read_model(str(model)))
-    if not model.startswith(_MAGIC):
-        return _answers_alone(core.read_model(io.BytesIO(model)))
+    if isinstance(model, Path) or not model.startswith(_MAGIC):
+        source = str(model) if isinstance(model, Path) else io.BytesIO(model)
+        # Models read from ONNX share some constants, and with them their readers, which nncf takes for the model's own.
+        return _answers_alone(core.read_model(source).clone())
     start = len(_MAGIC) + 8
     (length,) = struct.unpack("<Q", model[len(_MAGIC) : start])
     weights = openvino.Tensor(np.frombuffer(model[start + length :], dtype=np.uint8))

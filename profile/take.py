@@ -61,7 +61,8 @@ __all__ = [
 _MIXED = 6
 # Of a rough profile: head counts, filter counts and random structures of either kind, at most.
 _ROUGH_HEADS, _ROUGH_FILTERS, _ROUGH_RANDOM = 5, 6, 4
-# There is a second pass if opening sessions twice leaves this share of the time for timing.
+# Least share of the time that is for timing: there is a second pass if opening sessions twice leaves as much, and more
+# time is taken if opening them once does not.
 _TIMING_SHARE = 0.5
 # Sessions beside the reference: more make better use of a round, and cost memory.
 _MOST_SESSIONS = 6
@@ -103,7 +104,7 @@ def take_profile(
         source: builds and opens structures of the encoder, and has a batch to call them with.
         workload: encoder, batch size, length and target.
         seconds: time to spend. If one pass over all structures would take twice as long, fewer filter counts are
-            measured, down to nine.
+            measured, down to nine. It takes longer where opening sessions would leave less than half of it for timing.
         check_structures: number of random structures to check the table on.
         rough: time fewer structures, for a table that tells latencies but that nothing is planned by. Large models take
             seconds per structure, however little time there is.
@@ -135,14 +136,15 @@ def take_profile(
         affordable = least_filters if rough else max(least_filters, int(2 * seconds / one) - others)
         filters = _thinned(filters, middle.filters[0], affordable)
         structures = _structures(shape, heads, filters, middle, (mixed, check_structures), generator)
-        twice = 2 * len(structures) * open_seconds <= (1 - _TIMING_SHARE) * seconds
+        opening = len(structures) * open_seconds
+        twice = 2 * opening <= (1 - _TIMING_SHARE) * seconds
         bench = Bench(
             reference=reference,
             source=source,
             at_once=int(np.clip(_MOST_SESSION_BYTES // max(1, len(model)), 2, _MOST_SESSIONS)),
             passes=2 if twice else 1,
             prime=1 if call_seconds < _PRIMED_SECONDS else 0,
-            deadline=started + seconds,
+            deadline=started + max(seconds, 0.0 if rough else opening + _TIMING_SHARE * seconds),
             clock=clock,
             generator=generator,
         )

@@ -132,6 +132,8 @@ class Target(BaseModel):
         padding: ``right`` if inputs are padded on the right, as tokenizers of artifacts do; ``any`` keeps to forms that
             take other padding too. For ONNX Runtime on CUDA.
         cuda_graphs: shapes of calls that run as a CUDA graph; None for none. For ONNX Runtime on CUDA.
+        one_of: names or files of targets on one device, of which a run takes the fastest; empty for this one. What the
+            file says beside holds where nothing is timed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -153,6 +155,7 @@ class Target(BaseModel):
     calls: Calls | None = None
     padding: Literal["right", "any"] = "right"
     cuda_graphs: CudaGraphs | None = None
+    one_of: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = ()
 
     @field_validator("cuda_graphs")
     @classmethod
@@ -160,6 +163,13 @@ class Target(BaseModel):
         runtime = info.data.get("runtime", "onnxruntime-cuda")
         if value is not None and runtime != "onnxruntime-cuda":
             raise ValueError(f'{runtime} captures no CUDA graphs here; runtime = "onnxruntime-cuda" does')
+        return value
+
+    @field_validator("one_of")
+    @classmethod
+    def _without_threads(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if value and info.data.get("threads") is not None:
+            raise ValueError("threads goes into the file of each of these targets, not beside their names")
         return value
 
     @field_validator("peak_flops", "memory_bandwidth_gb_s", "launch_overhead_us")

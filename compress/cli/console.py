@@ -139,7 +139,11 @@ def result(result: RunResult, config: RunConfig | None = None) -> None:
         say(console, f"Answers depend on what shares a call: {differ}.", "yellow")
     if validation.reason:
         say(console, validation.reason)
-    where = f" on {config.target}, budget {config.budget}" if config is not None and weights is None else ""
+    where = ""
+    if config is not None and weights is None:
+        # The target's file may name several, of which one was taken.
+        target = config.target if validation.deployment is None else validation.deployment.target
+        where = f" on {target}, budget {config.budget}"
     say(console, f"verdict: {result.verdict}{where}", _VERDICT_STYLE.get(result.verdict))
 
 

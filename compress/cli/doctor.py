@@ -154,7 +154,8 @@ def _runtimes() -> Iterator[Check]:
         yield from _tensorrt()
     yield _tensorrt_rtx()
     openvino = version_of("openvino")
-    yield Check("OpenVINO", OK, openvino or "not installed", "" if openvino else "needed for cpu-openvino alone")
+    remedy = "" if openvino else "needed for cpu-openvino; auto-cpu does without"
+    yield Check("OpenVINO", OK, openvino or "not installed", remedy)
 
 
 def _int8() -> Check:

@@ -93,7 +93,7 @@ def run(
         # The dense model, exported as the compressed one will be: baseline and pattern of every structure to time.
         run = Run(config, loaded, stages)
         with stages.stage("export dense"):
-            run = run.on(open_device(run, scratch))
+            run = open_device(run, scratch)
         try:
             # How long heads and filters take on the target, in every precision in question.
             with stages.stage("profile"):

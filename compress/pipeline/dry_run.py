@@ -54,7 +54,7 @@ def foresee(config: RunConfig, *, progress: Progress | None = None) -> list[Fore
         run = Run(config, loaded, Stages(Silent(), memory))
         profiles = importance = None
         with suppress(NotStored):
-            run = run.on(open_device(run, Path(scratch)))
+            run = open_device(run, Path(scratch))
         # How large the dense file is, only that tells.
         known = run.opened is not None or config.size_mb is None
         if run.opened is None:

@@ -172,7 +172,7 @@ def _profile_alone(run: Run) -> Profile:
         return given
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
         with run.stages.stage("export dense"):
-            device = open_device(run, Path(scratch))
+            device = open_device(run, Path(scratch)).device
         try:
             with run.stages.stage("profile"):
                 return device.take_profile(device.fastest(_planned_precision(run)))

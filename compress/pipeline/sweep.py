@@ -22,9 +22,9 @@ from compress.pipeline.sweep_result import Point, Swept, with_front
 from compress.report.write import NAME as REPORT
 from compress.report.write import front_page_of, write_page
 from compress.stages.calibrate import calibrate
+from compress.stages.choose_target import open_present
 from compress.stages.context import Run
 from compress.stages.finish import finish, finish_promising
-from compress.stages.present_device import PresentDevice
 from compress.stages.profile import profiles_of, reachable
 from compress.stages.results import Finished, Proposal
 from compress.stages.search import dense_plan, propose_all
@@ -87,7 +87,7 @@ def sweep(
             config = settle_seq_len(config, loaded)
         run = Run(config, loaded, stages)
         with stages.stage("export dense"):
-            run = run.on(PresentDevice.open(run, scratch))
+            run = open_present(run, scratch)
         try:
             with stages.stage("profile"):
                 profiles = profiles_of(run.asking(**nothing))

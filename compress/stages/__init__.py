@@ -8,6 +8,7 @@
     present_device     a target that is this machine
     absent_device      a target that is elsewhere
     forms              forms of a number format, opened to be timed
+    choose_target      of several targets on this machine the fastest
     dense_model        the exported dense model, cut to structures of any widths
     profile            the latency table of every precision
     calibrate          importance of heads and filters

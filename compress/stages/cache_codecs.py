@@ -26,7 +26,7 @@ from compress.export.lowering import Engine
 from compress.export.measure import LatencyComparison
 from compress.export.onnx import ExportReport
 from compress.profile.latency_profile import Profile
-from compress.stages.results import Evaluated, Exported
+from compress.stages.results import ChosenTarget, Evaluated, Exported
 
 if TYPE_CHECKING:
     from compress.core.plan import Plan
@@ -244,6 +244,7 @@ def pruned(loaded: Loaded, plan: Plan) -> Codec[tuple[Any, Repairs]]:
 
 
 FILE = Codec(_write_file, _read_file)
+CHOSEN_TARGET: Codec[ChosenTarget] = _document(ChosenTarget)
 ENGINE: Codec[Engine] = _document(Engine)
 PROFILE = Codec(_write_profile, _read_profile)
 ARRAY: Codec[NDArray[np.float64]] = Codec(

@@ -11,6 +11,7 @@ from compress.stages.stage import Stages
 
 if TYPE_CHECKING:
     from compress.inputs.load import Loaded
+    from compress.profile.target import Target
     from compress.stages.device import Device
 
 
@@ -49,6 +50,16 @@ class Run:
     def on(self, device: Device) -> Run:
         """The same run on a device."""
         return replace(self, opened=device)
+
+    def for_target(self, target: Target, name: str) -> Run:
+        """The same run for another target.
+
+        Args:
+            target: the device.
+            name: as ``--target`` takes it.
+        """
+        loaded, config = replace(self.loaded, target=target), self.config.model_copy(update={"target": name})
+        return replace(self, config=config, loaded=loaded)
 
     def asking(self, **options: Any) -> Run:
         """The same run with other options."""

@@ -14,6 +14,7 @@ from compress.data.batches import fixed_batch
 from compress.export import graph, openvino
 from compress.export.lowering import Engine, lower
 from compress.export.narrowing import narrow
+from compress.export.openvino_layout import Int8Layout
 from compress.options.run_config import RunConfig
 from compress.stages import cache_codecs
 from compress.stages.cache_keys import model_inputs
@@ -82,6 +83,7 @@ class DenseModel:
     path: Path
     feed: dict[str, NDArray[Any]]
     _pattern: Any = field(default=None, repr=False)
+    _layout: Int8Layout | None = field(default=None, repr=False)
 
     @property
     def timing_feed(self) -> dict[str, NDArray[Any]]:
@@ -105,23 +107,43 @@ class DenseModel:
             widths: heads and filters per layer.
             engine: number format and form.
         """
-        encoder = self.loaded.checkpoint.encoder
-        if encoder.family.attention_kind is not None:
-            if self._pattern is None:
-                self._pattern = self._without_vocabulary(self.path)
-            narrowed = narrow(self._pattern, encoder, widths)
-        else:
-            narrowed = self._exported_anew(widths)
+        narrowed = self._narrowed(widths)
         if engine.scheme == "nncf":
-            return openvino.to_bytes(
-                openvino.convert(narrowed.SerializeToString(), self.loaded.target, [self.timing_feed], quick=True)
-            )
+            return openvino.to_bytes(self._openvino_int8(narrowed))
         data: bytes = lower(narrowed, engine, [self.timing_feed], timing_only=True).SerializeToString()
         return data
 
+    def prepare(self, engine: Engine) -> None:
+        """Do what has to be done once before ``build`` takes as long as it takes from then on.
+
+        Args:
+            engine: number format and form to be built.
+        """
+        if engine.scheme == "nncf" and self._layout is None and self._is_cut:
+            dense = self._narrowed(self.loaded.shape.dense).SerializeToString()
+            self._layout = openvino.int8_layout(dense, self.loaded.target, [self.timing_feed])
+
     def forget(self) -> None:
         """Free the pattern that structures are cut from."""
-        self._pattern = None
+        self._pattern = self._layout = None
+
+    @property
+    def _is_cut(self) -> bool:
+        """Whether structures are cut from the dense graph; others are exported, and their operators named anew."""
+        return self.loaded.checkpoint.encoder.family.attention_kind is not None
+
+    def _narrowed(self, widths: Widths) -> Any:
+        if not self._is_cut:
+            return self._exported_anew(widths)
+        if self._pattern is None:
+            self._pattern = self._without_vocabulary(self.path)
+        return narrow(self._pattern, self.loaded.checkpoint.encoder, widths)
+
+    def _openvino_int8(self, narrowed: Any) -> Any:
+        self.prepare(Engine("int8", scheme="nncf"))
+        if self._layout is not None:
+            return openvino.convert_alike(narrowed, self.loaded.target, self._layout)
+        return openvino.convert(narrowed.SerializeToString(), self.loaded.target, [self.timing_feed])
 
     def _exported_anew(self, widths: Widths) -> Any:
         """``graph.narrow`` by way of PyTorch, in seconds: for attention that is exported as it is written."""

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from compress.export.cuda import absence
 from compress.profile.roofline import Roofline
 from compress.profile.target import GPU_RUNTIMES
 from compress.stages.absent_device import AbsentDevice
+from compress.stages.choose_target import open_present
 from compress.stages.context import Run
-from compress.stages.present_device import PresentDevice
-
-if TYPE_CHECKING:
-    from compress.stages.device import Device
 
 
-def open_device(run: Run, scratch: Path) -> Device:
-    """The target with the dense model on it.
+def open_device(run: Run, scratch: Path) -> Run:
+    """The run with its target opened, and the dense model on it.
 
     Args:
         run: gives model, target and options.
         scratch: directory to export the dense model into.
+
+    Returns:
+        The run on its device; of a target that names several, for the one that was chosen.
 
     Raises:
         TargetError: the target is this machine, but its runtime is missing; or it is elsewhere, and there is neither a
@@ -35,7 +34,7 @@ def open_device(run: Run, scratch: Path) -> Device:
                 "calls run without CUDA graphs; for calls of fixed shapes they can halve the time of small ones: "
                 "[cuda_graphs] in a target's file (docs/gpu.md)"
             )
-        return PresentDevice.open(run, scratch)
+        return open_present(run, scratch)
     if config.profile is None:
         Roofline.of(target, target.precision if config.precision == "auto" else config.precision)
     run.info(
@@ -45,4 +44,4 @@ def open_device(run: Run, scratch: Path) -> Device:
         f"{config.seq_len} --batch-size {config.batch_size} --output {target.name}.json` on the device, then pass "
         f"--profile {target.name}.json here"
     )
-    return AbsentDevice.open(run, scratch)
+    return run.on(AbsentDevice.open(run, scratch))

@@ -102,7 +102,7 @@ class PresentDevice(Device):
 
     def fastest(self, precision: Precision, widths: Widths | None = None) -> Engine:
         """See ``Device``; found by timing all forms there are."""
-        widths = widths or _half(self._loaded)
+        widths = widths or half(self._loaded)
         if (precision, widths) not in self._forms:
             self._forms[precision, widths] = _choose_form(self._run, self._dense, precision, widths)
         return self._forms[precision, widths]
@@ -165,14 +165,18 @@ def _planned_without(run: Run) -> bool:
     return budget is not None and budget.kind == "macs"
 
 
-def _half(loaded: Loaded) -> Widths:
-    """Half of every sublayer, which stands for pruned structures."""
+def half(loaded: Loaded) -> Widths:
+    """Half of every sublayer, which stands for pruned structures.
+
+    Args:
+        loaded: the dense model.
+    """
     shape = loaded.shape
     return Widths((max(1, shape.heads // 2),) * shape.layers, (max(1, shape.filters // 2),) * shape.layers)
 
 
 @stage(
-    Stage("form", version=4, after="dense", libraries=RUNTIMES, measured=True),
+    Stage("form", version=4, after="target", libraries=RUNTIMES, measured=True),
     inputs=lambda run, dense, precision, widths: {
         "deployment": deployment_inputs(run),
         "precision": precision,
@@ -229,7 +233,7 @@ def _invariant_if_worth_it(
 
 
 @stage(
-    Stage("profile", version=3, after="form", depends_on=("form",), libraries=RUNTIMES, measured=True),
+    Stage("profile", version=4, after="form", depends_on=("form",), libraries=RUNTIMES, measured=True),
     inputs=lambda run, dense, engine: {
         "deployment": deployment_inputs(run),
         "engine": engine.to_json(),
@@ -249,6 +253,8 @@ def measure_profile(run: Run, dense: DenseModel, engine: Engine) -> Profile:
         engine: number format and form.
     """
     config, loaded = run.config, run.loaded
+    # Otherwise the first structure would seem to take long, and the profile would have fewer of them.
+    dense.prepare(engine)
     profile = take_profile(
         ModelSource(
             lambda widths: dense.build(widths, engine),

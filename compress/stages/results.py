@@ -20,6 +20,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class ChosenTarget:
+    """One of several targets.
+
+    Attributes:
+        name: as ``--target`` takes it.
+        why: the reason, in words.
+    """
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Exported:
     """A written model file.
 

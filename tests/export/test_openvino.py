@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from compress.core.errors import ExportError, TargetError
 from compress.export import openvino as room
 from compress.export.int8 import quantizable
 from compress.export.lowering import Engine, variants
+from compress.export.narrowing import narrow
 from compress.export.runtime import open_session
+from compress.models.encoder import encoder_of
 from compress.profile.target import describe_device, load_target, offered_precisions
-from support.models import ALIKE, TINY_SIZES, DenseOnnx
-from support.structures import padded_inputs
+from support.models import ALIKE, TINY_SIZES, DenseOnnx, random_model
+from support.structures import EMPTY, UNEVEN, padded_inputs
 
 TARGET = load_target("cpu-openvino")
 
@@ -138,16 +141,55 @@ def test_weights_that_are_left_out_stay_float_and_no_others(family: str, dense_o
     assert {types[node] for node in layers} == {"f32", "i8"}
 
 
+def _kernels(model: Any) -> Counter[tuple[str, ...]]:
+    """What OpenVINO runs a model by: kinds of layers, number formats, primitives; of each how many.
+
+    Whether 8 bits have a sign depends on ranges, so on values; the two were measured to take the same time.
+    """
+    import openvino
+
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    told = ("layerType", "runtimePrecision", "primitiveType")
+    infos = [operator.get_rt_info() for operator in compiled.get_runtime_model().get_ops()]
+    layers = [tuple(str(info[name].astype(str)) for name in told) for info in infos]
+    return Counter(tuple(text.lower().replace("u8", "i8") for text in layer) for layer in layers if layer[0] != "Const")
+
+
 @pytest.mark.slow
-def test_what_is_timed_has_the_operators_of_what_is_deployed(dense_onnx: DenseOnnx) -> None:
+@pytest.mark.parametrize("family", ["bert", "mpnet", "modernbert"])
+def test_what_is_timed_runs_by_the_kernels_of_what_is_deployed(family: str, dense_onnx: DenseOnnx) -> None:
     pytest.importorskip("nncf")
-    path = dense_onnx("bert")
-    samples = [_feed("bert", seed) for seed in range(8)]
-    timed, deployed = (
-        sorted(operator.get_type_name() for operator in room.convert(path, TARGET, some, quick=quick).get_ops())
-        for some, quick in ((samples[:1], True), (samples, False))
-    )
-    assert timed == deployed
+    samples = [_feed(family, seed) for seed in range(2)]
+    encoder = encoder_of(random_model(family))
+    dense = onnx.load(str(dense_onnx(family)))
+    layout = room.int8_layout(dense.SerializeToString(), TARGET, samples[:1])
+    for widths in (encoder.shape.dense, UNEVEN, EMPTY):
+        narrowed = narrow(dense, encoder, widths)
+        timed = room.convert_alike(narrowed, TARGET, layout)
+        deployed = room.convert(narrowed.SerializeToString(), TARGET, samples)
+        assert _types(timed) == _types(deployed)
+        assert _kernels(timed) == _kernels(deployed)
+
+
+@pytest.mark.slow
+def test_a_timed_structure_answers_finitely_and_the_dense_one_as_nncf_made_it(dense_onnx: DenseOnnx) -> None:
+    pytest.importorskip("nncf")
+    dense, feed = onnx.load(str(dense_onnx("bert"))), _feed("bert")
+    layout = room.int8_layout(dense.SerializeToString(), TARGET, [feed])
+
+    def answer(model: Any) -> Any:
+        return open_session(room.to_bytes(model), TARGET).run(feed)
+
+    np.testing.assert_array_equal(answer(room.convert_alike(dense, TARGET, layout)), answer(layout.quantized))
+    narrowed = narrow(dense, encoder_of(random_model("bert")), UNEVEN)
+    assert np.isfinite(answer(room.convert_alike(narrowed, TARGET, layout))).all()
+
+
+@pytest.mark.slow
+def test_a_model_that_is_read_while_another_lives_can_be_quantized(dense_onnx: DenseOnnx) -> None:
+    pytest.importorskip("nncf")
+    alive = room.convert(dense_onnx("bert"), TARGET)
+    assert _types(room.convert(dense_onnx("bert"), TARGET, [_feed("bert")])) != _types(alive)
 
 
 def test_a_weight_that_is_not_there_cannot_be_left_out(dense_onnx: DenseOnnx) -> None:

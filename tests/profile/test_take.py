@@ -98,6 +98,15 @@ def test_a_rough_profile_times_fewer_structures_and_still_predicts() -> None:
     assert rough.median_error is not None and rough.median_error < 0.05
 
 
+def test_where_sessions_are_slow_to_open_there_still_is_time_to_time_them() -> None:
+    """A pass of opening takes all of the time given here, and more; calls take milliseconds."""
+    machine = Machine()
+    profile, deployment = _take(machine, open_ms=600.0, seconds=15.0)
+    opening = 0.6 * len(deployment.built)
+    assert opening > 15.0
+    assert 0.4 * 15.0 < profile.seconds - opening < 15.0
+
+
 def test_few_sessions_are_open_at_once_and_none_is_left() -> None:
     SimulatedSession.most_open = 0
     _take(Machine())

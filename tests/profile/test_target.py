@@ -26,6 +26,13 @@ def test_every_shipped_target_is_listed_under_the_name_that_loads_it() -> None:
         assert load_target(target.name) == target
 
 
+def test_targets_that_another_names_are_on_one_device() -> None:
+    several = [target for target in list_targets() if target.one_of]
+    assert [target.name for target in several] == ["auto-cpu"]
+    for target in several:
+        assert {load_target(name).device for name in target.one_of} == {target.device}
+
+
 def test_a_new_device_is_one_file(tmp_path: Path) -> None:
     file = tmp_path / "edge-box.toml"
     file.write_text(
@@ -63,6 +70,8 @@ def test_a_new_device_is_one_file(tmp_path: Path) -> None:
         (f"{GPU}[calls]\nbatch_size = [1, 8, 8]", ["calls.seq_len", "missing"]),
         (f"{GPU}[calls]\nbatch_size = [0, 8, 8]\nseq_len = [1, 64, 64]", ["calls.batch_size"]),
         (f"{GPU}memory_bandwidth = 900", ["unknown key 'memory_bandwidth'", "Did you mean 'memory_bandwidth_gb_s'?"]),
+        ('like = "auto-cpu"\nthreads = 2', ["one_of", "threads goes into the file of each"]),
+        ('like = "cpu"\none_of = [""]', ["one_of"]),
         ("device = ", ["not valid TOML"]),
     ],
 )

@@ -30,7 +30,7 @@ from compress.pruning.removal import remove
 from compress.reconstruction.closed_form import SublayerFit
 from compress.reconstruction.joint import JointFit
 from compress.stages import cache_codecs
-from compress.stages.results import Evaluated, Exported, Repairs
+from compress.stages.results import ChosenTarget, Evaluated, Exported, Repairs
 from support.simulated_machine import SHAPE
 
 
@@ -100,6 +100,8 @@ def test_timings(tmp_path_factory: pytest.TempPathFactory, timed: LatencyCompari
 def test_engines_arrays_and_profiles(tmp_path: Path) -> None:
     engine = Engine("int8", "packed", "dynamic", True, ("a", "b"))
     assert there_and_back(cache_codecs.ENGINE, engine, tmp_path / "engine") == engine
+    chosen = ChosenTarget("cpu", "half of the model takes 2.00 ms on cpu (int8)")
+    assert there_and_back(cache_codecs.CHOSEN_TARGET, chosen, tmp_path / "chosen") == chosen
     array = np.random.default_rng(0).random((3, 2))
     assert (there_and_back(cache_codecs.ARRAY, array, tmp_path / "array") == array).all()
     profile = estimate_profile(SHAPE, load_target("v100"), "fp16", 1, 64)
