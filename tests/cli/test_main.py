@@ -82,6 +82,7 @@ class FakePipeline(SimpleNamespace):
             verdict=self.verdict,
             exit_code=self.exit_code,
             seconds={"load": 1.0, "search": 0.5},
+            spent={"cores": 2, "parts": []},
         )
 
     def foresee(self, config: RunConfig, *, progress: Any) -> Any:
