@@ -163,7 +163,7 @@ def test_json_is_one_document(pipeline: FakePipeline, capsys: pytest.CaptureFixt
     assert cli.main([*RUN, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["validation"] == VALIDATION
-    assert document["output"] == "out"
+    assert document["output"] == "out" and document["spent"] == {"cores": 2, "parts": []}
     assert Plan.from_json(json.dumps(document["plan"])) == PLAN
 
 
