@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.plan import Widths
+from compress.core.trace import span
 from compress.profile.timing import Clock, Samples, Schedule, relative_times, sample_calls, weighted_medians
 
 LEAST_ROUNDS = 6
@@ -177,12 +178,13 @@ class Bench:
         source = self.source
         with open_sessions(source.open, (source.build(structure.widths) for structure in chunk)) as sessions:
             schedule = Schedule(LEAST_ROUNDS, max(0.0, end - self.clock.seconds()), 2, self.prime, _BURST)
-            return sample_calls(
-                [_call(session, source.feed) for session in (self.reference, *sessions)],
-                schedule,
-                seed=int(self.generator.integers(2**31)),
-                clock=self.clock,
-            )
+            with span("timed calls"):
+                return sample_calls(
+                    [_call(session, source.feed) for session in (self.reference, *sessions)],
+                    schedule,
+                    seed=int(self.generator.integers(2**31)),
+                    clock=self.clock,
+                )
 
 
 def _call(session: TimedSession, feed: Feed) -> Callable[[], object]:

@@ -101,6 +101,7 @@ def result_document(result: RunResult) -> dict[str, Any]:
         "validation": result.validation,
         "plan": json.loads(result.plan.to_json()),
         "seconds": result.seconds,
+        "spent": result.spent,
     }
 
 

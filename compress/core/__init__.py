@@ -5,7 +5,7 @@
     statistics   bootstrap intervals, verdicts
     parsing      JSON and TOML that others may have written, with limits
     progress     the protocol that stages report to
-    trace        where the time goes, for --trace
+    trace        where the time goes: spans;  time_spent: summed by stage and part
     hashing      SHA-256 of files
     cores        how many cores may be used, how threads wait
     oom          examples in smaller parts where memory runs out

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from compress.core.errors import ArtifactError
 from compress.core.plan import Structure
+from compress.core.trace import span
 from compress.data.batches import Encoded
 from compress.distributed.group import Group
 from compress.fineprune.checkpoints import Checkpoints
@@ -312,7 +313,8 @@ class TrainingSession:
             )
             execution = Execution(self._recipe.precision, self._together, self._checkpoints, self._tell)
             trainer = Trainer(spec, encoder, teaching, self._train, self._held, execution, masking)
-            phase = trainer.run(self._resume if self.resumed_phase == name else None)
+            with span(name):
+                phase = trainer.run(self._resume if self.resumed_phase == name else None)
         finally:
             teaching.close()
         self.phases.append((name, phase))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from compress.core.errors import ConfigError, DataError
 from compress.core.plan import EncoderShape
+from compress.core.trace import span
 from compress.data.batches import Encoded
 from compress.data.columns import Columns
 from compress.data.load import is_one_part, load_data, sample_rows
@@ -88,9 +89,10 @@ def load_model(config: RunConfig, progress: Progress | None = None) -> Loaded:
     """
     target = load_target(config.target).for_calls(config.batch_size, config.seq_len)
     candidates(config, target)
-    checkpoint = load_checkpoint(
-        config.model, config.task, config.seq_len, embedding=config.embedding, prompt=config.prompt
-    )
+    with span("checkpoint"):
+        checkpoint = load_checkpoint(
+            config.model, config.task, config.seq_len, embedding=config.embedding, prompt=config.prompt
+        )
     longest = longest_text(checkpoint.tokenizer)
     if config.seq_len > longest and config.seq_len != DEFAULTS["seq_len"]:
         raise ConfigError(
@@ -125,9 +127,10 @@ def load(config: RunConfig, progress: Progress, *, evaluation: bool = True) -> L
     checkpoint = bare.checkpoint
     if checkpoint.left_out:
         progress.info(f"weights that the model does not use are left out: {', '.join(checkpoint.left_out[:3])}")
-    train, held, note = train_and_validation(
-        config.calibration_data, config.eval_data, config.seed, evaluation, checkpoint.task.reads_words
-    )
+    with span("data"):
+        train, held, note = train_and_validation(
+            config.calibration_data, config.eval_data, config.seed, evaluation, checkpoint.task.reads_words
+        )
     for sentence in dict.fromkeys((*notes_of(train), *notes_of(held))):
         progress.info(sentence)
     if note:
@@ -266,6 +269,7 @@ def train_and_validation(
     return train, held, f"{len(held)} rows of {data} are held back to validate on (--eval-data names other data)"
 
 
+@span("tokens")
 def _encode(config: RunConfig, checkpoint: Checkpoint, rows: Dataset, columns: Columns, samples: int | None) -> Encoded:
     seq_len = int(min(config.seq_len, longest_text(checkpoint.tokenizer)))
     encoded = checkpoint.task.encode(

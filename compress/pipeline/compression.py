@@ -48,6 +48,7 @@ class RunResult:
         verdict: pass, fail or inconclusive.
         exit_code: of the verdict: 0, 1 or 2.
         seconds: per stage.
+        spent: the same with the parts of the stages, see ``core/time_spent.py``.
     """
 
     output: Path | None
@@ -56,6 +57,7 @@ class RunResult:
     verdict: str
     exit_code: int
     seconds: dict[str, float] = field(default_factory=dict)
+    spent: dict[str, Any] = field(default_factory=dict)
 
 
 @own_torch_state()
@@ -173,4 +175,5 @@ def result_of(output: Path, plan: Plan, validation: Validation, stages: Stages) 
     """
     # Plain JSON types from here on: the Python API promises a dict.
     document = validation.to_json()
-    return RunResult(output, plan, document, validation.verdict, validation.exit_code, dict(stages.seconds))
+    seconds, spent = dict(stages.seconds), stages.spent.document()
+    return RunResult(output, plan, document, validation.verdict, validation.exit_code, seconds, spent)

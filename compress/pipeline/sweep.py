@@ -104,7 +104,8 @@ def sweep(
         first = done[0].measured
         metric, deployment = first.metric.name, first.deployment.to_json()
         where = {name: value for name, value in deployment.items() if name not in ("precision", "engine")}
-        facts = {**inputs_of(run, origins), "device": where.get("device"), "seconds": stages.seconds}
+        took = {"seconds": stages.seconds, "spent": stages.spent.document()}
+        facts = {**inputs_of(run, origins), "device": where.get("device"), **took}
         swept = Swept(config.output, metric, where, tuple(with_front(points)), described(facts))
         (output / SWEEP).write_text(dump(swept.document()), encoding="utf-8")
         write_page(front_page_of(swept.document()), output / REPORT)

@@ -18,6 +18,7 @@ from compress.artifact.model import save_model
 from compress.artifact.validation import Validation, WeightsMetric
 from compress.core.errors import ConfigError
 from compress.core.plan import Plan
+from compress.core.trace import span
 from compress.fineprune.log import phase_summary, write_log
 from compress.fineprune.prepare import Prepared, open_session, prepare, teacher_name
 from compress.inputs.load import Loaded, load, settle_seq_len
@@ -126,6 +127,7 @@ def _thin_out(run: Run, prepared: Prepared) -> Thinned:
 
 
 @computing
+@span("answers")
 def _answers(run: Run, masked: Any, compact: Any) -> list[NDArray[Any]]:
     """Outputs of the dense model, the masked one and the compact file, where PyTorch computes."""
     from compress.tasks import outputs_of

@@ -6,7 +6,7 @@
     sparse_page      the page of an artifact of single weights
     candidates       its section about number formats;  slices: about parts of the data
     latency          its section about sublayers;  training: about losses
-    provenance       its sections about where it came from
+    provenance       its sections about where it came from;  time_spent: where the time of the run went
     comparison_page  the page of several artifacts side by side
     sweep_page       the page of a sweep
     svg              pictures: small pure functions from numbers to text;  axis: round numbers, positions

@@ -9,10 +9,11 @@ from compress.report import formatting as fmt
 from compress.report.candidates import candidates, kept_files
 from compress.report.latency import sublayers
 from compress.report.page import Block, Card, Cell, Note, Page, Picture, Rows, Section, State, section
-from compress.report.provenance import footer, provenance, stages
+from compress.report.provenance import footer, provenance
 from compress.report.slices import slices_of
 from compress.report.sources import Sources
 from compress.report.svg import Kept, Line, Mark, chart, kept
+from compress.report.time_spent import time_spent
 from compress.report.training import training
 
 _SAID: dict[str, tuple[State, str]] = {
@@ -44,7 +45,7 @@ def artifact_page(sources: Sources) -> Page:
             training(sources),
             _trade_off(sources),
             sublayers(sources),
-            stages(sources.manifest),
+            time_spent(sources.manifest),
             *provenance(sources),
         ),
         footer=footer(sources.manifest),

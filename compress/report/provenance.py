@@ -1,4 +1,4 @@
-"""Sections about where an artifact came from: seconds per stage, inputs, versions, configuration."""
+"""Sections about where an artifact came from: inputs, versions, configuration."""
 
 from __future__ import annotations
 
@@ -7,33 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from compress.report import formatting as fmt
-from compress.report.page import Block, Note, Picture, Rows, Section, section
-from compress.report.sources import Facts, Sources, as_number
-from compress.report.svg import bars
-
-
-def stages(manifest: Facts) -> Section:
-    """Where the time of the run went."""
-    found = [(name, as_number(value)) for name, value in manifest.items("seconds")]
-    known = [(fmt.short(name), value) for name, value in found if value is not None and value >= 0]
-    if not known:
-        return section("stages", "Where the run's time went")
-    known.sort(key=lambda stage: -stage[1])
-    total = sum(value for _, value in known)
-    rows = [(name, value, fmt.seconds(value)) for name, value in known]
-    said = "; ".join(f"{name} {text}" for name, _, text in rows)
-    svg = bars("stages", "Seconds per stage", f"{said}; {fmt.seconds(total)} in all.", rows)
-    again = [
-        f"{fmt.plain(entry.text('stage') or fmt.UNKNOWN, 40)} ({fmt.plain(entry.text('label') or '', 120)}, "
-        f"{fmt.seconds(entry.number('seconds'))} then)"
-        for entry in manifest.each("reused")
-    ]
-    return section(
-        "stages",
-        "Where the run's time went",
-        Picture(svg, f"{fmt.seconds(total)} in all, the longest stage first."),
-        [Note(f"Taken from what earlier runs had stored: {', '.join(again[:40])}.")] if again else [],
-    )
+from compress.report.page import Block, Note, Rows, Section, section
+from compress.report.sources import Facts, Sources
 
 
 def provenance(sources: Sources) -> tuple[Section, ...]:

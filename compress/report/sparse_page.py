@@ -7,10 +7,11 @@ from compress.artifact.validation import Sections, Weights
 from compress.report import formatting as fmt
 from compress.report.artifact_page import model_name, verdict_of
 from compress.report.page import Block, Card, Cell, Note, Page, Picture, Rows, Section, section
-from compress.report.provenance import footer, provenance, stages
+from compress.report.provenance import footer, provenance
 from compress.report.slices import slices_of
 from compress.report.sources import Sources
 from compress.report.svg import Line, chart
+from compress.report.time_spent import time_spent
 from compress.report.training import training
 
 
@@ -38,7 +39,7 @@ def weights_page(sources: Sources, weights: Weights) -> Page:
             _layers(weights),
             slices_of(validation),
             training(sources, "fraction of the weights"),
-            stages(sources.manifest),
+            time_spent(sources.manifest),
             *provenance(sources),
         ),
         footer=footer(sources.manifest),

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from compress.report import formatting as fmt
 from compress.report.page import Block, Card, Cell, Note, Page, Picture, Rows, section
-from compress.report.provenance import footer, provenance_of, stages
+from compress.report.provenance import footer, provenance_of
 from compress.report.sources import Facts
 from compress.report.svg import Line, Mark, chart
+from compress.report.time_spent import time_spent
 
 _TONES = {"fp32": "first", "int8": "second", "fp16": "third"}
 
@@ -32,7 +33,7 @@ def front_page(sweep: Facts) -> Page:
         cards=_cards(points, metric),
         sections=(
             section("front", "The front", _picture(points, metric), _table(points, metric)),
-            stages(manifest),
+            time_spent(manifest),
             *provenance_of(manifest),
         ),
         footer=footer(manifest, "sweep.json has the figures"),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from compress.core.errors import ExportError
 from compress.core.progress import Progress, Silent
+from compress.core.trace import span
 from compress.data.batches import Encoded, fixed_batch
 from compress.export import fp16, graph, openvino
 from compress.export.filling import fill
@@ -184,6 +185,7 @@ def _as_openvino(model: Any, onnx_file: Path, loaded: Loaded, engine: Engine) ->
     )
 
 
+@span("graph")
 def write_onnx(model: Any, path: Path, loaded: Loaded, pattern: Path | None = None) -> bool:
     """Export a model with the inputs and outputs of its task.
 
@@ -208,6 +210,7 @@ def write_onnx(model: Any, path: Path, loaded: Loaded, pattern: Path | None = No
     return False
 
 
+@span("parity")
 def parity_of(path: Path, model: Any, loaded: Loaded, tolerance: float = 1e-3) -> float:
     """Largest difference of a file from the PyTorch model that it should equal.
 
@@ -231,6 +234,7 @@ def parity_of(path: Path, model: Any, loaded: Loaded, tolerance: float = 1e-3) -
         session.close()
 
 
+@span("parity")
 def check_on_processor(path: Path, model: Any, loaded: Loaded) -> None:
     """Compare an exported float32 file with its PyTorch model at ``OTHER_SHAPES``, before anything rests on it.
 

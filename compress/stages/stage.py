@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 from compress.artifact.manifest import versions
 from compress.cache.memo import Codec, Memory, Step
 from compress.core.progress import Progress
-from compress.core.trace import span
+from compress.core.time_spent import STORED, TimeSpent
+from compress.core.trace import recording, span
 
 if TYPE_CHECKING:
     from compress.inputs.load import Loaded
@@ -142,19 +143,22 @@ class Stages:
 
     Attributes:
         seconds: per stage, in order; a stage that ran twice has the sum.
+        spent: the same with the parts of the stages.
     """
 
     def __init__(self, progress: Progress, memory: Memory | None = None) -> None:
         self._progress, self.memory = progress, memory
         self.seconds: dict[str, float] = {}
+        self.spent = TimeSpent()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time the block as a stage of this name."""
         start = perf_counter()
-        with self._progress.stage(name), span(name):
+        with self._progress.stage(name), recording() as spans, span(name):
             yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + perf_counter() - start, 3)
+        self.spent.add(spans)
 
     def info(self, text: str) -> None:
         """Report one line."""
@@ -170,5 +174,11 @@ class Stages:
         if self.memory is None:
             return make()
         found = step()
-        with span(found.name, of=found.label):
-            return self.memory.result(found, make, self.info)
+        with span(found.name, of=found.label) as notes:
+            before = len(self.memory.met)
+            result = self.memory.result(found, make, self.info)
+            # The first that was met is this one; others were met while it was made.
+            entry = self.memory.met[before][1]
+            if entry is not None:
+                notes[STORED] = entry.seconds
+            return result

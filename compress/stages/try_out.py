@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from compress.core.importance import Importance
 from compress.core.oom import with_fewer
+from compress.core.trace import span
 from compress.options.effort import EFFORT
 from compress.search.costs import Costs
 from compress.stages import cache_codecs
@@ -101,7 +102,8 @@ def try_out(
 
     def search(at_once: int) -> CoefficientSearch:
         with loaded.compute.on(loaded.checkpoint) as dense:
-            trial = Trial(dense.encoder, dense.task, loaded.calibration, seed=config.seed, batch_size=at_once)
+            with span("dense answers"):
+                trial = Trial(dense.encoder, dense.task, loaded.calibration, seed=config.seed, batch_size=at_once)
             return search_coefficients(
                 importance.rankings,
                 costs,

@@ -105,6 +105,7 @@ def write_artifact(
             "reconstruction": asdict(done.repairs),
             "device": None if validation is None else validation.deployment.device,
             "seconds": stages.seconds,
+            "spent": stages.spent.document(),
             "reused": [] if stages.memory is None else stages.memory.reused,
         }
     )

@@ -82,6 +82,7 @@ class FakePipeline(SimpleNamespace):
             verdict=self.verdict,
             exit_code=self.exit_code,
             seconds={"load": 1.0, "search": 0.5},
+            spent={"cores": 2, "parts": []},
         )
 
     def foresee(self, config: RunConfig, *, progress: Any) -> Any:
@@ -162,7 +163,7 @@ def test_json_is_one_document(pipeline: FakePipeline, capsys: pytest.CaptureFixt
     assert cli.main([*RUN, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["validation"] == VALIDATION
-    assert document["output"] == "out"
+    assert document["output"] == "out" and document["spent"] == {"cores": 2, "parts": []}
     assert Plan.from_json(json.dumps(document["plan"])) == PLAN
 
 

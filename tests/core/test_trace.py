@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from compress.core.errors import ConfigError
-from compress.core.trace import span, tracing
+from compress.core.trace import recording, span, tracing
 
 
 def _spans(file: Path) -> dict[str, tuple[float, float]]:
@@ -41,6 +41,30 @@ def test_nothing_is_recorded_unasked(tmp_path: Path) -> None:
     with span("before"), tracing(tmp_path / "trace.json"):
         pass
     assert _spans(tmp_path / "trace.json") == {}
+
+
+def test_whoever_records_within_a_recording_has_paths_of_its_own(tmp_path: Path) -> None:
+    with tracing(tmp_path / "trace.json"), span("run"):
+        with recording() as spans, span("stage") as notes:
+            with span("part", of="model"):
+                pass
+            notes["stored"] = 1
+        with span("after"):
+            pass
+    assert [one.path for one in spans] == [("stage", "part"), ("stage",)]
+    assert [one.notes for one in spans] == [{"of": "model"}, {"stored": 1}]
+    assert list(_spans(tmp_path / "trace.json")) == ["run", "stage", "part", "after"]
+
+
+def test_a_function_is_a_span_each_time_it_is_called() -> None:
+    @span("doubled")
+    def double(number: int) -> int:
+        """Twice a number."""
+        return 2 * number
+
+    with recording() as spans:
+        assert (double(2), double(3)) == (4, 6)
+    assert [one.path for one in spans] == [("doubled",), ("doubled",)] and double.__doc__ == "Twice a number."
 
 
 def test_a_file_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from compress.profile.take import Profile
 from compress.stages import dense_model
 from support.models import MakeCheckpoint
 from support.once import Once
-from support.runs import check_verdict
+from support.runs import check_time_spent, check_verdict
 from support.thorough import THOROUGH
 
 LENGTH = 24
@@ -184,6 +184,9 @@ def test_a_finished_run_is_resumed_without_computing(
     assert after == before
     reused = json.loads((tmp_path / "out" / "manifest.json").read_text())["reused"]
     assert {entry["stage"] for entry in reused} == {stage for _, stage in before.values()}
+    calibrated = [part for part in check_time_spent(tmp_path / "out") if part["stage"] == "calibrate"]
+    assert [part.get("stored") for part in calibrated] == [1]
+    assert "calibrate (stored, took" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.e2e

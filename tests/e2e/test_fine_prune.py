@@ -22,7 +22,7 @@ from compress.stages import fine_prune
 from compress.stages import present_device as device
 from support.data import TEXTS, write_rows
 from support.models import MakeCheckpoint
-from support.runs import measure_briefly, run
+from support.runs import check_time_spent, measure_briefly, run
 
 RECIPE = """
 description = "two short phases"
@@ -127,6 +127,8 @@ def test_a_run_with_both_phases_from_checkpoint_to_artifact(
     with (out / "training.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["phase"] for row in rows] == ["structure"] * 2 + ["weights"] * 2
+    trained = [part["part"] for part in check_time_spent(out) if part["stage"] == "fine-prune"]
+    assert trained[0] == [] and ["structure"] in trained and ["weights"] in trained
     assert all(float(row["cost"]) <= float(row["budget"]) * (1 + 1e-9) for row in rows[:2])
     assert load(out)(input_ids=torch.ones(1, 5, dtype=torch.long)).logits.shape == (1, 2)
     # The same command goes on from the checkpoint, and ends with the same weights.

@@ -27,7 +27,7 @@ from compress.report.html import render
 from compress.report.write import page_of
 from support.models import OF_IMAGES, TINY_SIZES, MakeCheckpoint, layers
 from support.once import Once
-from support.runs import LENGTH, check_verdict, configured, measure_briefly, run
+from support.runs import LENGTH, check_time_spent, check_verdict, configured, measure_briefly, run
 from support.structures import undecided, with_outliers
 
 
@@ -61,6 +61,7 @@ def check_artifact(out: Path, model: Path) -> None:
     for name in ("plan.json", "profile.json", "validation.json", "outcomes.json", "README.md", "report.html"):
         assert name in manifest["files"]
     assert verify(out).findings == ()
+    check_time_spent(out)
     evidence = gather(out)
     assert evidence.validation is not None and evidence.outcomes is not None
     assert evidence.outcomes.rows.mean() == pytest.approx(evidence.validation.metric.compressed, abs=1e-6)
@@ -185,6 +186,11 @@ def test_the_best_of_several_precisions_is_kept_and_every_candidate_is_accounted
     assert chosen["precision"] == result.validation["deployment"]["precision"]
     assert chosen["size_bytes"] == result.validation["size_bytes"]["compressed"]
     assert "Others" in result.validation["chosen_because"]
+    # Stages that ran once for each precision have both in their sums.
+    spent = check_time_spent(tmp_path / "out")
+    count = {part["stage"]: part["count"] for part in spent if not part["part"]}
+    assert result.spent["parts"] == spent
+    assert count["reconstruct"] == count["export"] == count["validate"] >= len(accuracy) and count["load"] == 1
     onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"), providers=["CPUExecutionProvider"])
     assert pipeline.validate_artifact(tmp_path / "out").validation["deployment"]["precision"] == chosen["precision"]
 

@@ -21,6 +21,7 @@ from compress.sparsity.matrices import matrices_of
 from compress.sparsity.topk import allowed
 from support.data import TEXTS, write_rows
 from support.once import Once
+from support.runs import check_time_spent
 
 RECIPE = """
 description = "a short one"
@@ -97,6 +98,8 @@ def test_validation_says_bytes_accuracy_and_no_latency(made: tuple[Path, str]) -
     assert "not measured" in found["latency_ms"]["source"]
     assert weights["asked"] == 0.1 and 0.099 < weights["remaining"] <= 0.1
     assert weights["remaining_compact"] <= weights["remaining"]
+    parts = [(part["stage"], *part["part"]) for part in check_time_spent(out)]
+    assert {("fine-prune", "unstructured"), ("pack",), ("export", "graph"), ("validate", "answers")} <= set(parts)
     assert found["size_bytes"]["compressed"] == weights["file_bytes"]["compact"] == (out / NAME).stat().st_size
     assert found["size_bytes"]["dense"] == (out / "pytorch" / "model.safetensors").stat().st_size
     assert weights["encoder_bytes"]["compact"] < 0.1 * weights["encoder_bytes"]["dense"]

@@ -89,6 +89,9 @@ def test_dense_and_budgets_in_one_table_and_picture(
         document["provenance"]["origins"]["seq_len"] == "command line"
         and document["provenance"]["seconds"]["profile"] > 0
     )
+    searched = [part for part in document["provenance"]["spent"]["parts"] if part["stage"] == "search"]
+    # Once for the budget that can be reached, and once more where its file misses it.
+    assert searched[0]["part"] == [] and searched[0]["count"] >= 1
     assert (out / "report.html").read_text() == render(page_of([out]))
     try:
         import matplotlib  # noqa: F401

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress import cli
@@ -22,7 +22,7 @@ from compress.report.html import policy, render, style_sheet
 from compress.report.page import Cell, Note, Page, Table, section
 from compress.report.sources import Facts, make_sources, read_training
 from compress.report.write import front_page_of, page_of, renew_report, report_text
-from support.made_up import FACTS, PLAN, PROFILE, SWEEP, TRADE_OFF, VALIDATION, estimated, write_made_up
+from support.made_up import FACTS, PLAN, PROFILE, SPENT, SWEEP, TRADE_OFF, VALIDATION, estimated, write_made_up
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -221,6 +221,46 @@ def test_phases_named_by_others_are_only_text(tmp_path: Path) -> None:
         'phase,step,loss,held_out,budget,cost\n"<script>x</script>",1,1e308,-1e308,3,1e29\n'
     )
     assert "<script" not in render(page_of([out]))
+
+
+def test_the_parts_of_stages_are_shown_with_their_cores() -> None:
+    shown = page(manifest={**FACTS, "spent": SPENT})
+    found = check(render(shown))
+    table = next(t for s in shown.document()["sections"] if s["name"] == "stages" for t in s["tables"])  # type: ignore[attr-defined]
+    assert [row[:1] + row[2:] for row in table["rows"]] == [
+        ["load", "3.5 s", "1.00 (50 %)"],
+        ["profile (stored, took 45.0 s then)", "0.5 s", "1.00 (50 %)"],
+        ["search", "40.0 s", "1.50 (75 %)"],
+        ["· try-out", "22.0 s", "1.80 (90 %)"],
+        ["· · sketch", "21.5 s", "1.90 (95 %)"],
+        ["· check (2 of 3 stored, took 9.0 s then)", "8.0 s", "1.00 (50 %)"],
+        ["· everything else", "10.0 s", "–"],
+    ]
+    for words in (
+        "Where the time of the run went",
+        "44.0 s in all, stages in order.",
+        "The largest parts: 67 % of the run.",
+        "On average 1.5 of 2 cores were busy with this run (73 %)",
+        "Taken from what earlier runs had stored: profile (m, fp32, 45.0 s then).",
+    ):
+        assert words in found.text, words
+    # An artifact of an earlier version has its seconds per stage, as before.
+    assert "Where the run's time went" in check(render(page())).text
+
+
+@settings(max_examples=15)
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(list(SPENT["parts"][1])),
+            st.sampled_from([None, -1, 0, 2.5, "load", [], ["a"], ["a", EVIL], [{}], True, {}, "x" * 999]),
+        ),
+        max_size=8,
+    ),
+    st.sampled_from([None, 0, -1, 2, "two"]),
+)
+def test_whatever_is_said_of_the_time_there_is_a_page(parts: list[dict[str, Any]], cores: Any) -> None:
+    check(render(page(manifest={**FACTS, "spent": {"cores": cores, "parts": [*SPENT["parts"][3:], *parts]}})))
 
 
 def test_nothing_from_outside_becomes_markup() -> None:

@@ -156,6 +156,26 @@ FACTS: dict[str, Any] = {
     "date": "2026-11-22T10:00:00+00:00",
     "command": ["compress", "run", "path/to/minilm", "--speedup", "2"],
 }
+# What a run knows of its own time since 0.2.0; artifacts of 0.1.0 have seconds per stage only.
+SPENT: dict[str, Any] = {
+    "cores": 2,
+    "parts": [
+        {"stage": "load", "part": [], "count": 1, "seconds": 3.5, "cores": 1.0},
+        {"stage": "profile", "part": [], "count": 1, "seconds": 0.5, "cores": 1.0, "stored": 1, "stored_seconds": 45.0},
+        {"stage": "search", "part": [], "count": 2, "seconds": 40.0, "cores": 1.5},
+        {"stage": "search", "part": ["try-out"], "count": 1, "seconds": 22.0, "cores": 1.8},
+        {"stage": "search", "part": ["try-out", "sketch"], "count": 12, "seconds": 21.5, "cores": 1.9},
+        {
+            "stage": "search",
+            "part": ["check"],
+            "count": 3,
+            "seconds": 8.0,
+            "cores": 1.0,
+            "stored": 2,
+            "stored_seconds": 9,
+        },
+    ],
+}
 POINTS = [
     {
         "budget": budget,

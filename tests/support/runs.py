@@ -47,6 +47,21 @@ def measure_briefly(patch: pytest.MonkeyPatch, **effort: Any) -> None:
     patch.setattr("compress.stages.validate.MEASURE_SECONDS", (0.05,))
 
 
+def check_time_spent(out: Path) -> list[dict[str, Any]]:
+    """Assert that an artifact says of every stage where its time went, and what of it was stored.
+
+    Returns:
+        The parts.
+    """
+    manifest = json.loads((out / "manifest.json").read_text())
+    parts: list[dict[str, Any]] = manifest["spent"]["parts"]
+    assert [part["stage"] for part in parts if not part["part"]] == list(dict.fromkeys(part["stage"] for part in parts))
+    assert {part["stage"] for part in parts} == manifest["seconds"].keys()
+    assert sum(part.get("stored", 0) for part in parts) == len(manifest["reused"])
+    assert "Where the time of the run went" in (out / "report.html").read_text()
+    return parts
+
+
 def check_verdict(out: Path, code: int | None = None) -> None:
     """Assert that an artifact's verdict follows from its interval and its budget, and the exit code from the verdict.
 
