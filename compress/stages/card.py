@@ -128,6 +128,8 @@ def _measured(plan: Plan, validation: Validation) -> list[str]:
         f"({validation.reason}).",
         "",
     ]
+    alone = "" if validation.unpruned is None else validation.unpruned.sentence
+    lines += [f"{alone}.", ""] if alone else []
     trained = validation.fine_pruned
     if trained is not None:
         lines += [
@@ -189,6 +191,10 @@ def _table(plan: Plan, validation: Validation) -> Iterator[str]:
             )
         elif row.kind == "speedup":
             yield f"| speed-up{f', {how}' if how else ''} | 1 | {ours:.2f} |"
+        elif row.kind == "latency unpruned":
+            yield f"| latency, ms, dense in {row.name} too{f', {how}' if how else ''} | {dense:.3g} | {ours:.3g} |"
+        elif row.kind == "speedup unpruned":
+            yield f"| speed-up over dense {row.name}: what pruning adds | 1 | {ours:.2f} |"
         elif row.kind == "metric":
             yield f"| {row.name}, {validation.metric.examples} examples | {dense:.4f} | {ours:.4f} |"
         elif row.kind == "size":

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 RUNTIMES = ("onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf")
 CHECK_SECONDS = 2.0
 FORM_SECONDS = 1.0
+# Of the dense model in the file's number format against the file: no verdict rests on it.
+UNPRUNED_SECONDS = 1.2
 # Share of a profile's time that is enough where nothing is planned by it.
 ROUGH = 0.3
 # Widest interval of a checked speed-up, relative to it, that is not measured longer.
@@ -141,6 +143,7 @@ class PresentDevice(Device):
             with span("timing"):
                 comparison, verdict, reason = measured_verdict(plan, compare)
                 on_gpu = compare_without_copies(baseline, compressed, self._dense.feed)
+                unpruned = self._without_pruning(plan, exported, compressed)
             with span("answers"):
                 ours = answers_of(compressed, loaded, loaded.evaluation, self._rows_per_call(exported))
                 dense = answers_of(baseline, loaded, loaded.evaluation)
@@ -151,8 +154,21 @@ class PresentDevice(Device):
         quantized = exported.float_path != exported.path
         answers = Answers(dense, ours, answers_of_file(self._run, exported.float_path) if quantized else None)
         answers = replace(answers, invariance=invariance)
-        timing = Timing(verdict, reason, comparison, on_gpu)
+        timing = Timing(verdict, reason, comparison, on_gpu, unpruned)
         return Evaluation(self._run, self._dense, loaded.target.name).of(exported, plan, profile, timing, answers)
+
+    def _without_pruning(self, plan: Plan, exported: Exported, compressed: Session) -> LatencyComparison | None:
+        """The dense model as the file's engine has it, timed against the file; None where that is no third model."""
+        engine = exported.engine
+        if engine.precision == "fp32" or plan.structure.widths == plan.shape.dense:
+            return None
+        # Nodes that stay in float32 are of the pruned file.
+        engine = replace(engine, float32_nodes=(), left_out=engine.left_out if engine.precision == "int8" else ())
+        dense = open_session(self._dense.build(plan.shape.dense, engine), self._loaded.target)
+        try:
+            return compare_latency(dense, compressed, self._dense.timing_feed, seconds=UNPRUNED_SECONDS)
+        finally:
+            dense.close()
 
     def _rows_per_call(self, exported: Exported) -> int:
         # Dynamic int8 takes the range of activations from the whole call: answers depend on what shares it.
