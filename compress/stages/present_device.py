@@ -36,7 +36,7 @@ from compress.stages.validate import (
 if TYPE_CHECKING:
     from compress.inputs.load import Loaded
 
-RUNTIMES = ("onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf")
+RUNTIMES = ("onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf", "torch")
 CHECK_SECONDS = 2.0
 FORM_SECONDS = 1.0
 # Of the dense model in the file's number format against the file: no verdict rests on it.
@@ -89,10 +89,14 @@ class PresentDevice(Device):
     def baseline(self) -> Session:
         """The dense float32 model in its fastest form: what every speed-up is against."""
         if self._session is None:
-            path = self._dense.path.with_name("baseline.onnx")
-            shutil.copyfile(self._dense.path, path)
-            write_lowered(self._dense.path, self.fastest("fp32", self._loaded.shape.dense), path, self._loaded)
-            self._session = open_session(path, self._loaded.target)
+            engine, model = self.fastest("fp32", self._loaded.shape.dense), self._dense.path
+            if engine.form == "compiled":
+                self._session = open_session(self._dense.build(self._loaded.shape.dense, engine), self._loaded.target)
+                return self._session
+            model = model.with_name("baseline.onnx")
+            shutil.copyfile(self._dense.path, model)
+            write_lowered(self._dense.path, engine, model, self._loaded)
+            self._session = open_session(model, self._loaded.target)
         return self._session
 
     def close(self) -> None:
@@ -276,6 +280,7 @@ def measure_profile(run: Run, dense: DenseModel, engine: Engine) -> Profile:
             lambda widths: dense.build(widths, engine),
             lambda data: open_session(data, loaded.target),
             dense.timing_feed,
+            slow=engine.form == "compiled",
         ),
         Workload(
             loaded.shape,
