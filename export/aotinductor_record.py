@@ -22,7 +22,6 @@ from pydantic.dataclasses import dataclass as checked
 from compress.core.errors import TargetError
 from compress.core.hashing import sha256_of
 from compress.core.parsing import Unreadable, read_text
-from compress.export.lowering import processor_flags
 from compress.profile.gpu import matching_gpus
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 PACKAGE = Path("engine") / "model.pt2"
+# In an artifact, by their names in its manifest.
+PACKAGE_FILES = ("engine/model.pt2", "engine/model.pt2.json")
 # Features of x86 processors for which compilers emit instructions.
 _EMITTED = ("amx", "avx", "bmi", "f16c", "fma", "gfni", "movbe", "adx", "sha_ni", "sse", "ssse", "vaes", "vpclmul")
 
@@ -91,6 +92,8 @@ def record_of(
         inputs: names.
         outputs: names.
     """
+    from compress.export.lowering import processor_flags
+
     assert precision != "int8", "offered_precisions has none"
     gpus = matching_gpus(target.compute_capability) if target.on_gpu else []
     return PackageRecord(

@@ -134,6 +134,11 @@ def _variants(target: Target, precision: Precision) -> tuple[Engine, ...]:
     if target.runtime == "openvino":
         return (Engine(precision, "plain", "float" if precision == "fp32" else "nncf"),)
     if target.runtime == "aotinductor":
+        if precision == "int8":
+            raise TargetError(
+                f"target '{target.name}' is compiled by AOTInductor, for which there is no int8 here; use --precision "
+                "fp32, or a target of another runtime"
+            )
         return (Engine(precision, "compiled"),)
     if target.runtime in ENGINE_RUNTIMES:
         if precision == "int8":

@@ -64,13 +64,16 @@ def require_runtime(target: Target) -> None:
 def require_builder(target: Target) -> None:
     """Check that the engine of a target's artifact can be built here, before any work.
 
-    TensorRT's engines are built on the device, TensorRT-RTX's on any machine; other runtimes have none.
+    TensorRT's engines and AOTInductor's packages are built on the device, TensorRT-RTX's engines on any machine; other
+    runtimes have none.
 
     Raises:
         TargetError: it cannot; the message says what to install.
     """
     if target.runtime == "tensorrt-rtx":
         rtx_library.require(target)
+    if target.runtime == "aotinductor" and not (target.on_gpu and absence(target)):
+        _aotinductor().require(target)
 
 
 @dataclass(frozen=True)
