@@ -30,13 +30,14 @@ from compress.core.errors import ExportError, TargetError
 from compress.export.aotinductor_record import check_record, record_of, write_record
 from compress.export.inputs import example_inputs, select_inputs
 from compress.export.outputs import answer_names
+from compress.models.encoder import longest_input
 
 if TYPE_CHECKING:
     from compress.export.session import Session
     from compress.profile.target import Precision, Target
 
-# Entry of a package's metadata that holds the names of inputs and outputs.
-_NAMES = "compress"
+# Entry of a package's metadata that says how it is called.
+_CALL = "compress"
 Outputs = Callable[[nn.Module, dict[str, Tensor]], tuple[Tensor, ...]]
 
 
@@ -113,8 +114,16 @@ def compile_package(model: Any, path: Path, interface: Interface, target: Target
     device, dtype = _device(target), torch.float16 if precision == "fp16" else torch.float32
     inputs, axes = example_inputs(interface.inputs, model.config)
     own = copy.deepcopy(model).eval().to(device, dtype)
-    names = {"inputs": list(interface.inputs), "outputs": list(interface.outputs)}
-    options: dict[str, Any] = {"aot_inductor.metadata": {_NAMES: json.dumps(names)}}
+    call = {
+        "inputs": [
+            # A size that is free is null.
+            {"name": name, "dtype": str(value.dtype)[6:], "shape": _free(value.shape, free)}
+            for name, value, free in zip(interface.inputs, inputs, axes, strict=True)
+        ],
+        "outputs": list(interface.outputs),
+        "longest": longest_input(model.config),
+    }
+    options: dict[str, Any] = {"aot_inductor.metadata": {_CALL: json.dumps(call)}}
     if not target.on_gpu:
         options["cpp.threads"] = _threads(target)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,11 +206,11 @@ def _load(path: Path, target: Target) -> Session:
         with _quiet():
             # Alone on its device, so that calls can be captured in CUDA graphs.
             package = aoti_load_package(str(path), run_single_threaded=True)
-            names = json.loads(package.get_metadata()[_NAMES])
+            call = json.loads(package.get_metadata()[_CALL])
     except (RuntimeError, KeyError, ValueError) as error:
         raise ExportError(f"torch {torch.__version__} cannot load '{path.name}': {error}") from error
     kind = GpuPackageSession if target.on_gpu else PackageSession
-    return kind(package, names["inputs"], names["outputs"], _device(target), _threads(target))
+    return kind(package, call, _device(target), _threads(target))
 
 
 class PackageSession:
@@ -209,16 +218,16 @@ class PackageSession:
 
     Args:
         package: callable with the inputs in their order; gives a tuple of tensors.
-        inputs, outputs: names.
+        call: names, types and shapes of inputs, names of outputs, and the longest length, from the package's metadata.
         device: where the package runs.
         threads: of a call on the processor.
     """
 
-    def __init__(self, package: Any, inputs: Sequence[str], outputs: Sequence[str], device: str, threads: int) -> None:
-        self._package, self._device, self._threads = package, device, threads
-        self.input_names: tuple[str, ...] = tuple(inputs)
-        wanted = answer_names(outputs)
-        self._wanted = [place for place, name in enumerate(outputs) if name in wanted]
+    def __init__(self, package: Any, call: Mapping[str, Any], device: str, threads: int) -> None:
+        self._package, self._said, self._device, self._threads = package, call, device, threads
+        self.input_names: tuple[str, ...] = tuple(one["name"] for one in call["inputs"])
+        wanted = answer_names(call["outputs"])
+        self._wanted = [place for place, name in enumerate(call["outputs"]) if name in wanted]
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Run the model on one batch; see ``Session.run``."""
@@ -236,7 +245,10 @@ class PackageSession:
     def _known(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         if self._package is None:
             raise ExportError("this session is closed; open another with open_session")
-        return {name: np.ascontiguousarray(value) for name, value in select_inputs(feed, self.input_names).items()}
+        given = select_inputs(feed, self.input_names)
+        known = {one["name"]: np.ascontiguousarray(given[one["name"]], one["dtype"]) for one in self._said["inputs"]}
+        _refuse_shapes(known, self._said)
+        return known
 
     def _call(self, inputs: list[Tensor]) -> Sequence[Tensor]:
         found: Sequence[Tensor] = self._package(*inputs)
@@ -262,6 +274,28 @@ class GpuPackageSession(PackageSession):
                 self._call(inputs)
 
         return start, int(torch.cuda.current_stream().cuda_stream)
+
+
+def _refuse_shapes(known: Mapping[str, NDArray[Any]], said: Mapping[str, Any]) -> None:
+    """Raise ExportError unless a call has the shapes that the package's metadata names.
+
+    The package trusts its caller: with other sizes it would read memory that is not the inputs'.
+    """
+    free: set[tuple[int, ...]] = set()
+    for one in said["inputs"]:
+        shape, wanted = known[one["name"]].shape, one["shape"]
+        fits = len(shape) == len(wanted) and all(size in (None, own) for size, own in zip(wanted, shape, strict=True))
+        free.add(tuple(own for size, own in zip(wanted, shape, strict=True) if size is None) if fits else (0,))
+    if len(free) != 1 or 0 in (sizes := free.pop()):
+        shapes = {name: value.shape for name, value in known.items()}
+        wanted = {one["name"]: one["shape"] for one in said["inputs"]}
+        raise ExportError(f"the compiled model takes inputs {wanted}, with one size for each None, not {shapes}")
+    if said["longest"] is not None and len(sizes) > 1 and sizes[1] > said["longest"]:
+        raise ExportError(f"the compiled model takes at most {said['longest']} tokens, not {sizes[1]}; cut the inputs")
+
+
+def _free(shape: Sequence[int], free: Mapping[int, Any]) -> list[int | None]:
+    return [None if axis in free else size for axis, size in enumerate(shape)]
 
 
 def _made(folder: Path) -> Path:

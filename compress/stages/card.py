@@ -131,9 +131,10 @@ def _package(directory: Path) -> list[str]:
         f"{', '.join(record.outputs)}{',' if len(record.outputs) == 1 else ''} = model({', '.join(record.inputs)})",
         "```",
         "",
-        'The tensors of a call have shape [batch, sequence], those of a tokenizer with `return_tensors="pt"`.'
+        "The package checks nothing. Tensors of a call have shape [batch, sequence], as a tokenizer gives them with "
+        '`return_tensors="pt"`.'
         if "input_ids" in record.inputs
-        else "The tensor of a call has shape [batch, channels, height, width].",
+        else "The package checks nothing. The tensor of a call has shape [batch, channels, height, width].",
         "",
     ]
 
