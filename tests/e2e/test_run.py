@@ -25,7 +25,6 @@ from compress.options.run_config import RunConfig
 from compress.profile.take import Profile
 from compress.report.html import render
 from compress.report.write import page_of
-from support.exporter import digest
 from support.models import OF_IMAGES, TINY_SIZES, MakeCheckpoint, layers
 from support.once import Once
 from support.runs import LENGTH, check_verdict, configured, measure_briefly, run
@@ -249,7 +248,8 @@ def test_a_compiled_package_is_measured_and_compiled_again_where_it_is_missing(
     compile_package, compiled = aotinductor.compile_package, {}
 
     def once(model: Any, path: Path, *how: Any) -> None:
-        key = digest(model)
+        # A loaded checkpoint has another configuration than the model that was saved.
+        key = tuple((name, tensor.shape, float(tensor.double().sum())) for name, tensor in model.state_dict().items())
         if key not in compiled:
             compile_package(model, path, *how)
             compiled[key] = path.read_bytes()
