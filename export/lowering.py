@@ -17,12 +17,12 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from compress.core.errors import TargetError
 from compress.export import graph
 from compress.export.key_masks import COUNTED, Mask, with_mask
-from compress.profile.target import ENGINE_RUNTIMES, GPU_RUNTIMES, Precision, Target
+from compress.profile.target import ENGINE_RUNTIMES, Precision, Target
 
 if TYPE_CHECKING:
     from compress.export.int8 import Feed
 
-Form = Literal["plain", "packed", "offline", "packed-offline", "standard"]
+Form = Literal["plain", "packed", "offline", "packed-offline", "standard", "compiled"]
 Int8 = Literal["invariant", "fastest"]
 Scheme = Literal["float", "dynamic", "invariant", "static", "symmetric", "nncf"]
 # Schemes that ``lower`` applies in the graph, layer by layer.
@@ -41,7 +41,7 @@ class Engine:
         precision: number format.
         form: ``plain``, as exported; ``packed``, with each attention and its projections in one operator; ``offline``,
             fused by ONNX Runtime's offline optimizer; ``packed-offline``, both; ``standard``, without operators of ONNX
-            Runtime's own.
+            Runtime's own; ``compiled``, by AOTInductor from PyTorch's model, beside the graph as exported.
         scheme: int8 scheme: ``invariant`` (``export/int8_invariant.py``); ``dynamic``, ``static`` or ``symmetric`` (by
             ONNX Runtime's library; the last is static with signed activations, for TensorRT); ``nncf`` (by nncf, for
             OpenVINO); ``float`` if not int8.
@@ -133,11 +133,18 @@ def usable_variants(target: Target, precision: Precision, int8: Int8 | None, exa
 def _variants(target: Target, precision: Precision) -> tuple[Engine, ...]:
     if target.runtime == "openvino":
         return (Engine(precision, "plain", "float" if precision == "fp32" else "nncf"),)
+    if target.runtime == "aotinductor":
+        if precision == "int8":
+            raise TargetError(
+                f"target '{target.name}' is compiled by AOTInductor, for which there is no int8 here; use --precision "
+                "fp32, or a target of another runtime"
+            )
+        return (Engine(precision, "compiled"),)
     if target.runtime in ENGINE_RUNTIMES:
         if precision == "int8":
             return (Engine(precision, "standard", "symmetric", rest="fp16"),)
         return (Engine(precision, "standard"),)
-    if target.runtime in GPU_RUNTIMES:
+    if target.on_gpu:
         return _cuda_variants(target, precision)
     if precision == "fp32":
         return Engine(form="plain"), Engine(form="packed"), Engine(form="offline")
@@ -284,11 +291,11 @@ def saturates() -> bool:
 
     Source: ONNX Runtime's documentation, "Quantize ONNX models", on ``reduce_range``.
     """
-    flags = _processor_flags()
+    flags = processor_flags()
     return bool(flags) and not flags & {"avx512_vnni", "avx_vnni"}
 
 
-def _processor_flags() -> set[str]:
+def processor_flags() -> set[str]:
     """Features of an x86 processor, as Linux names them; empty elsewhere."""
     from pathlib import Path
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from compress.core.cores import usable_cores
 from compress.core.errors import TargetError, did_you_mean
 from compress.export import openvino, rtx_library, tensorrt, tensorrt_rtx
+from compress.export.aotinductor_record import PACKAGE, read_record, record_path
 from compress.export.cuda import absence, open_cuda, require_cuda
 from compress.export.session import OnnxRuntimeSession, Session, load_inference
-from compress.profile.target import GPU_RUNTIMES
 
 if TYPE_CHECKING:
     from compress.profile.target import Target
@@ -33,6 +33,13 @@ def _onnxruntime(target: Target) -> Any:
     return onnxruntime
 
 
+def _aotinductor() -> Any:
+    # It imports torch, which other runtimes do not need.
+    from compress.export import aotinductor
+
+    return aotinductor
+
+
 def require_runtime(target: Target) -> None:
     """Check that a target's runtime can be used here, before any work.
 
@@ -44,6 +51,8 @@ def require_runtime(target: Target) -> None:
         _onnxruntime(target)
     elif target.runtime == "openvino":
         openvino.import_openvino(target)
+    elif target.runtime == "aotinductor":
+        _aotinductor().require(target)
     elif target.runtime == "onnxruntime-cuda":
         require_cuda(target)
     elif target.runtime == "tensorrt":
@@ -55,13 +64,16 @@ def require_runtime(target: Target) -> None:
 def require_builder(target: Target) -> None:
     """Check that the engine of a target's artifact can be built here, before any work.
 
-    TensorRT's engines are built on the device, TensorRT-RTX's on any machine; other runtimes have none.
+    TensorRT's engines and AOTInductor's packages are built on the device, TensorRT-RTX's engines on any machine; other
+    runtimes have none.
 
     Raises:
         TargetError: it cannot; the message says what to install.
     """
     if target.runtime == "tensorrt-rtx":
         rtx_library.require(target)
+    if target.runtime == "aotinductor" and not (target.on_gpu and absence(target)):
+        _aotinductor().require(target)
 
 
 @dataclass(frozen=True)
@@ -90,6 +102,12 @@ def keep_engine(model: Path, target: Target) -> KeptEngine:
     """
     if target.runtime == "tensorrt":
         return KeptEngine(tensorrt.keep_engine(model, target))
+    if target.runtime == "aotinductor":
+        package = model.parent / PACKAGE
+        # It is compiled from PyTorch's model, where that is exported.
+        if not package.is_file():
+            return KeptEngine()
+        return KeptEngine((package, record_path(package)), read_record(package).said)
     if target.runtime != "tensorrt-rtx":
         return KeptEngine()
     record = tensorrt_rtx.keep_engine(model, target)
@@ -109,6 +127,7 @@ def _open_onnxruntime_cpu(model: Path | bytes, target: Target) -> Session:
 
 
 _OPENERS: dict[str, Callable[[Path | bytes, Target], Session]] = {
+    "aotinductor": lambda model, target: _aotinductor().open_package(model, target),
     "onnxruntime-cpu": _open_onnxruntime_cpu,
     "onnxruntime-cuda": open_cuda,
     "openvino": openvino.open_openvino,
@@ -140,13 +159,24 @@ def open_session(model: Path | bytes, target: Target) -> Session:
     return opener(model, target)
 
 
+def file_of(model: Path, runtime: str) -> Path:
+    """The file of an artifact that a runtime loads.
+
+    Args:
+        model: the artifact's ONNX file.
+        runtime: of the target.
+    """
+    own = {"openvino": openvino.IR, "aotinductor": PACKAGE}.get(runtime)
+    return model if own is None else model.parent / own
+
+
 def refuse_absent(target: Target) -> None:
     """Check that a target is this machine, so that it can be measured.
 
     Raises:
         TargetError: it is not; the message says what to do.
     """
-    reason = absence(target) if target.runtime in GPU_RUNTIMES else None
+    reason = absence(target) if target.on_gpu else None
     if reason is not None:
         raise TargetError(
             f"target '{target.name}' is not on this machine, so nothing can be measured on it: {reason}. Run the same "

@@ -46,11 +46,14 @@ class ModelSource:
         build: gives the exported model of a structure with these widths.
         open: loads such a model as the target runs it.
         feed: one batch [batch_size, seq_len] by input name.
+        slow: whether ``build`` compiles, which takes tens of seconds: few structures are then built, and the table has
+            interpolated values between them.
     """
 
     build: Callable[[Widths], bytes]
     open: Callable[[bytes], TimedSession]
     feed: Feed
+    slow: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ The structures, and the reasons for them:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 import numpy as np
@@ -123,6 +123,7 @@ def take_profile(
     heads = tuple(range(shape.heads + 1))
     middle = _middle(shape, filters)
     mixed, least_filters = _MIXED, 9
+    rough = rough or source.slow
     if rough:
         heads = _thinned(heads, middle.heads[0], _ROUGH_HEADS)
         least_filters = _ROUGH_FILTERS
@@ -144,7 +145,7 @@ def take_profile(
             at_once=int(np.clip(_MOST_SESSION_BYTES // max(1, len(model)), 2, _MOST_SESSIONS)),
             passes=2 if twice else 1,
             prime=1 if call_seconds < _PRIMED_SECONDS else 0,
-            deadline=started + max(seconds, 0.0 if rough else opening + _TIMING_SHARE * seconds),
+            deadline=started + max(seconds, 0.0 if rough and not source.slow else opening + _TIMING_SHARE * seconds),
             clock=clock,
             generator=generator,
         )
@@ -165,6 +166,8 @@ def take_profile(
         bare_ms=next(reference_ms * s.estimate(np.ones(bench.visits))[0] for s in structures if s.role == "bare"),
     )
     found = _Found(structures, reference_ms, factors)
+    if source.slow:
+        table = _between(table, tuple(range(shape.heads + 1)), filter_levels(shape.filters))
     return Profile(
         table=table,
         attention_fit=fit_piecewise(table.heads, table.attention_ms),
@@ -196,6 +199,18 @@ def _thinned(widths: tuple[int, ...], middle: int, count: int) -> tuple[int, ...
         return widths
     picked = {widths[round(i)] for i in np.linspace(0, len(widths) - 1, count)}
     return tuple(sorted(picked | {middle}))
+
+
+def _between(table: LatencyTable, heads: tuple[int, ...], filters: tuple[int, ...]) -> LatencyTable:
+    """A table of few widths with interpolated values for others, so that a search may choose them."""
+    heads, filters = (tuple(sorted({*own, *more})) for own, more in ((table.heads, heads), (table.filters, filters)))
+    return replace(
+        table,
+        heads=heads,
+        attention_ms=tuple(map(table.attention_at, heads)),
+        filters=filters,
+        ffn_ms=tuple(map(table.ffn_at, filters)),
+    )
 
 
 def _structures(

@@ -21,7 +21,7 @@ from compress.core.parsing import MOST_TOML_BYTES, Missing, Unreadable, parse_to
 from compress.profile.cuda_graphs import CudaGraphs
 from compress.profile.gpu import matching_gpus, with_current_clock
 
-RuntimeName = Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx", "openvino"]
+RuntimeName = Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx", "openvino", "aotinductor"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 # Number formats of a runtime, for targets whose file does not list any; the first is the safest.
@@ -47,6 +47,7 @@ _RUNTIME_PACKAGES: dict[str, tuple[str, ...]] = {
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
     "openvino": ("openvino",),
+    "aotinductor": ("torch",),
 }
 
 
@@ -183,6 +184,11 @@ class Target(BaseModel):
                 which = f" for {name}" if name else ""
                 raise ValueError(f"{number:g}{which} looks like another unit; write it in {unit}")
         return value
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether models run on an NVIDIA GPU; AOTInductor compiles for both, and a processor has no capability."""
+        return self.runtime in GPU_RUNTIMES or (self.runtime == "aotinductor" and self.compute_capability is not None)
 
     def for_calls(self, batch_size: int, seq_len: int) -> Target:
         """The target with engines that are fastest at a batch size and length, and graphs for such calls.
@@ -344,7 +350,7 @@ def describe_device(target: Target) -> dict[str, str | int]:
             described[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    if target.runtime in GPU_RUNTIMES:
+    if target.on_gpu:
         for gpu in matching_gpus(target.compute_capability)[:1]:
             described |= with_current_clock(gpu).description
     if target.cuda_graphs is not None:
@@ -381,7 +387,7 @@ def check_device(described: Mapping[str, str | int], target: Target) -> None:
             f"the profile was measured on {described.get('gpu', 'a GPU')} (compute capability {capability}), target "
             f"'{target.name}' has {target.compute_capability}; take one on that device with `compress profile`"
         )
-    present = [gpu.name for gpu in matching_gpus(target.compute_capability)] if target.runtime in GPU_RUNTIMES else []
+    present = [gpu.name for gpu in matching_gpus(target.compute_capability)] if target.on_gpu else []
     if capability is not None and present and described.get("gpu") not in present:
         raise ProfileError(
             f"the profile was measured on {described.get('gpu')}, target '{target.name}' is {present[0]} here; take "
@@ -398,7 +404,7 @@ def provenance(target: Target) -> Provenance:
     Returns:
         ``measured here``; ``estimated`` from the data sheet; ``none`` if it has to be measured on the device.
     """
-    if target.runtime not in GPU_RUNTIMES or matching_gpus(target.compute_capability):
+    if not target.on_gpu or matching_gpus(target.compute_capability):
         return "measured here"
     return "none" if target.missing_for(target.precision) else "estimated"
 

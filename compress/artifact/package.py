@@ -132,10 +132,10 @@ def _kept_of(manifest: Mapping[str, Any], files: Sequence[str]) -> dict[str, str
 
 def _is_gpu(target: str) -> bool:
     from compress.core.errors import TargetError
-    from compress.profile.target import GPU_RUNTIMES, load_target
+    from compress.profile.target import load_target
 
     try:
-        return load_target(target).runtime in GPU_RUNTIMES
+        return load_target(target).on_gpu
     except TargetError:
         return False  # a file of its own, which is not here
 

@@ -12,7 +12,19 @@ from typing import Literal
 from compress.artifact.validation import KeptFile, Sections
 from compress.core.plan import Plan
 
-Kind = Literal["latency", "speedup", "metric", "change", "also", "size", "macs", "macs of one example", "drift"]
+Kind = Literal[
+    "latency",
+    "speedup",
+    "latency unpruned",
+    "speedup unpruned",
+    "metric",
+    "change",
+    "also",
+    "size",
+    "macs",
+    "macs of one example",
+    "drift",
+]
 How = Literal["measured", "predicted", "estimated"]
 
 
@@ -21,10 +33,10 @@ class Row:
     """A quantity of both models; None for what is not known.
 
     Attributes:
-        kind: latency in ms; speed-up; metric, its paired change and further metrics; size of the file in bytes; MACs
-            of the encoder as a fraction, and of one example as a count; largest difference of answers by batch, order
-            and padding.
-        name: of the metric; empty for other kinds.
+        kind: latency in ms; speed-up; both against the dense model in the same number format; metric, its paired
+            change and further metrics; size of the file in bytes; MACs of the encoder as a fraction, and of one example
+            as a count; largest difference of answers by batch, order and padding.
+        name: of the metric, or of the number format of an unpruned model; empty for other kinds.
         dense, compressed: values, in the kind's unit.
         budget: for the compressed model, where this quantity has one.
         interval: 95 % interval of ``compressed``.
@@ -63,7 +75,7 @@ def rows(validation: Sections, plan: Plan) -> tuple[Row, ...]:
         validation: what was measured.
         plan: with the budget, and the fraction of MACs that it keeps.
     """
-    return (*_timings(validation, plan), *_metrics(validation), *_sizes(validation, plan))
+    return (*_timings(validation, plan), *_unpruned(validation, plan), *_metrics(validation), *_sizes(validation, plan))
 
 
 def row_of(found: Sequence[Row], kind: Kind) -> Row:
@@ -110,6 +122,30 @@ def _timings(validation: Sections, plan: Plan) -> Iterator[Row]:
             interval=speedup.ci95 if timed else None,
             how=how,
         )
+
+
+def _unpruned(validation: Sections, plan: Plan) -> Iterator[Row]:
+    """The dense model in the artifact's number format, where that is not the float32 one of the rows above."""
+    found, how = validation.unpruned, how_timed(validation, plan)
+    if found is None or found.precision == "fp32" or how is None:
+        return
+    format_, timed = found.precision, found.latency_ms is not None and found.speedup is not None
+    latency = validation.latency_ms
+    yield Row(
+        "latency unpruned",
+        format_,
+        dense=found.latency_ms.value if found.latency_ms else found.predicted_ms,
+        compressed=None if latency is None else latency.compressed if timed else latency.predicted,
+        how=how,
+    )
+    yield Row(
+        "speedup unpruned",
+        format_,
+        dense=1.0,
+        compressed=found.speedup.value if found.speedup else found.predicted_speedup,
+        interval=found.speedup.ci95 if found.speedup else None,
+        how=how,
+    )
 
 
 def _metrics(validation: Sections) -> Iterator[Row]:

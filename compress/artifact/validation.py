@@ -44,6 +44,7 @@ from compress.artifact.validation_parts import (
     Slices,
     Speedup,
     StoredTensors,
+    Unpruned,
     Weights,
     WeightsMetric,
     bounds_of,
@@ -76,6 +77,7 @@ __all__ = [
     "Slices",
     "Speedup",
     "StoredTensors",
+    "Unpruned",
     "Validation",
     "Weights",
     "WeightsMetric",
@@ -94,6 +96,7 @@ class KeptFile(Part):
     engine: EngineForm
     latency_ms: Latency
     speedup: Speedup
+    unpruned: Unpruned | None = None
     metric: Metric
     size_bytes: Size
     parity: Parity
@@ -120,6 +123,7 @@ class Sections(Part):
 
     latency_ms: Latency | None = None
     speedup: Speedup | None = None
+    unpruned: Unpruned | None = None
     metric: Metric | None = None
     size_bytes: Size | None = None
     macs: Macs | None = None

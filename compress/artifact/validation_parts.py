@@ -128,6 +128,32 @@ class Speedup(Part):
     predicted: Number | None = Field(None, description="By the profile, where nothing was timed.")
 
 
+class Unpruned(Part):
+    """The dense model in the artifact's number format and form: what there would be without pruning."""
+
+    precision: str
+    latency_ms: Estimate | None = Field(description="Median of one call; null where nothing was timed.")
+    speedup: Estimate | None = Field(
+        description="That latency over the artifact's, both timed in turns: what pruning brings; null likewise."
+    )
+    rounds: Count = Field(0, description="Calls of each.")
+    predicted_ms: Number | None = Field(None, description="By the profile, where nothing was timed.")
+    predicted_speedup: Number | None = Field(None, description="By the profile, where nothing was timed.")
+    next_budget: str | None = Field(None, description="An option that prunes, where the budget is met without pruning.")
+
+    @property
+    def sentence(self) -> str:
+        """That the number format alone meets the budget, and the next budget to ask for; empty where it does not."""
+        if self.next_budget is None:
+            return ""
+        ms = self.predicted_ms if self.latency_ms is None else self.latency_ms.value
+        takes = "" if ms is None else f" It takes {ms:.3g} ms{' by the profile' if self.latency_ms is None else ''}."
+        return (
+            f"The dense model in {self.precision} meets the budget alone: nothing is pruned.{takes} To prune, ask for "
+            f"{self.next_budget}"
+        )
+
+
 class Both(Part):
     """A further metric, of both models."""
 

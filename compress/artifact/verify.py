@@ -29,6 +29,7 @@ from compress.artifact.manifest import (
 from compress.core.errors import ArtifactError
 from compress.core.hashing import sha256_of
 from compress.core.parsing import printable
+from compress.export.aotinductor_record import PACKAGE_FILES
 from compress.export.tensorrt_file import ENGINE_FILES
 
 UNSEALED = "it has no digest of itself: written by an early version, or damaged; `compress validate` adds one"
@@ -111,7 +112,7 @@ def verify(artifact: str | Path) -> Verified:
 def refuse_damage(artifact: str | Path) -> tuple[Finding, ...]:
     """Raise ArtifactError where a listed file is not as it was written; returns what else was found.
 
-    A TensorRT engine may be missing: on another GPU it has to be removed, and is built again.
+    A TensorRT engine or a compiled package may be missing: on another device it has to be removed, and is built again.
     """
     findings = verify(artifact).findings
     broken = [
@@ -119,7 +120,7 @@ def refuse_damage(artifact: str | Path) -> tuple[Finding, ...]:
         for finding in findings
         if finding.problem != "extra"
         and finding.detail != UNSEALED
-        and not (finding.problem == "missing" and finding.file in ENGINE_FILES)
+        and not (finding.problem == "missing" and finding.file in (*ENGINE_FILES, *PACKAGE_FILES))
     ]
     if broken:
         named = "; ".join(f"{printable(found.file)} ({found.problem})" for found in broken[:5])

@@ -118,6 +118,8 @@ def result(result: RunResult, config: RunConfig | None = None) -> None:
     if weights is not None:
         _weights(console, weights)
     else:
+        if validation.unpruned is not None and validation.unpruned.sentence:
+            say(console, escape(validation.unpruned.sentence), "bold")
         rows = list(_summary(validation, result.plan))
         show(console, table(console, ("", "dense", "compressed", "budget", "95 % interval"), rows))
         _layers(console, result.plan.shape, result.plan.structure.widths)
@@ -174,6 +176,18 @@ def _summary(validation: Sections, plan: Plan) -> Iterable[tuple[str, ...]]:
         elif row.kind == "speedup" and row.how == "measured":
             _, *others = values
             yield "speed-up", "1x", *(formatted(value, "{:.2f}x") for value in others), between(row.interval, "{:.2f}")
+        elif row.kind == "latency unpruned":
+            template = "{:.2f}" if row.how == "measured" else "{:.3f}"
+            name = f"against dense {row.name}, ms"
+            yield escape(name), *(formatted(value, template) for value in values), ""
+        elif row.kind == "speedup unpruned":
+            yield (
+                "speed-up over that",
+                "1x",
+                formatted(row.compressed, "{:.2f}x"),
+                ABSENT,
+                between(row.interval, "{:.2f}"),
+            )
         elif row.kind == "metric":
             yield row.name, *(formatted(value, "{:.4f}") for value in values), between(row.interval, "{:.4f}")
         elif row.kind == "size":

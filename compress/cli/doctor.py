@@ -156,6 +156,15 @@ def _runtimes() -> Iterator[Check]:
     openvino = version_of("openvino")
     remedy = "" if openvino else "needed for cpu-openvino; auto-cpu does without"
     yield Check("OpenVINO", OK, openvino or "not installed", remedy)
+    yield _compiler()
+
+
+def _compiler() -> Check:
+    """Return whether AOTInductor can compile: looking for the compiler takes torch a second, a name takes none."""
+    names = [name for name in (os.environ.get("CXX"), "g++") if name]
+    found = next((name for name in names if shutil.which(name)), None)
+    remedy = "" if found else "needed for cpu-aotinductor alone: apt-get install g++, or set CXX"
+    return Check("C++ compiler", OK, found or "none found", remedy)
 
 
 def _int8() -> Check:

@@ -232,9 +232,9 @@ def _timed(case: Case, progress: Progress) -> Case:
 
 
 def _file_of(evidence: Evidence, runtime: str) -> Path:
-    from compress.export.openvino import IR
+    from compress.export.runtime import file_of
 
-    return evidence.artifact / (IR if runtime == "openvino" else evidence.file)
+    return file_of(evidence.artifact / evidence.file, runtime)
 
 
 def _vocabulary(artifact: Path) -> int:

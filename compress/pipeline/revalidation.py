@@ -47,8 +47,10 @@ def validate_artifact(
         progress: told about stages as they begin.
     """
     from compress.artifact.model import load as load_artifact
+    from compress.export.aotinductor import keep_package
     from compress.export.lowering import Engine
-    from compress.export.openvino import IR
+    from compress.export.runtime import file_of
+    from compress.stages.export import interface_of
     from compress.stages.write import renew_validation
 
     stages = Stages(progress or Silent())
@@ -76,7 +78,10 @@ def validate_artifact(
             device = PresentDevice.open(run, Path(scratch))
         try:
             with stages.stage("validate"):
-                file = artifact / (IR if loaded.target.runtime == "openvino" else MODEL)
+                file = file_of(artifact / MODEL, loaded.target.runtime)
+                if engine.form == "compiled" and not file.is_file():
+                    # What was planned elsewhere is compiled where it runs.
+                    keep_package(model, file, interface_of(loaded), loaded.target, engine.precision)
                 found = device.validate(plan, _compared(file, artifact / MODEL, engine, model, loaded))
                 kept = []
                 for name in sorted(beside.keys() & set(BESIDE.values())):

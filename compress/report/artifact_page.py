@@ -157,6 +157,8 @@ def _cells(row: Row) -> tuple[str, str, str, str, str]:
     names = {
         "latency": f"latency, {how or 'median of one call'}",
         "speedup": f"speed-up, {how}" if how else "speed-up",
+        "latency unpruned": f"latency against the dense model in {fmt.plain(row.name, 20)}",
+        "speedup unpruned": f"speed-up over the dense model in {fmt.plain(row.name, 20)}: what pruning adds",
         "metric": metric,
         "change": f"change of {fmt.plain(row.name or 'the metric', 60)}, same examples",
         "also": metric,
@@ -167,7 +169,7 @@ def _cells(row: Row) -> tuple[str, str, str, str, str]:
     }
     write, spread = _FORMATS[row.kind]
     # The dense model is the unit of what is relative to it.
-    dense = {"speedup": "1×", "change": "0"}.get(row.kind) or write(row.dense)
+    dense = {"speedup": "1×", "speedup unpruned": "1×", "change": "0"}.get(row.kind) or write(row.dense)
     return names[row.kind], dense, write(row.compressed), write(row.budget), fmt.between(row.interval, spread)
 
 
@@ -175,6 +177,8 @@ def _cells(row: Row) -> tuple[str, str, str, str, str]:
 _FORMATS: dict[Kind, tuple[Callable[[float | None], str], str]] = {
     "latency": (fmt.milliseconds, ".2f"),
     "speedup": (fmt.times, ".2f"),
+    "latency unpruned": (fmt.milliseconds, ".2f"),
+    "speedup unpruned": (fmt.times, ".2f"),
     "metric": (fmt.score, ".4f"),
     "change": (fmt.signed, "+.4f"),
     "also": (fmt.score, ".4f"),
@@ -200,6 +204,8 @@ def _notes(sources: Sources) -> list[Block]:
             f"compressed one{f', {rounds} calls of each' if rounds else ''}; the interval of the speed-up is a "
             "bootstrap of the ratio of medians."
         )
+    if validation.unpruned is not None and validation.unpruned.sentence:
+        notes.insert(0, fmt.plain(validation.unpruned.sentence, 300) + ".")
     if metric is not None and metric.examples:
         examples = fmt.count(metric.examples)
         notes.append(f"Evaluated on {examples} examples; the change pairs both models' answers to each.")

@@ -20,6 +20,7 @@
     int8_accuracy      layers that int8 must leave alone
     invariance         answers alone against answers in batches, reordered, padded
     validate           sections and verdict of validation.json;  evaluate  brings them together
+    unpruned           the dense model in the artifact's number format, beside it
     finish             a plan carried out: prune, export, validate
     candidates         the best of the finished ones
     kept               the chosen model in other number formats, beside model.onnx

@@ -20,7 +20,7 @@ from compress.export.lowering import Engine, variants
 from compress.inputs.load import Loaded
 from compress.profile.roofline import estimate_profile
 from compress.profile.take import Profile
-from compress.profile.target import ENGINE_RUNTIMES, GPU_RUNTIMES, Precision, load_target
+from compress.profile.target import ENGINE_RUNTIMES, Precision, load_target
 from compress.stages.context import Run
 from compress.stages.dense_model import DenseModel, deployment_feed, export_dense
 from compress.stages.device import Device
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def here(loaded: Loaded) -> Loaded:
     """The same on this machine: on the target where it is here, else on the processor, which answers alike."""
     target = loaded.target
-    return replace(loaded, target=load_target("cpu")) if target.runtime in GPU_RUNTIMES and absence(target) else loaded
+    return replace(loaded, target=load_target("cpu")) if target.on_gpu and absence(target) else loaded
 
 
 class AbsentDevice(Device):

@@ -13,6 +13,8 @@ from compress.artifact.files import HEAD, MODEL
 from compress.artifact.model import WEIGHTS
 from compress.artifact.sparse import card as sparse_card
 from compress.core.errors import TargetError
+from compress.export import aotinductor_record
+from compress.export.aotinductor_record import PACKAGE, record_path
 from compress.export.lowering import IN_GRAPH
 from compress.export.tensorrt_file import RtxRecord, context_path, engine_path, library_of, read_record
 from compress.profile.target import load_target
@@ -52,6 +54,7 @@ def card(config: RunConfig, plan: Plan, validation: Validation | None, task: Map
         *_use(str(task.get("name", "")), plan, directory),
         *_engine(directory),
         *_cuda(config, directory),
+        *_package(directory),
         "What was kept:",
         "",
         "```",
@@ -112,6 +115,30 @@ def _cuda(config: RunConfig, directory: Path) -> list[str]:
     return cuda_loader.card_of(model, config.batch_size, config.seq_len)
 
 
+def _package(directory: Path) -> list[str]:
+    """What AOTInductor's package is, where there is one, and how to call it."""
+    package = directory / PACKAGE
+    if not record_path(package).is_file():
+        return []
+    record = aotinductor_record.read_record(package)
+    return [
+        f"`{PACKAGE.as_posix()}` is compiled by {record.said}. It runs with that release on such a "
+        f"{'processor' if record.compute_capability is None else 'GPU'}, without the code of the model:",
+        "",
+        "```python",
+        "import torch",
+        f'model = torch._inductor.aoti_load_package("{PACKAGE.as_posix()}")',
+        f"{', '.join(record.outputs)}{',' if len(record.outputs) == 1 else ''} = model({', '.join(record.inputs)})",
+        "```",
+        "",
+        "The package checks nothing. Tensors of a call have shape [batch, sequence], as a tokenizer gives them with "
+        '`return_tensors="pt"`.'
+        if "input_ids" in record.inputs
+        else "The package checks nothing. The tensor of a call has shape [batch, channels, height, width].",
+        "",
+    ]
+
+
 def _measured(plan: Plan, validation: Validation) -> list[str]:
     """The card's table, what it was measured on, and the verdict."""
     metric, deployment = validation.metric, validation.deployment
@@ -128,6 +155,8 @@ def _measured(plan: Plan, validation: Validation) -> list[str]:
         f"({validation.reason}).",
         "",
     ]
+    alone = "" if validation.unpruned is None else validation.unpruned.sentence
+    lines += [f"{alone}.", ""] if alone else []
     trained = validation.fine_pruned
     if trained is not None:
         lines += [
@@ -189,6 +218,10 @@ def _table(plan: Plan, validation: Validation) -> Iterator[str]:
             )
         elif row.kind == "speedup":
             yield f"| speed-up{f', {how}' if how else ''} | 1 | {ours:.2f} |"
+        elif row.kind == "latency unpruned":
+            yield f"| latency, ms, dense in {row.name} too{f', {how}' if how else ''} | {dense:.3g} | {ours:.3g} |"
+        elif row.kind == "speedup unpruned":
+            yield f"| speed-up over dense {row.name}: what pruning adds | 1 | {ours:.2f} |"
         elif row.kind == "metric":
             yield f"| {row.name}, {validation.metric.examples} examples | {dense:.4f} | {ours:.4f} |"
         elif row.kind == "size":

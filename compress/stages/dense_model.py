@@ -18,7 +18,7 @@ from compress.export.openvino_layout import Int8Layout
 from compress.options.run_config import RunConfig
 from compress.stages import cache_codecs
 from compress.stages.cache_keys import model_inputs
-from compress.stages.export import DENSE_ENGINE, check_on_processor, made_up, write_onnx
+from compress.stages.export import DENSE_ENGINE, check_on_processor, interface_of, made_up, write_onnx
 from compress.stages.stage import Stage, stage
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ class DenseModel:
             widths: heads and filters per layer.
             engine: number format and form.
         """
+        if engine.form == "compiled":
+            return self._compiled(widths, engine)
         narrowed = self._narrowed(widths)
         if engine.scheme == "nncf":
             return openvino.to_bytes(self._openvino_int8(narrowed))
@@ -122,6 +124,21 @@ class DenseModel:
         if engine.scheme == "nncf" and self._layout is None and self._is_cut:
             dense = self._narrowed(self.loaded.shape.dense).SerializeToString()
             self._layout = openvino.int8_layout(dense, self.loaded.target, [self.timing_feed])
+
+    def _compiled(self, widths: Widths, engine: Engine) -> bytes:
+        """AOTInductor's package of a structure, from PyTorch."""
+        from compress.export.aotinductor import compile_package
+        from compress.pruning.removal import narrow_to
+
+        model, target = copy.deepcopy(self.loaded.checkpoint.model), self.loaded.target
+        if widths != self.loaded.shape.dense:
+            narrow_to(model, widths)
+        path = self.path.with_name("structure.pt2")
+        try:
+            compile_package(model, path, interface_of(self.loaded), target, engine.precision)
+            return path.read_bytes()
+        finally:
+            path.unlink(missing_ok=True)
 
     def forget(self) -> None:
         """Free the pattern that structures are cut from."""

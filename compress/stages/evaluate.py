@@ -17,6 +17,7 @@ from compress.stages.context import Run
 from compress.stages.dense_model import DenseModel
 from compress.stages.int8_accuracy import answers_of, drop_between
 from compress.stages.results import Evaluated, Exported
+from compress.stages.unpruned import unpruned_section
 from compress.stages.validate import Measurement, deployment_section, metric_section, slices_section, with_size
 
 if TYPE_CHECKING:
@@ -55,12 +56,14 @@ class Timing:
         reason: why, in words.
         comparison: None where nothing was timed.
         on_gpu: the timing without copies; None on targets that are not GPUs.
+        unpruned: the dense model in the file's number format against the file; None where that is not a third model.
     """
 
     verdict: Verdict
     reason: str
     comparison: LatencyComparison | None = None
     on_gpu: GpuComparison | None = None
+    unpruned: LatencyComparison | None = None
 
 
 def answers_of_file(run: Run, path: Path) -> NDArray[np.float64]:
@@ -149,6 +152,7 @@ class Evaluation:
             length=loaded.length,
             parity=exported.parity,
             deployment=deployment,
+            unpruned=unpruned_section(plan, exported.engine.precision, profile, timing.comparison, timing.unpruned),
             slices=slices_section(task, evaluation, loaded.output_names, answers.dense, answers.compressed),
             on_gpu=timing.on_gpu,
             invariance=answers.invariance,

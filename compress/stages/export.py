@@ -17,6 +17,7 @@ from compress.core.progress import Progress, Silent
 from compress.core.trace import span
 from compress.data.batches import Encoded, fixed_batch
 from compress.export import fp16, graph, openvino
+from compress.export.aotinductor_record import PACKAGE
 from compress.export.filling import fill
 from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
 from compress.export.lowering import Engine, lower
@@ -29,6 +30,8 @@ from compress.stages.results import Exported
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from compress.export.aotinductor import Interface
 
 PARITY_EXAMPLES = 64
 # Examples that static int8 takes the ranges of activations from.
@@ -152,6 +155,8 @@ def export_as(
     Raises:
         ExportError: the float graph is not the model.
     """
+    if engine.form == "compiled" and loaded.target.runtime == "aotinductor":
+        return _as_package(engine, model, path, loaded, float_path, progress)
     if engine.precision == "fp16":
         return export_half(model, path, loaded, engine, float_path, progress, pattern)
     return export_checked(model, path, loaded, engine, float_path, pattern, progress)
@@ -183,6 +188,33 @@ def _as_openvino(model: Any, onnx_file: Path, loaded: Loaded, engine: Engine) ->
     return Exported(
         path, engine, replace(read_report(onnx_file), size_bytes=size), parity, path if samples is None else onnx_file
     )
+
+
+def _as_package(
+    engine: Engine, model: Any, path: Path, loaded: Loaded, float_path: Path, progress: Progress
+) -> Exported:
+    """AOTInductor's package beside an ONNX file of the same weights, which stays for other runtimes."""
+    from compress.export.aotinductor import keep_package
+
+    processor = replace(loaded, target=load_target("cpu"))
+    onnx = export_as(replace(engine, form="plain"), model, path, processor, float_path, progress)
+    package = path.parent / PACKAGE
+    keep_package(model, package, interface_of(loaded), loaded.target, engine.precision)
+    parity = parity_of(package, model, loaded, tolerance=1e-3 if engine.precision == "fp32" else math.inf)
+    report = replace(onnx.report, size_bytes=package.stat().st_size)
+    return Exported(package, engine, report, parity, package)
+
+
+def interface_of(loaded: Loaded) -> Interface:
+    """How a compiled model of the task is called.
+
+    Args:
+        loaded: names the inputs, and has the task.
+    """
+    from compress.export.aotinductor import Interface
+
+    task = loaded.checkpoint.task
+    return Interface(tuple(loaded.input_names), tuple(task.file_names), task.file_outputs)
 
 
 @span("graph")

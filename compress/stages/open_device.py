@@ -6,7 +6,6 @@ from pathlib import Path
 
 from compress.export.cuda import absence
 from compress.profile.roofline import Roofline
-from compress.profile.target import GPU_RUNTIMES
 from compress.stages.absent_device import AbsentDevice
 from compress.stages.choose_target import open_present
 from compress.stages.context import Run
@@ -27,7 +26,7 @@ def open_device(run: Run, scratch: Path) -> Run:
             profile nor a data sheet.
     """
     config, target = run.config, run.loaded.target
-    reason = absence(target) if target.runtime in GPU_RUNTIMES else None
+    reason = absence(target) if target.on_gpu else None
     if reason is None:
         if target.runtime == "onnxruntime-cuda" and target.cuda_graphs is None:
             run.info(

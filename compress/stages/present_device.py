@@ -36,9 +36,11 @@ from compress.stages.validate import (
 if TYPE_CHECKING:
     from compress.inputs.load import Loaded
 
-RUNTIMES = ("onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf")
+RUNTIMES = ("onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf", "torch")
 CHECK_SECONDS = 2.0
 FORM_SECONDS = 1.0
+# Of the dense model in the file's number format against the file: no verdict rests on it.
+UNPRUNED_SECONDS = 1.2
 # Share of a profile's time that is enough where nothing is planned by it.
 ROUGH = 0.3
 # Widest interval of a checked speed-up, relative to it, that is not measured longer.
@@ -87,10 +89,14 @@ class PresentDevice(Device):
     def baseline(self) -> Session:
         """The dense float32 model in its fastest form: what every speed-up is against."""
         if self._session is None:
-            path = self._dense.path.with_name("baseline.onnx")
-            shutil.copyfile(self._dense.path, path)
-            write_lowered(self._dense.path, self.fastest("fp32", self._loaded.shape.dense), path, self._loaded)
-            self._session = open_session(path, self._loaded.target)
+            engine, model = self.fastest("fp32", self._loaded.shape.dense), self._dense.path
+            if engine.form == "compiled":
+                self._session = open_session(self._dense.build(self._loaded.shape.dense, engine), self._loaded.target)
+                return self._session
+            model = model.with_name("baseline.onnx")
+            shutil.copyfile(self._dense.path, model)
+            write_lowered(self._dense.path, engine, model, self._loaded)
+            self._session = open_session(model, self._loaded.target)
         return self._session
 
     def close(self) -> None:
@@ -141,6 +147,7 @@ class PresentDevice(Device):
             with span("timing"):
                 comparison, verdict, reason = measured_verdict(plan, compare)
                 on_gpu = compare_without_copies(baseline, compressed, self._dense.feed)
+                unpruned = self._without_pruning(plan, exported, compressed)
             with span("answers"):
                 ours = answers_of(compressed, loaded, loaded.evaluation, self._rows_per_call(exported))
                 dense = answers_of(baseline, loaded, loaded.evaluation)
@@ -151,8 +158,21 @@ class PresentDevice(Device):
         quantized = exported.float_path != exported.path
         answers = Answers(dense, ours, answers_of_file(self._run, exported.float_path) if quantized else None)
         answers = replace(answers, invariance=invariance)
-        timing = Timing(verdict, reason, comparison, on_gpu)
+        timing = Timing(verdict, reason, comparison, on_gpu, unpruned)
         return Evaluation(self._run, self._dense, loaded.target.name).of(exported, plan, profile, timing, answers)
+
+    def _without_pruning(self, plan: Plan, exported: Exported, compressed: Session) -> LatencyComparison | None:
+        """The dense model as the file's engine has it, timed against the file; None where that is no third model."""
+        engine = exported.engine
+        if engine.precision == "fp32" or plan.structure.widths == plan.shape.dense:
+            return None
+        # Nodes that stay in float32 are of the pruned file.
+        engine = replace(engine, float32_nodes=(), left_out=engine.left_out if engine.precision == "int8" else ())
+        dense = open_session(self._dense.build(plan.shape.dense, engine), self._loaded.target)
+        try:
+            return compare_latency(dense, compressed, self._dense.timing_feed, seconds=UNPRUNED_SECONDS)
+        finally:
+            dense.close()
 
     def _rows_per_call(self, exported: Exported) -> int:
         # Dynamic int8 takes the range of activations from the whole call: answers depend on what shares it.
@@ -260,6 +280,7 @@ def measure_profile(run: Run, dense: DenseModel, engine: Engine) -> Profile:
             lambda widths: dense.build(widths, engine),
             lambda data: open_session(data, loaded.target),
             dense.timing_feed,
+            slow=engine.form == "compiled",
         ),
         Workload(
             loaded.shape,

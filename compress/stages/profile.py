@@ -9,7 +9,7 @@ from compress.core.errors import BudgetUnreachable, ProfileError
 from compress.export.cuda import absence
 from compress.export.lowering import variants
 from compress.inputs.precisions import candidates
-from compress.profile.target import GPU_RUNTIMES, check_device, offered_precisions
+from compress.profile.target import check_device, offered_precisions
 from compress.search.costs import budget_limit
 from compress.stages.context import Run
 from compress.stages.search import size_limit_of
@@ -37,7 +37,7 @@ def profiles_of(run: Run) -> list[tuple[Engine, Profile]]:
 def _form_of(profile: Profile, run: Run, precision: Precision) -> Engine | None:
     """The form that a profile was taken of, for a target that is elsewhere: it was chosen there, by measurement."""
     target = run.loaded.target
-    if target.runtime not in GPU_RUNTIMES or absence(target) is None:
+    if not target.on_gpu or absence(target) is None:
         return None
     offered = variants(target, precision, run.config.int8)
     return next((engine for engine in offered if engine.name == profile.engine), None)

@@ -20,6 +20,7 @@ from compress.stages.present_device import RUNTIMES
 from compress.stages.results import Proposal
 from compress.stages.stage import Stage, stage
 from compress.stages.try_out import refined
+from compress.stages.unpruned import next_budget
 
 if TYPE_CHECKING:
     from compress.export.lowering import Engine
@@ -75,7 +76,11 @@ def search_on_device(run: Run, importance: Importance, engine: Engine, profile: 
         return search(run, importance, profile if config.profile else None, 1.0, size_limit), profile
     if _met_by_dense(run, profile, size_limit):
         by = " by the estimate" if profile.source == "estimated" else ""
-        run.info(f"the dense model in {engine.precision} already meets {budget}{by}: nothing is pruned")
+        following = next_budget(budget, profile)
+        run.info(
+            f"the dense model in {engine.precision} already meets {budget}{by}: nothing is pruned"
+            + (f"; to prune, ask for {following}" if following else "")
+        )
         return dense_plan(run, profile), profile
     plan = search(run, importance, profile, SHARE, size_limit)
     if config.profile is not None or profile.source == "estimated":

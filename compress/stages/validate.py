@@ -26,6 +26,7 @@ from compress.artifact.validation import (
     SliceRow,
     Slices,
     Speedup,
+    Unpruned,
     Validation,
     bounds_of,
 )
@@ -208,6 +209,7 @@ class Measurement:
         length: mean tokens of an example, at which MACs are counted.
         parity: largest absolute difference between the exported file and PyTorch.
         deployment: device, batch size, length, threads: where the latencies hold.
+        unpruned: the dense model in the file's number format; None where nothing is known of it.
         slices: the metric on parts of the data; None leaves them out.
         on_gpu: the timing without copies; None on targets that are not GPUs.
         invariance: differences of answers by batch, order and padding; None where the file was not run on its target.
@@ -224,6 +226,7 @@ class Measurement:
     length: float
     parity: float
     deployment: Deployment
+    unpruned: Unpruned | None = None
     slices: Slices | None = None
     on_gpu: GpuComparison | None = None
     invariance: Invariance | None = None
@@ -238,6 +241,8 @@ class Measurement:
         parts: dict[str, Any] = {} if self.slices is None else {"slices": self.slices}
         if self.invariance is not None:
             parts["invariance"] = self.invariance
+        if self.unpruned is not None:
+            parts["unpruned"] = self.unpruned
         return Validation(
             latency_ms=Latency(
                 dense=None if timed is None else _short(dense_ms),

@@ -124,6 +124,9 @@ def test_a_budget_that_the_dense_model_meets_prunes_nothing_and_is_still_open(
     assert result.plan.structure.widths == result.plan.shape.dense
     assert (result.verdict, result.exit_code) == ("inconclusive", 2)
     assert "nothing is pruned" in result.validation["reason"]
+    unpruned = result.validation["unpruned"]
+    assert unpruned["latency_ms"] is None and unpruned["predicted_ms"] <= 5.0
+    assert unpruned["next_budget"].startswith("--latency-ms ")
 
 
 @pytest.mark.e2e

@@ -17,7 +17,7 @@ import torch
 from compress import cli, pipeline
 from compress.artifact.model import load
 from compress.artifact.verify import verify
-from compress.core.errors import BudgetUnreachable
+from compress.core.errors import ArtifactError, BudgetUnreachable
 from compress.core.plan import Plan
 from compress.gate.breakdown import parts
 from compress.gate.evidence import gather
@@ -206,6 +206,9 @@ def test_dense_int8_that_meets_the_budget_is_not_pruned(one_layer: Path, data_cs
     assert "nothing is pruned" in result.validation["chosen_because"]
     assert Profile.read(tmp_path / "out").precision == "int8"
     assert Profile.read(tmp_path / "out").dense_ms != Profile.read(tmp_path / "out").table.dense_ms
+    unpruned = result.validation["unpruned"]
+    assert (unpruned["precision"], unpruned["speedup"]["value"]) == ("int8", 1.0)
+    assert float(unpruned["next_budget"].removeprefix("--latency-ms ")) < unpruned["latency_ms"]["value"]
     sizes = result.validation["size_bytes"]
     assert sizes["compressed"] != sizes["dense"]
     # What anybody measures who opens the file: a text alone, and the same text padded in a batch.
@@ -238,6 +241,49 @@ def test_openvino_gets_its_ir_beside_the_onnx_file(
     assert len(openvino.Core().read_model(str(tmp_path / "out" / "engine" / "model.xml")).inputs) == 3
     assert result.validation["deployment"]["precision"] == precision
     assert pipeline.validate_artifact(tmp_path / "out").exit_code == 0
+
+
+@pytest.mark.e2e
+def test_a_compiled_package_is_measured_and_compiled_again_where_it_is_missing(
+    one_layer: Path, data_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    from compress.export import aotinductor
+
+    compile_package, compiled = aotinductor.compile_package, {}
+
+    def once(model: Any, path: Path, *how: Any) -> None:
+        # A loaded checkpoint has another configuration than the model that was saved.
+        key = tuple((name, tensor.shape, float(tensor.double().sum())) for name, tensor in model.state_dict().items())
+        if key not in compiled:
+            compile_package(model, path, *how)
+            compiled[key] = path.read_bytes()
+        path.write_bytes(compiled[key])
+
+    monkeypatch.setattr(aotinductor, "compile_package", once)
+    out, config = tmp_path / "out", configured(one_layer, data_csv, tmp_path / "unused", macs=0.5)
+    plan, _ = pipeline.make_plan(config)
+    pipeline.export_plan(config.model_copy(update={"output": out, "target": "cpu-aotinductor"}), plan)
+    package, record = out / "engine" / "model.pt2", out / "engine" / "model.pt2.json"
+    assert {"model.onnx", "engine/model.pt2", "engine/model.pt2.json"} <= set(
+        json.loads((out / "manifest.json").read_text())["files"]
+    )
+    assert "aoti_load_package" in (out / "README.md").read_text()
+    onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
+    # Of another release: refused by its name, and compiled again where it was removed.
+    raw = json.loads(record.read_text())
+    record.write_text(json.dumps({**raw, "torch": "1.0.0"}))
+    with pytest.raises(ArtifactError, match=r"model\.pt2\.json"):
+        pipeline.validate_artifact(out)
+    package.unlink()
+    record.unlink()
+    result = pipeline.validate_artifact(out)
+    assert result.exit_code == 0 and result.validation["deployment"]["engine"]["form"] == "compiled"
+    assert result.validation["latency_ms"]["dense"] > 0 and result.validation["parity"]["max_abs_diff"] < 1e-4
+    assert json.loads(record.read_text())["model_sha256"] == raw["model_sha256"]
+    assert verify(out).findings == ()
+    assert len(compiled) == 2, "the pruned model and the dense one"
 
 
 @pytest.mark.e2e

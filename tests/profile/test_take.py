@@ -107,6 +107,27 @@ def test_where_sessions_are_slow_to_open_there_still_is_time_to_time_them() -> N
     assert 0.4 * 15.0 < profile.seconds - opening < 15.0
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_where_structures_are_compiled_few_are_and_the_table_has_widths_between(seed: int) -> None:
+    machine = Machine(seed=seed)
+    deployment = Deployment(machine, planted_table(), open_ms=15_000.0)
+    profile = take_profile(
+        ModelSource(deployment.build, deployment.open, {}, slow=True),
+        Workload(SHAPE, load_target("cpu"), batch_size=1, seq_len=64),
+        seconds=30.0,
+        clock=machine,
+        seed=seed,
+    )
+    assert len(deployment.built) <= 21 and len(profile.check) == 4
+    # A search may choose widths that were not measured.
+    assert profile.table.heads == tuple(range(SHAPE.heads + 1))
+    assert set(filter_levels(SHAPE.filters)) <= set(profile.table.filters)
+    errors = [abs(profile.table.predict(w) / deployment.table.predict(w) - 1) for w in set(deployment.built)]
+    assert np.median(errors) < 0.02
+    # There is time for timing on top of what compiling takes.
+    assert 10.0 < profile.seconds - 15.0 * len(deployment.built) < 60.0
+
+
 def test_few_sessions_are_open_at_once_and_none_is_left() -> None:
     SimulatedSession.most_open = 0
     _take(Machine())

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from compress.artifact.validation import Validation
 from compress.core.plan import Structure
+from compress.export.aotinductor_record import PACKAGE, record_of, write_record
 from compress.options.run_config import RunConfig
+from compress.profile.target import load_target
 from compress.stages.card import card
 from support.made_up import PLAN, SHAPE, VALIDATION
 
@@ -45,3 +47,25 @@ def test_files_beside_the_model_have_a_table(tmp_path: Path) -> None:
     assert "| model_quantized.onnx | int8 | 4.80 | 2.08 | 0.8900 | 60.0 | pass |" in text
     assert "| model_fp16.onnx | fp16 | 3.50 predicted | 2.75 predicted |" in text
     assert "in other number formats" not in card(CONFIG, PLAN, Validation.model_validate(VALIDATION), TASK, tmp_path)
+
+
+def test_a_compiled_package_has_its_lines(tmp_path: Path) -> None:
+    assert "aoti_load_package" not in card(CONFIG, PLAN, None, TASK, tmp_path)
+    package = tmp_path / PACKAGE
+    package.parent.mkdir()
+    package.write_bytes(b"machine code")
+    names = ("input_ids", "attention_mask")
+    write_record(package, record_of(load_target("cpu-aotinductor"), "fp32", 2, names, ("logits",)))
+    text = card(CONFIG, PLAN, None, TASK, tmp_path)
+    assert 'aoti_load_package("engine/model.pt2")\nlogits, = model(input_ids, attention_mask)' in text
+    assert "on such a processor, without the code of the model" in text
+
+
+def test_the_dense_model_in_the_same_number_format_has_its_rows() -> None:
+    unpruned = {"precision": "int8", "rounds": 30, "next_budget": "--speedup 4"}
+    unpruned |= {"latency_ms": {"value": 6.0, "ci95": [5.9, 6.1]}, "speedup": {"value": 1.25, "ci95": [1.2, 1.3]}}
+    found = Validation.model_validate({**VALIDATION, "unpruned": unpruned})
+    text = card(CONFIG, PLAN, found, TASK, Path())
+    assert "| latency, ms, dense in int8 too | 6 | 4.8 |" in text
+    assert "| speed-up over dense int8: what pruning adds | 1 | 1.25 |" in text
+    assert "in int8 meets the budget alone: nothing is pruned. It takes 6 ms. To prune, ask for --speedup 4." in text
