@@ -23,9 +23,10 @@ from scipy.stats import spearmanr
 
 from compress.core.plan import Widths
 from compress.export.runtime import open_session
+from compress.profile.device import describe_device
 from compress.profile.latency_profile import Profile
 from compress.profile.roofline import estimate_profile
-from compress.profile.target import Target, describe_device, load_target
+from compress.profile.target import Target, load_target
 from compress.profile.timing import measure
 
 _EDGE, _CHAIN, _MEGABYTES = 1024, 200, 64

@@ -31,6 +31,7 @@ from compress.profile.bench import (
     estimate_call_seconds,
     open_sessions,
 )
+from compress.profile.device import describe_device
 from compress.profile.latency_profile import Check, CurvePoint, Profile, recalibrate
 from compress.profile.latency_table import (
     LatencyTable,
@@ -40,7 +41,7 @@ from compress.profile.latency_table import (
     fit_piecewise,
     fit_table,
 )
-from compress.profile.target import Target, describe_device
+from compress.profile.target import Target
 from compress.profile.timing import Clock
 
 __all__ = [

@@ -379,7 +379,7 @@ def verified(artifact: str, found: Verified) -> None:
 
 def targets(known: Sequence[Target]) -> None:
     """The targets there are, and where a run here takes their profiles from."""
-    from compress.profile.target import provenance
+    from compress.profile.device import provenance
 
     console = terminal()
     rows = [

@@ -19,7 +19,8 @@ def targets(as_json: bool) -> None:
       compress targets
     """
     from compress.cli import console
-    from compress.profile.target import list_targets, provenance
+    from compress.profile.device import provenance
+    from compress.profile.target import list_targets
 
     known = list_targets()
     documents = [{**target.model_dump(mode="json"), "profile": provenance(target)} for target in known]

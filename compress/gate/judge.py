@@ -190,7 +190,8 @@ def _needs_timing(limit: Limit) -> bool:
 def _timed(case: Case, progress: Progress) -> Case:
     """The case with files timed here, as long as limits on latency are open."""
     from compress.gate.timing import deployment_feed, opener, time_files
-    from compress.profile.target import describe_device, load_target
+    from compress.profile.device import describe_device
+    from compress.profile.target import load_target
 
     asked = [limit for limit in case.gate.limits if _needs_timing(limit)]
     if not asked:

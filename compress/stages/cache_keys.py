@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from compress.cache.entry import canonical
-from compress.profile.target import describe_device
+from compress.profile.device import describe_device
 
 if TYPE_CHECKING:
     from compress.profile.target import Target

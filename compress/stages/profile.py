@@ -9,7 +9,8 @@ from compress.core.errors import BudgetUnreachable, ProfileError
 from compress.export.cuda import absence
 from compress.export.lowering import variants
 from compress.inputs.precisions import candidates
-from compress.profile.target import check_device, offered_precisions
+from compress.profile.device import check_device
+from compress.profile.target import offered_precisions
 from compress.search.costs import budget_limit
 from compress.stages.context import Run
 from compress.stages.search import size_limit_of

@@ -33,7 +33,7 @@ from compress.artifact.validation import (
 from compress.core.plan import Plan
 from compress.core.statistics import Interval, Verdict, drop_interval, score_interval, verdict_at_least, verdict_at_most
 from compress.data.batches import Encoded
-from compress.profile.target import describe_device
+from compress.profile.device import describe_device
 from compress.tasks import Task
 from compress.tasks.measured import Measured
 

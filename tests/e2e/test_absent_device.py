@@ -25,10 +25,11 @@ from compress.inputs.load import load_model
 from compress.options.run_config import RunConfig
 from compress.pipeline import single_stages
 from compress.profile import gpu
+from compress.profile.device import check_device
 from compress.profile.profiles import Profiles
 from compress.profile.roofline import estimate_profile
 from compress.profile.take import Profile
-from compress.profile.target import check_device, load_target
+from compress.profile.target import load_target
 from support.runs import run
 
 LENGTH = 24

@@ -18,7 +18,8 @@ from compress.export.aotinductor import Interface, open_package
 from compress.export.aotinductor_record import PACKAGE, check_record, read_record, record_of, record_path, write_record
 from compress.export.lowering import Engine, variants
 from compress.export.runtime import file_of, open_session, require_builder, require_runtime
-from compress.profile.target import describe_device, load_target, offered_precisions
+from compress.profile.device import describe_device
+from compress.profile.target import load_target, offered_precisions
 from compress.pruning.removal import narrow_to
 from support.models import random_model
 from support.once import Once

@@ -12,7 +12,8 @@ from compress.core.plan import EncoderShape
 from compress.export import cuda
 from compress.export.runtime import open_session, refuse_absent
 from compress.profile import gpu
-from compress.profile.target import Target, load_target, provenance
+from compress.profile.device import provenance
+from compress.profile.target import Target, load_target
 from support.encoder_graph import encoder_graph
 
 SHAPE = EncoderShape("bert", 2, 16, 2, 8, 24)

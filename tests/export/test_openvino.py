@@ -19,7 +19,8 @@ from compress.export.lowering import Engine, variants
 from compress.export.narrowing import narrow
 from compress.export.runtime import open_session
 from compress.models.encoder import encoder_of
-from compress.profile.target import describe_device, load_target, offered_precisions
+from compress.profile.device import describe_device
+from compress.profile.target import load_target, offered_precisions
 from support.models import ALIKE, TINY_SIZES, DenseOnnx, random_model
 from support.structures import EMPTY, UNEVEN, padded_inputs
 

@@ -20,7 +20,8 @@ from compress.export.runtime import keep_engine, open_session
 from compress.export.tensorrt_file import EngineRecord, RtxRecord, engine_path, read_record
 from compress.profile import gpu
 from compress.profile.cuda_graphs import CudaGraphs
-from compress.profile.target import Target, describe_device
+from compress.profile.device import describe_device
+from compress.profile.target import Target
 from support.models import random_model
 from support.structures import padded_inputs
 

@@ -8,7 +8,8 @@ import pytest
 
 from compress.core.errors import ProfileError, TargetError
 from compress.profile.cuda_graphs import CudaGraphs
-from compress.profile.target import check_device, describe_device, load_target
+from compress.profile.device import check_device, describe_device
+from compress.profile.target import load_target
 from compress.stages.cache_keys import device_inputs, target_inputs
 
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.profile import gpu
-from compress.profile.target import describe_device, load_target
+from compress.profile.device import describe_device
+from compress.profile.target import load_target
 from compress.stages import cache_keys
 
 LINES = """Tesla V100-SXM2-16GB, 7.0, 535.183.01, 16384, 1530, 135

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.errors import TargetError
-from compress.profile.target import Target, describe_device, list_targets, load_target, offered_precisions
+from compress.profile.device import describe_device
+from compress.profile.target import Target, list_targets, load_target, offered_precisions
 
 GPU = 'device = "x"\nruntime = "onnxruntime-cuda"\n'
 
