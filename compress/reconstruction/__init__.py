@@ -7,6 +7,7 @@
     head           the dense model behind its last layer
     hidden_states  hidden states in a forward pass, their distance
     layerwise      the dense model, one layer at a time
+    replaced       modules that compute something else for a while
     student_layer  one layer of the pruned model while it is fitted
     trial          a quick score of a structure: prune, reconstruct, compare
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from compress.data.batches import Batch
 from compress.models.encoder import Encoder
+from compress.reconstruction.replaced import computing
 from compress.tasks import Task
 
 # Largest difference of an answer, relative to the answers' size, that is rounding.
@@ -71,7 +72,7 @@ class Head:
         with ExitStack() as stack:
             for number, (layer, more) in enumerate(zip(self._encoder, self._more, strict=True)):
                 given = last if number == count - 1 else None
-                stack.enter_context(_forward(layer.module, partial(_given_on, more, given)))
+                stack.enter_context(computing(layer.module, partial(_given_on, more, given)))
             yield
 
 
@@ -81,17 +82,3 @@ def _given_on(more: tuple[Any, ...] | None, given: Tensor | None, *arguments: An
     if hidden is None:
         hidden = keywords["hidden_states"] if "hidden_states" in keywords else arguments[0]
     return hidden if more is None else (hidden, *more)
-
-
-@contextmanager
-def _forward(module: nn.Module, replacement: Any) -> Iterator[None]:
-    """Replace a module's ``forward`` for a while."""
-    before = vars(module).get("forward")
-    module.forward = replacement
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before

@@ -6,19 +6,19 @@ and both inputs are read again when the layer's output is computed. Without this
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from compress.models.encoder import EncoderLayer
 from compress.models.families import SUBLAYER_KINDS, SublayerKind
 from compress.pruning.removal import Skip, projection_in_attention
 from compress.reconstruction.layerwise import LayerCall, Stop
+from compress.reconstruction.replaced import computing
 
 # Inputs of both sublayers of one layer are kept up to this size; beyond it they are computed again.
 KEPT_BYTES = 512_000_000
@@ -106,20 +106,6 @@ def width_of(layer: EncoderLayer, kind: SublayerKind) -> int:
 
 
 @contextmanager
-def _forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let a module compute something else; its hooks stay."""
-    own = module.__dict__.get("forward")
-    # Hooks look arguments up in the signature.
-    module.__dict__["forward"] = wraps(module.forward)(lambda *arguments, **named: forward(*arguments, **named))
-    try:
-        yield
-    finally:
-        del module.__dict__["forward"]
-        if own is not None:
-            module.__dict__["forward"] = own
-
-
-@contextmanager
 def _replayed(layer: EncoderLayer, kind: SublayerKind, inputs: Tensor) -> Iterator[None]:
     """Let a sublayer's output matrix read these inputs, and skip what would compute them."""
     with ExitStack() as stack:
@@ -130,10 +116,10 @@ def _replayed(layer: EncoderLayer, kind: SublayerKind, inputs: Tensor) -> Iterat
             def context(*_: Any, **__: Any) -> tuple[Tensor, None]:
                 return (inputs if projection is None else attention.get_submodule(projection)(inputs)), None
 
-            stack.enter_context(_forward(attention, context))
+            stack.enter_context(computing(attention, context))
         else:
             for role, matrices in layer.inputs("ffn").items():
-                stack.enter_context(_forward(layer.get(role), Skip(matrices).forward))
+                stack.enter_context(computing(layer.get(role), Skip(matrices).forward))
             handle = layer.get("ffn_output").register_forward_pre_hook(lambda _, __: (inputs,))
             stack.callback(handle.remove)
         yield
@@ -157,7 +143,7 @@ def _stopped_at(layer: EncoderLayer, kind: SublayerKind) -> Iterator[dict[str, T
 
     handle = layer.on_sum(kind, stop)
     try:
-        with _forward(module, nothing):
+        with computing(module, nothing):
             yield found
     finally:
         handle.remove()
