@@ -11,13 +11,12 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass as checked
 
 from compress.core.errors import TargetError
 from compress.core.hashing import sha256_of
@@ -35,7 +34,7 @@ PACKAGE_FILES = ("engine/model.pt2", "engine/model.pt2.json")
 _EMITTED = ("amx", "avx", "bmi", "f16c", "fma", "gfni", "movbe", "adx", "sha_ni", "sse", "ssse", "vaes", "vpclmul")
 
 
-@checked(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True, kw_only=True)
 class PackageRecord:
     """What a package was made from and for.
 
@@ -51,6 +50,8 @@ class PackageRecord:
         package_sha256: of the package.
         format: version of this layout.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
     torch: str
     machine: str

@@ -201,8 +201,8 @@ class Store:
     def entries(self) -> list[Entry]:
         """Return all entries, the last used first."""
         found = []
-        for path in sorted(self.root.glob("*/*")):
-            if _NAME.fullmatch(path.parent.name) and _KEY.fullmatch(path.name) and path.is_dir():
+        for stage in _folders(self.root, _NAME):
+            for path in _folders(stage, _KEY):
                 try:
                     found.append(entry_at(path))
                 except OSError:
@@ -331,3 +331,11 @@ class Store:
                         shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
             except (Held, OSError):
                 continue
+
+
+def _folders(directory: Path, names: re.Pattern[str]) -> list[Path]:
+    """Folders of such names in a directory, in order; none where it is not there, or was removed meanwhile."""
+    try:
+        return sorted(path for path in directory.iterdir() if names.fullmatch(path.name) and path.is_dir())
+    except OSError:
+        return []

@@ -64,7 +64,7 @@ AT_ONCE = 32
 
 @computing
 @stage(
-    Stage("reconstruct", version=4, after="check", libraries=LIBRARIES),
+    Stage("reconstruct", version=5, after="check", libraries=LIBRARIES),
     inputs=reconstruction_inputs,
     codec=lambda run, plan: cache_codecs.pruned(run.loaded, plan),
 )
@@ -157,7 +157,8 @@ def _of_joint(fit: JointFit) -> str:
             f"joint reconstruction left out: a pilot did not lower the held-out divergence from the dense model, "
             f"{fit.before:.4f}"
         )
-    outcome = "kept" if fit.accepted else "not kept: it did not help on examples held out"
+    kept = "kept" if fit.share == 1 else f"kept {fit.share:.0%} of the way, since the rest did harm"
+    outcome = kept if fit.accepted else "not kept: it did not help on examples held out"
     return (
         f"joint reconstruction, {fit.steps} steps at a rate of {fit.rate:g}: held-out divergence from the dense model "
         f"{fit.before:.4f} to {fit.after:.4f}, {outcome}"

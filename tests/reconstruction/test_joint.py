@@ -65,6 +65,29 @@ def test_what_does_not_help_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(torch.equal(value, before[name]) for name, value in pruned.state_dict().items())
 
 
+def test_of_a_rate_that_was_too_high_part_of_the_way_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps so large that they end beyond the goal: on the way there is something better than either end."""
+    monkeypatch.setattr(compress.reconstruction.joint, "RATES", (3e-3, 1e-9))
+    dense, pruned = dense_and_pruned()
+    before, trained = state_of(pruned), compress.reconstruction.joint._Trainer.train
+
+    def too_far(trainer: compress.reconstruction.joint._Trainer, rate: float, steps: int) -> None:
+        start = trainer.weights()
+        trained(trainer, rate, steps)
+        trainer.restore([a.lerp(b, 16.0) for a, b in zip(start, trainer.weights(), strict=True)])
+
+    monkeypatch.setattr(compress.reconstruction.joint._Trainer, "train", too_far)
+    monkeypatch.setattr(compress.reconstruction.joint, "HARMLESS", 1e9)
+    monkeypatch.setattr(compress.reconstruction.joint, "FIRST_RATE", 0)
+    tuned = fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, examples(count=300), length=exactly(10))
+    assert tuned is not None and tuned.accepted and tuned.after < tuned.before
+    assert tuned.share in compress.reconstruction.joint.PARTS
+    unseen = examples(count=80, seed=1, labels=False)
+    now = divergence(dense, pruned, TASK, unseen)
+    pruned.load_state_dict(before)
+    assert now < divergence(dense, pruned, TASK, unseen)
+
+
 def test_the_pilot_takes_the_highest_rate_that_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compress.reconstruction.joint, "RATES", (30.0, 3e-3, 1e-5))
     dense, pruned = dense_and_pruned()
