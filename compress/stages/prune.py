@@ -157,7 +157,7 @@ def _of_joint(fit: JointFit) -> str:
             f"joint reconstruction left out: a pilot did not lower the held-out divergence from the dense model, "
             f"{fit.before:.4f}"
         )
-    kept = "kept" if fit.share == 1 else f"kept {fit.share:.0%} of the way, since the rest did harm"
+    kept = "kept" if fit.share == 1 else f"kept {fit.share:.0%} of the way, which helps more than all of it"
     outcome = kept if fit.accepted else "not kept: it did not help on examples held out"
     return (
         f"joint reconstruction, {fit.steps} steps at a rate of {fit.rate:g}: held-out divergence from the dense model "
