@@ -64,7 +64,7 @@ AT_ONCE = 32
 
 @computing
 @stage(
-    Stage("reconstruct", version=5, after="check", libraries=LIBRARIES),
+    Stage("reconstruct", version=6, after="check", libraries=LIBRARIES),
     inputs=reconstruction_inputs,
     codec=lambda run, plan: cache_codecs.pruned(run.loaded, plan),
 )
