@@ -262,8 +262,8 @@ def test_killed_at_any_moment_and_resumed_it_gives_the_same(
         # What the killed ones left is gone with the next run, unless the last was killed while it cleaned up.
         assert code == -signal.SIGKILL or not leftovers(folder)
         shutil.rmtree(folder)
-    # The moments were spread over the run.
-    assert len(at) >= (4 if THOROUGH else 2), at
+    # The moments were spread over the run: its long stages are three, and the others take a tenth of a second.
+    assert len(at) >= (3 if THOROUGH else 2), at
 
 
 @pytest.mark.slow
