@@ -12,7 +12,6 @@ import copy
 import json
 import logging
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from compress.core.errors import ExportError, TargetError
 from compress.export.aotinductor_record import check_record, record_of, write_record
 from compress.export.inputs import example_inputs, select_inputs
 from compress.export.outputs import answer_names
+from compress.export.quiet import quiet
 from compress.models.encoder import longest_input
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 # Entry of a package's metadata that says how it is called.
 _CALL = "compress"
+# Of the exporter and the compiler.
+_LOGGERS = ("torch._inductor", "torch.export", "torch._export")
 Outputs = Callable[[nn.Module, dict[str, Tensor]], tuple[Tensor, ...]]
 
 
@@ -128,7 +130,7 @@ def compile_package(model: Any, path: Path, interface: Interface, target: Target
         options["cpp.threads"] = _threads(target)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(_LOGGERS, logging.CRITICAL), torch.no_grad():
             program = torch.export.export(
                 _Positional(own, interface, dtype),
                 tuple(value.to(device) for value in inputs),
@@ -203,7 +205,7 @@ def _load(path: Path, target: Target) -> Session:
     from torch._inductor import aoti_load_package
 
     try:
-        with _quiet():
+        with quiet(_LOGGERS, logging.CRITICAL):
             # Alone on its device, so that calls can be captured in CUDA graphs.
             package = aoti_load_package(str(path), run_single_threaded=True)
             call = json.loads(package.get_metadata()[_CALL])
@@ -333,19 +335,3 @@ def _as_export_error(known: Mapping[str, NDArray[Any]]) -> Iterator[None]:
         shapes = {name: value.shape for name, value in known.items()}
         said = str(error).strip().splitlines()[0]
         raise ExportError(f"the compiled model could not run on inputs {shapes}: {said}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence warnings and logs of the exporter and the compiler while the block runs."""
-    loggers = [logging.getLogger(name) for name in ("torch._inductor", "torch.export", "torch._export")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -6,10 +6,7 @@ models whose entry in ``models/families.py`` is wrong.
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +20,15 @@ from compress.core.errors import ExportError
 from compress.export.attention import PaddingMask, fused_attention
 from compress.export.graph import EXTERNAL_DATA_ABOVE_BYTES
 from compress.export.inputs import example_inputs
+from compress.export.quiet import quiet
 from compress.models.encoder import MASK
 
 if TYPE_CHECKING:
     from compress.export.session import Session
 
 OPSET = 20
+# They warn of missing torchvision, renamed axes and deprecations.
+_LOGGERS = ("torch.onnx", "torch.onnx._internal.exporter._registration", "onnxscript")
 Outputs = Callable[[nn.Module, dict[str, Tensor]], tuple[Tensor, ...]]
 
 
@@ -63,23 +63,6 @@ class _Exported(nn.Module):
         mask = named.get(MASK)
         self._mask.value = None if mask is None else mask.to(torch.int32)
         return self._outputs(self.model, named)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's warnings (missing torchvision, renamed axes, deprecations) while the block runs."""
-    names = ("torch.onnx", "torch.onnx._internal.exporter._registration", "onnxscript")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def export_onnx(
@@ -170,7 +153,7 @@ def _trace(model: Any, input_names: tuple[str, ...], output_names: tuple[str, ..
     inputs, axes = example_inputs(input_names, model.config)
     training = model.training
     try:
-        with fused_attention(model) as mask, _quiet(), torch.no_grad():
+        with fused_attention(model) as mask, quiet(_LOGGERS), torch.no_grad():
             program = torch.onnx.export(
                 _Exported(model, input_names, outputs, mask).eval(),
                 inputs,

@@ -230,7 +230,9 @@ def test_killed_at_any_moment_and_resumed_it_gives_the_same(
     seconds = float((reference / "seconds").read_text())
     kills = case = 0
     at: set[str] = set()
-    while kills < KILLS:
+    # Beside other work a run's stages take other shares of its time than when the reference was made: more moments then.
+    stages = 4 if THOROUGH else 2
+    while kills < KILLS or (len(at) < stages and kills < 3 * KILLS):
         case += 1
         folder = tmp_path / f"case-{case}"
         folder.mkdir()
@@ -262,8 +264,8 @@ def test_killed_at_any_moment_and_resumed_it_gives_the_same(
         # What the killed ones left is gone with the next run, unless the last was killed while it cleaned up.
         assert code == -signal.SIGKILL or not leftovers(folder)
         shutil.rmtree(folder)
-    # The moments were spread over the run: its long stages are three, and the others take a tenth of a second.
-    assert len(at) >= (3 if THOROUGH else 2), at
+    # The moments were spread over the run.
+    assert len(at) >= stages, at
 
 
 @pytest.mark.slow
