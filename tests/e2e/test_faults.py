@@ -230,7 +230,7 @@ def test_killed_at_any_moment_and_resumed_it_gives_the_same(
     seconds = float((reference / "seconds").read_text())
     kills = case = 0
     at: set[str] = set()
-    # Beside other work a run's stages take other shares of its time than when the reference was made: more moments then.
+    # Beside other work the stages take other shares of the time than when the reference was made: more moments then.
     stages = 4 if THOROUGH else 2
     while kills < KILLS or (len(at) < stages and kills < 3 * KILLS):
         case += 1
