@@ -114,7 +114,7 @@ def compare(given: argparse.Namespace, seed: int, results: Results) -> None:
             "seed": seed,
         }
     )
-    loaded = load(config, Silent())
+    loaded = load(config, Silent(), further=True)
     model, task = loaded.checkpoint.model, loaded.checkpoint.task
     other = unseen(config, loaded, given.held_out)
     dense, dense_other = outputs_of(model, task, loaded.evaluation), outputs_of(model, task, other)
@@ -197,27 +197,23 @@ def prune_copy(variant: Variant, plan: Plan, config: RunConfig, loaded: Loaded) 
         remove(model, plan.structure)
         return model
     changes = {"method": variant.repair, "effort": config.effort if variant.joint else "fast"}
-    model, _ = prune(Run.silent(config, loaded).asking(**changes), plan)
+    learnt = loaded if variant.further else replace(loaded, further=loaded.further.select([]))
+    model, _ = prune(Run.silent(config, learnt).asking(**changes), plan)
     return model
 
 
 def unseen(config: RunConfig, loaded: Loaded, count: int) -> Encoded:
-    """Returns rows of the training data whose tokens are in no calibration and no evaluation example."""
+    """Returns rows of the training data whose tokens are in no example that was learnt from or is evaluated."""
     rows = load_data(config.calibration_data, "train")
     checkpoint = loaded.checkpoint
     columns = checkpoint.task.columns(rows, checkpoint.model.config, config.text_column, config.label_column)
-    # Enough rows for ``count``, even if all calibration examples are among them.
-    sample = sample_rows(rows, count + len(loaded.calibration), config.seed + OTHER_ROWS)
+    # Enough rows for ``count``, even if all examples that were learnt from are among them.
+    learnt = len(loaded.calibration) + len(loaded.further)
+    sample = sample_rows(rows, count + learnt, config.seed + OTHER_ROWS)
     encoded = checkpoint.task.encode(sample, checkpoint.tokenizer, columns, config.seq_len, checkpoint.model.config)
-    seen = set(contents(loaded.calibration)) | set(contents(loaded.evaluation))
-    return encoded.select([i for i, content in enumerate(contents(encoded)) if content not in seen]).take(
-        count, config.seed + OTHER_ROWS
-    )
-
-
-def contents(data: Encoded) -> list[bytes]:
-    """Returns the token ids of every example as bytes."""
-    return [row.tobytes() for row in data.features["input_ids"]]
+    for seen in (loaded.calibration, loaded.further, loaded.evaluation):
+        encoded = encoded.without(seen)
+    return encoded.take(count, config.seed + OTHER_ROWS)
 
 
 def divergence(model: Any, task: Task, data: Encoded, dense: NDArray[Any]) -> float | None:

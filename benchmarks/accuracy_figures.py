@@ -32,6 +32,8 @@ class Variant:
         repair: reconstruction: one scale per unit (``kwon``), whole matrices (``full``), or None.
         tried: whether the search tries out whole structures, as many as the effort says.
         joint: whether joint reconstruction follows, for as long as the effort says.
+        further: whether joint reconstruction draws further examples of the data; the others learn from those of
+            calibration alone.
         identity: whether structured OBS counts all directions of a sublayer's output alike, as ZipLM does, instead of
             by the loss's curvature.
     """
@@ -43,6 +45,7 @@ class Variant:
     repair: Method | None = None
     tried: bool = False
     joint: bool = False
+    further: bool = False
     identity: bool = False
 
 
@@ -56,7 +59,12 @@ VARIANTS = {
     "obs-dp": Variant("obs + dp, no reconstruction", "full", "full"),
     "obs-dp-reconstruction": Variant("obs + dp + reconstruction", "full", "full", repair="full"),
     "obs-spdy-reconstruction": Variant("obs + spdy + reconstruction", "full", "full", repair="full", tried=True),
-    "full": Variant("full: and joint reconstruction", "full", "full", repair="full", tried=True, joint=True),
+    "same-examples": Variant(
+        "and joint reconstruction on the same examples", "full", "full", repair="full", tried=True, joint=True
+    ),
+    "full": Variant(
+        "full: on further examples too", "full", "full", repair="full", tried=True, joint=True, further=True
+    ),
 }
 
 

@@ -89,6 +89,7 @@ SEVERAL_DEPLOYMENTS = [
     *DEPLOYMENT[3:],
 ]
 SEARCH = _options("method", "samples", "label_free", "search_seconds", "profile")
+RECONSTRUCTION = _options("distill_samples")
 TRAINING = _options("unstructured", "fine_prune", "teacher", "checkpoints", "checkpoint_minutes")
 EFFORT = _options("effort")
 COMPUTE = _options("device")

@@ -19,6 +19,7 @@ from compress.cli.common import (
     KEEP,
     MODEL,
     OUTPUT,
+    RECONSTRUCTION,
     RESUME,
     SEARCH,
     SEED,
@@ -37,7 +38,20 @@ from compress.options.table import CONFIG_FILE
 
 @click.command(short_help="Compress a model to a budget.")
 @with_options(
-    MODEL, DATA, BUDGET, DEPLOYMENT, KEEP, SEARCH, TRAINING, EFFORT, COMPUTE, SEED, CHECKPOINT, OUTPUT, CONFIG
+    MODEL,
+    DATA,
+    BUDGET,
+    DEPLOYMENT,
+    KEEP,
+    SEARCH,
+    RECONSTRUCTION,
+    TRAINING,
+    EFFORT,
+    COMPUTE,
+    SEED,
+    CHECKPOINT,
+    OUTPUT,
+    CONFIG,
 )
 @RESUME
 @click.option(
@@ -80,7 +94,7 @@ def run(config_file: str | None, resume: bool, dry_run: bool, trace: str | None,
 
 
 @click.command(short_help="Write a commented compress.toml.")
-@with_options(MODEL, DATA, BUDGET, DEPLOYMENT, KEEP, SEARCH, TRAINING, EFFORT, COMPUTE, SEED)
+@with_options(MODEL, DATA, BUDGET, DEPLOYMENT, KEEP, SEARCH, RECONSTRUCTION, TRAINING, EFFORT, COMPUTE, SEED)
 @click.option("--config", "config_file", metavar="FILE", default=CONFIG_FILE, help="File to write.", show_default=True)
 def init(config_file: str, as_json: bool, **values: Any) -> None:
     """Write a commented compress.toml; options given here are set in it.
@@ -185,7 +199,7 @@ def plan(config_file: str | None, output_file: str | None, as_json: bool, **valu
 
 
 @click.command(short_help="Many budgets: accuracy against latency.")
-@with_options(MODEL, DATA, DEPLOYMENT, SEARCH, EFFORT, COMPUTE, SEED, OUTPUT, CONFIG)
+@with_options(MODEL, DATA, DEPLOYMENT, SEARCH, RECONSTRUCTION, EFFORT, COMPUTE, SEED, OUTPUT, CONFIG)
 @RESUME
 @click.option("--latency-ms", metavar="X,X,...", help="Budgets: milliseconds of one call on the target.")
 @click.option("--speedup", metavar="X,X,...", help="Budgets: times faster than the dense model in fp32.")

@@ -116,6 +116,18 @@ class Encoded:
             positions=self.positions,
         )
 
+    def without(self, others: Encoded) -> Encoded:
+        """Returns the examples whose inputs are not among those of others, in this order, without ``targets``."""
+        known = set(others._contents())
+        return self.select([i for i, content in enumerate(self._contents()) if content not in known])
+
+    def _contents(self) -> Iterator[bytes]:
+        names = sorted(self.features)
+        return (
+            b"".join(row.tobytes() for row in rows)
+            for rows in zip(*(self.features[name] for name in names), strict=True)
+        )
+
     def take(self, n: int, seed: int) -> Encoded:
         """Returns a random sample without replacement, in the order of the data.
 

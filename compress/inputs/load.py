@@ -20,6 +20,7 @@ from compress.inputs.devices import refuse_absent
 from compress.inputs.precisions import candidates
 from compress.inputs.sanity import MOST_ROWS, check_standing
 from compress.inputs.tokenizer_settings import longest_text
+from compress.options.effort import EFFORT
 from compress.options.help import DEFAULTS
 from compress.options.run_config import RunConfig
 from compress.profile.target import Target, load_target
@@ -43,6 +44,8 @@ class Loaded:
         target: the device.
         calibration: examples to calibrate on; empty without data.
         evaluation: examples to validate on; empty if none are needed.
+        further: more examples of the same rows as ``calibration``, without labels, to distil the dense model on; empty
+            if none are needed, or there are no more.
         columns: columns and meaning of labels of each split, decided once; empty without data.
         rows: all rows that calibration examples were drawn from; None where nothing is trained.
         compute: where PyTorch computes.
@@ -52,6 +55,7 @@ class Loaded:
     target: Target
     calibration: Encoded
     evaluation: Encoded
+    further: Encoded
     columns: Mapping[str, Columns] = field(default_factory=dict)
     rows: Dataset | None = None
     compute: Compute = field(default_factory=Compute)
@@ -108,16 +112,17 @@ def load_model(config: RunConfig, progress: Progress | None = None) -> Loaded:
     say = None if progress is None else progress.info
     compute = Compute(config.device, Need.of(checkpoint, config.seq_len), say)
     none = _no_examples(checkpoint)
-    return Loaded(checkpoint, target, none, none, compute=compute)
+    return Loaded(checkpoint, target, none, none, none, compute=compute)
 
 
-def load(config: RunConfig, progress: Progress, *, evaluation: bool = True) -> Loaded:
+def load(config: RunConfig, progress: Progress, *, evaluation: bool = True, further: bool = False) -> Loaded:
     """Loads and checks all inputs of a run.
 
     Args:
         config: resolved options.
         progress: receives guesses and warnings.
         evaluation: whether evaluation data is needed.
+        further: whether more examples to distil on are needed, as many as the options say.
 
     Raises:
         CompressError: of the class that fits the fault.
@@ -145,11 +150,15 @@ def load(config: RunConfig, progress: Progress, *, evaluation: bool = True) -> L
             "other classes: mix the data, or give more of it"
         )
     checkpoint = replace(checkpoint, task=checkpoint.task.of_calibration(calibration))
+    more = bare.further
+    if further and (count := _further(config, calibration)):
+        more = _others(config, checkpoint, train, columns[CALIBRATION], calibration, count)
+        progress.info(f"{len(more)} further examples of the data to distil on")
     examples = bare.evaluation
     if held is not None:
         examples = _encode(config, checkpoint, held, columns[EVALUATION], None)
     rows = train if _trains(config) else None
-    loaded = Loaded(checkpoint, bare.target, calibration, examples, columns, rows, bare.compute)
+    loaded = Loaded(checkpoint, bare.target, calibration, examples, more, columns, rows, bare.compute)
     _check_standing(config, loaded, splits, progress)
     return loaded
 
@@ -281,6 +290,26 @@ def _encode(config: RunConfig, checkpoint: Checkpoint, rows: Dataset, columns: C
     )
     # A row may give several examples: the two texts of a pair, the windows of a long context.
     return encoded if samples is None else encoded.take(samples, config.seed)
+
+
+def _further(config: RunConfig, calibration: Encoded) -> int:
+    """How many further examples the options ask for."""
+    if config.method != "full" or config.unstructured is not None:
+        return 0
+    if config.distill_samples is not None:
+        return config.distill_samples
+    # Images are kept as the model reads them, half a megabyte each.
+    return EFFORT[config.effort].further if calibration.positions is None else 0
+
+
+def _others(
+    config: RunConfig, checkpoint: Checkpoint, rows: Dataset, columns: Columns, calibration: Encoded, count: int
+) -> Encoded:
+    """Returns so many examples, or as many as there are, that differ from those of calibration; without labels."""
+    unlabelled = replace(columns, label=None)
+    # The same seed draws the rows of calibration again, and others.
+    wider = _encode(config, checkpoint, rows, unlabelled, config.samples + count)
+    return wider.without(calibration).take(count, config.seed)
 
 
 def _hold_back(rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:

@@ -19,6 +19,7 @@ class Effort:
         epochs: least passes over the calibration examples in joint reconstruction (``reconstruction/joint.py``).
         most_epochs: most passes. The smaller the pruned model, the more there are in the same time.
         most_flops: bound on the cost of those passes; None for none. Large models on long texts get fewer steps.
+        further: examples beside those of calibration that joint reconstruction draws from the data.
     """
 
     profile_seconds: float
@@ -27,10 +28,17 @@ class Effort:
     epochs: int
     most_epochs: int
     most_flops: float | None
+    further: int
 
 
 EFFORT = {
-    "fast": Effort(profile_seconds=12.0, candidates=0, in_vain=None, epochs=0, most_epochs=0, most_flops=0.0),
-    "standard": Effort(profile_seconds=15.0, candidates=12, in_vain=3, epochs=4, most_epochs=16, most_flops=4e13),
-    "thorough": Effort(profile_seconds=90.0, candidates=96, in_vain=None, epochs=16, most_epochs=32, most_flops=None),
+    "fast": Effort(
+        profile_seconds=12.0, candidates=0, in_vain=None, epochs=0, most_epochs=0, most_flops=0.0, further=0
+    ),
+    "standard": Effort(
+        profile_seconds=15.0, candidates=12, in_vain=3, epochs=4, most_epochs=16, most_flops=4e13, further=8_192
+    ),
+    "thorough": Effort(
+        profile_seconds=90.0, candidates=96, in_vain=None, epochs=16, most_epochs=32, most_flops=None, further=32_768
+    ),
 }

@@ -124,6 +124,7 @@ class RunConfig(BaseModel):
     int8_drop: float = _stated("int8_drop")
     method: Literal["full", "kwon"] = _stated("method")
     samples: int = _stated("samples")
+    distill_samples: int | None = _stated("distill_samples")
     label_free: bool = _stated("label_free")
     allow_chance: bool = _stated("allow_chance")
     text_column: str | None = None

@@ -204,6 +204,16 @@ OPTIONS: dict[str, Option] = {
             metavar="N",
         ),
         Option(
+            "distill_samples",
+            "Further examples of the data, labels aside, that joint reconstruction distils the dense model on; without "
+            "it, as many as the effort says; 0 uses those of --samples alone.",
+            type=int,
+            least=0,
+            metavar="N",
+            example=8192,
+            pointless_unstructured="fine-pruning trains on all of the data",
+        ),
+        Option(
             "label_free",
             "Calibrate without labels, even where the data has them.",
             default=False,

@@ -88,7 +88,7 @@ def run(
         stages = Stages(progress or Silent(), Memory(store, scratch, reading=resume))
         # Read and check everything the user gave before the first second of computing.
         with stages.stage("load"):
-            loaded = load(config, stages)
+            loaded = load(config, stages, further=True)
             require_builder(loaded.target)
             config = settle_seq_len(config, loaded)
             training = prepare(config, loaded, stages)

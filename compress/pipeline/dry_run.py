@@ -48,7 +48,7 @@ def foresee(config: RunConfig, *, progress: Progress | None = None) -> list[Fore
     store = Store.default()
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
         memory = Memory(store, Path(scratch), reading=True, making=False)
-        loaded = load(config, told)
+        loaded = load(config, told, further=True)
         config = settle_seq_len(config, loaded)
         # What is used again is in the table; only what is wrong with it is worth a line.
         run = Run(config, loaded, Stages(Silent(), memory))

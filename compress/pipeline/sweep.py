@@ -83,7 +83,7 @@ def sweep(
     with staged(config.output) as output, scratch_beside(output) as scratch:
         stages = Stages(progress or Silent(), Memory(store, scratch, reading=resume))
         with stages.stage("load"):
-            loaded = load(config, stages)
+            loaded = load(config, stages, further=True)
             config = settle_seq_len(config, loaded)
         run = Run(config, loaded, stages)
         with stages.stage("export dense"):

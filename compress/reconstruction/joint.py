@@ -3,42 +3,38 @@
 Layer-by-layer reconstruction (``closed_form.py``) fits every output matrix to its dense output. It leaves two kinds of
 errors: those that only show at the head, and those of weights that no sublayer's regression changes (W_q, W_k, W_v,
 W_1, norms, the head). Here all weights but the embeddings are trained together. The loss is the divergence of the
-outputs plus the distance of the hidden states from the dense model's. No labels are read.
+outputs plus the distance of the hidden states from the dense model's. No labels are read. So any text will do, and
+further examples of the user's data help more than further passes over the same ones.
 
-The training is short: only the calibration examples, and a number of steps that is fixed beforehand. The learning rate
-falls to 0. How high it starts depends on how much there is to repair: a rate that helps at a tenth of the MACs destroys
-at half of them. So a pilot tries a few rates for a few steps. Where none lowers the divergence on examples held out,
-there is no training. Those examples take no part in the layer-by-layer fit either: on examples that it was fitted to,
-its result looks better than it is, and any training looks worse.
+The training is short: a number of steps that is fixed beforehand. The learning rate falls to 0. How high it starts
+depends on how much there is to repair: a rate that helps at a tenth of the MACs destroys at half of them. So a pilot
+tries a few rates for a few steps. Where none lowers the divergence on examples held out, there is no training. Those
+examples take no part in the layer-by-layer fit either: on examples that it was fitted to, its result looks better than
+it is, and any training looks worse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.core.plan import EncoderShape, Widths
 from compress.core.trace import span
 from compress.data.batches import Encoded
 from compress.models.encoder import Encoder, widths_of
 from compress.models.placement import same_device
 from compress.reconstruction.hidden_states import HiddenStates
-from compress.reconstruction.layerwise import positions_read
+from compress.reconstruction.layerwise import Divergence, positions_read
 from compress.reconstruction.lessons import Lesson, Lessons
+from compress.reconstruction.material import BATCH_SIZE, Length, Material, steps_within
 from compress.tasks import Task
 
-HELD_OUT = 0.1
 LEAST_SAMPLES = 64
-BATCH_SIZE = 32
-# Fraction of the MACs from which on a model gets the least number of passes.
-REFERENCE = 0.4
 # Learning rates that the pilot chooses from, highest first; the number of the one that it tries first; and its steps
 # with each of them, as a share of all steps, within bounds.
 RATES = (3e-4, 1e-4, 3e-5, 1e-5)
@@ -64,6 +60,7 @@ class JointFit:
         steps: of the optimizer, ``BATCH_SIZE`` examples each, without the pilot's.
         before, after: mean held-out divergence from the dense model.
         accepted: whether the result was kept; if not, the weights are restored.
+        examples: different ones that were trained on; 0 without training.
         rate: the highest learning rate; None where the pilot found none that helps.
         share: how much of the way from the weights before to those after was kept.
     """
@@ -72,82 +69,22 @@ class JointFit:
     before: float
     after: float
     accepted: bool
+    examples: int
     rate: float | None = None
     share: float = 1.0
 
 
-def split(examples: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split calibration examples into those held out, to judge on, and those to train on.
-
-    Args:
-        examples: their number.
-        seed: of the split.
-
-    Returns:
-        Positions of both parts, ascending.
-    """
-    held, train = np.split(np.random.default_rng(seed).permutation(examples), [max(1, int(HELD_OUT * examples))])
-    return np.sort(held), np.sort(train)
-
-
-def lessons_of(
-    dense: Encoder, task: Task, data: Encoded, part: NDArray[np.int64], at_once: int = BATCH_SIZE
-) -> Lessons:
-    """Lessons of some examples.
+def lessons_of(dense: Encoder, task: Task, material: Material, at_once: int = BATCH_SIZE) -> Lessons:
+    """Lessons of the examples to train on.
 
     Args:
         dense: the teacher.
         task: runs it.
-        data: calibration examples.
-        part: positions of the examples.
+        material: the examples.
         at_once: examples in a forward pass.
     """
-    return Lessons(dense, task, data.select(part), positions_read(dense, task, data), BATCH_SIZE, at_once=at_once)
-
-
-@dataclass(frozen=True)
-class Length:
-    """How long the training is, in passes over the training examples.
-
-    Attributes:
-        epochs: least passes.
-        most_epochs: most passes. In between there are as many as cost what ``epochs`` cost a model with ``REFERENCE``
-            of the MACs: the less is left of a model, the more there is to repair, and the sooner a pass is over.
-        most_flops: bound on floating-point operations, which can reduce the number of steps; None for no bound.
-    """
-
-    epochs: int
-    most_epochs: int
-    most_flops: float | None = None
-
-    def passes(self, fraction: float) -> int:
-        """Passes for a model with this fraction of the dense MACs."""
-        affordable = self.epochs * REFERENCE / max(fraction, 1e-9)
-        return min(self.most_epochs, max(self.epochs, round(affordable)))
-
-
-def steps_within(shape: EncoderShape, widths: Widths, data: Encoded, length: Length) -> int:
-    """Number of optimizer steps in the passes over the training examples, cut off at a bound on their cost.
-
-    A step costs one forward and one backward pass of the pruned model. A backward pass costs as much as two forward
-    passes. The dense model's answers are computed once.
-
-    Args:
-        shape: the dense encoder.
-        widths: heads and filters of the pruned model.
-        data: calibration examples; a tenth of them is held out.
-        length: of the training.
-
-    Returns:
-        Steps of ``BATCH_SIZE`` examples.
-    """
-    train = len(data) - max(1, int(HELD_OUT * len(data)))
-    dense, pruned = (shape.macs(of, data.mean_length) for of in (shape.dense, widths))
-    steps = length.passes(pruned / dense) * -(-train // BATCH_SIZE)
-    if length.most_flops is None:
-        return steps
-    once, step = 2 * train * dense, 6 * BATCH_SIZE * pruned
-    return min(steps, max(0, int((length.most_flops - once) / max(step, 1.0))))
+    read = positions_read(dense, task, material.fitted)
+    return Lessons(dense, task, material.fitted, read, BATCH_SIZE, at_once=at_once, more=material.more)
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -160,7 +97,7 @@ def fit_jointly(
     dense: Encoder,
     student: Encoder,
     task: Task,
-    data: Encoded,
+    material: Material,
     *,
     length: Length,
     seed: int = 0,
@@ -173,30 +110,30 @@ def fit_jointly(
         dense: the teacher; unchanged.
         student: the pruned model, reconstructed; all its weights but embeddings may change.
         task: gives outputs and their divergence.
-        data: calibration examples; labels are not read. Those that ``split`` holds out judge.
+        material: the examples.
         length: of the training.
-        seed: of the held-out split and the order of examples.
+        seed: of the order of examples.
         at_once: examples in a forward and backward pass; where that is fewer, a step of ``BATCH_SIZE`` examples has
             several, whose gradients add up to those of the whole.
-        lessons: of the training part, which may know the dense model's answers already; None makes them.
+        lessons: of the examples to train on, which may know the dense model's answers already; None makes them.
 
     Returns:
         Divergence before and after; None if there was no training (no steps, or fewer than ``LEAST_SAMPLES`` examples).
     """
-    steps = steps_within(dense.shape, widths_of(student.model), data, length)
-    if steps < 1 or len(data) < LEAST_SAMPLES:
+    steps = steps_within(dense.shape, widths_of(student.model), material, length)
+    if steps < 1 or len(material) + len(material.judges) < LEAST_SAMPLES:
         return None
     same_device(dense.model, student.model)
-    judges = lessons_of(dense, task, data, split(len(data), seed)[0], at_once)
     if lessons is None:
-        lessons = lessons_of(dense, task, data, split(len(data), seed)[1], at_once)
-    judge, trainer = _Judge(student, task, judges), _Trainer(student, task, lessons, seed)
+        lessons = lessons_of(dense, task, material, at_once)
+    trainer = _Trainer(student, task, lessons, seed)
     start = trainer.weights()
     with span("pilot"):
+        judge = _judge(dense, student, task, material.judges, at_once)
         before = judge()
         rate = _pilot(trainer, judge, before, steps)
     if rate is None:
-        return JointFit(0, before, before, False)
+        return JointFit(0, before, before, False, 0)
     with span("steps", steps=steps, rate=rate):
         trainer.train(rate, steps)
         after, share = judge(), 1.0
@@ -205,10 +142,25 @@ def fit_jointly(
     accepted = after < before
     if not accepted:
         trainer.restore(start)
-    return JointFit(steps, before, after, accepted, rate, share if accepted else 1.0)
+    examples = min(len(material), steps * BATCH_SIZE)
+    return JointFit(steps, before, after, accepted, examples, rate, share if accepted else 1.0)
 
 
-def _part_of_the_way(trainer: _Trainer, judge: _Judge, start: Sequence[Tensor], whole: float) -> tuple[float, float]:
+def _judge(dense: Encoder, student: Encoder, task: Task, data: Encoded, at_once: int) -> Callable[[], float]:
+    """What gives the mean divergence of the student, as it is then, from the dense model, which answers once."""
+    with torch.no_grad():
+        divergence = Divergence(dense.model, task, data, at_once)
+
+    @torch.no_grad()
+    def judge() -> float:
+        return divergence.of(student.model)
+
+    return judge
+
+
+def _part_of_the_way(
+    trainer: _Trainer, judge: Callable[[], float], start: Sequence[Tensor], whole: float
+) -> tuple[float, float]:
     """Go back part of the way, as far as the examples held out like best; returns their divergence, and the share kept.
 
     ``whole`` is their divergence at the end of the way.
@@ -230,7 +182,7 @@ def _part_of_the_way(trainer: _Trainer, judge: _Judge, start: Sequence[Tensor], 
     return after, share
 
 
-def _pilot(trainer: _Trainer, judge: _Judge, before: float, steps: int) -> float | None:
+def _pilot(trainer: _Trainer, judge: Callable[[], float], before: float, steps: int) -> float | None:
     """The highest rate whose first steps do no harm on the examples held out; None where even the lowest does not help.
 
     A few steps at a good rate can raise the divergence a little: what they stir up is averaged out while the rate
@@ -255,24 +207,6 @@ def _pilot(trainer: _Trainer, judge: _Judge, before: float, steps: int) -> float
     while first > 0 and harmless(RATES[first - 1]):
         first -= 1
     return RATES[first]
-
-
-class _Judge:
-    """The examples held out; the dense model answers once."""
-
-    def __init__(self, student: Encoder, task: Task, lessons: Lessons) -> None:
-        self._student, self._task, self._lessons = student, task, lessons
-
-    @torch.no_grad()
-    def __call__(self) -> float:
-        """Mean divergence of the student, as it is now, from the dense model."""
-        examples, total = 0, 0.0
-        for lesson in self._lessons:
-            for part, _ in self._lessons.parts(lesson):
-                outputs = self._task.forward(self._student.model, part.batch.inputs)
-                total += float(self._task.divergence(outputs, part.outputs).sum())
-            examples += len(lesson.batch.indices)
-        return total / examples
 
 
 class _Trainer:

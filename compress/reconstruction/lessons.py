@@ -1,10 +1,10 @@
 """The dense model's answers on the training examples: batches with hidden states and outputs, computed once.
 
 Training passes over the same examples several times, and the teacher does not change. Its hidden states at real tokens
-are kept in float32, in bfloat16 where that takes too much memory, and computed anew for every step where that does
-too. So the batches stay what they are from pass to pass; their order changes.
+are kept in float32, or in bfloat16 where that takes too much memory. What does not fit then either is computed anew for
+every step. So the batches stay what they are from pass to pass; their order changes.
 
-Reconstruction sublayer by sublayer runs the dense model on the same examples before. Lessons can listen to it.
+Reconstruction sublayer by sublayer runs the dense model on the first of the examples before. Lessons can listen to it.
 """
 
 from __future__ import annotations
@@ -117,6 +117,7 @@ class Lessons:
         batch_size: examples in a lesson.
         kept_bytes: most memory for hidden states.
         at_once: examples in a forward pass; None takes whole lessons.
+        more: further training examples, in lessons of their own, after the others; None for none.
     """
 
     def __init__(
@@ -128,13 +129,17 @@ class Lessons:
         batch_size: int,
         kept_bytes: int = KEPT_BYTES,
         at_once: int | None = None,
+        more: Encoded | None = None,
     ) -> None:
         self._dense, self._task, self._read = dense, task, read
         self._at_once = batch_size if at_once is None else at_once
         self._batches = list(data.batches(batch_size, device=dense.device))
-        numbers = int(data.lengths.sum()) * dense.shape.hidden_size * dense.shape.layers
-        self._dtype = torch.float32 if 4 * numbers <= kept_bytes else torch.bfloat16
-        self._keep = 2 * numbers <= kept_bytes
+        self._first = len(self._batches)
+        self._batches += () if more is None else more.batches(batch_size, device=dense.device)
+        self._token = dense.shape.hidden_size * dense.shape.layers
+        every = sum(int(batch.mask.sum()) for batch in self._batches)
+        self._dtype = torch.float32 if 4 * every * self._token <= kept_bytes else torch.bfloat16
+        self._room = kept_bytes
         self._kept: dict[int, Lesson] = {}
         self._heard: list[_Taught] = []
 
@@ -145,24 +150,25 @@ class Lessons:
         return map(self._lesson, range(len(self._batches)))
 
     def hear(self, layer: int, states: Sequence[Tensor]) -> None:
-        """Take the dense model's hidden states from a pass that is made anyway, one layer after the other.
+        """Take the dense model's hidden states from a pass over ``data`` that is made anyway, layer after layer.
 
         Args:
             layer: its number, from 0.
-            states: its output on every lesson's batch, [batch, sequence, hidden].
+            states: its output on every batch of ``data``, [batch, sequence, hidden].
         """
-        if not self._keep:
+        batches = self._batches[: self._first]
+        if sum(map(self._bytes, batches)) > self._room:
             return
         if layer == 0:
-            self._heard = [_Taught() for _ in self._batches]
-        for taught, batch, state in zip(self._heard, self._batches, states, strict=True):
+            self._heard = [_Taught() for _ in batches]
+        for taught, batch, state in zip(self._heard, batches, states, strict=True):
             self._take(taught, batch, state.to(batch.mask.device))
         if layer == self._dense.shape.layers - 1:
-            head = Head(self._dense, self._task, self._batches[0])
+            head = Head(self._dense, self._task, batches[0])
             if head.right:
-                for number, (batch, state) in enumerate(zip(self._batches, states, strict=True)):
+                for number, (batch, state) in enumerate(zip(batches, states, strict=True)):
                     outputs = head.answers(batch, state.to(batch.mask.device))
-                    self._kept[number] = self._heard[number].lesson(batch, outputs)
+                    self._keep(number, self._heard[number].lesson(batch, outputs))
             self._heard = []
 
     def parts(self, lesson: Lesson) -> Iterator[tuple[Lesson, float]]:
@@ -187,9 +193,19 @@ class Lessons:
         if number in self._kept:
             return self._kept[number]
         lesson = self._taught(self._batches[number])
-        if self._keep:
-            self._kept[number] = lesson
+        self._keep(number, lesson)
         return lesson
+
+    def _keep(self, number: int, lesson: Lesson) -> None:
+        """Keep a lesson if there is room."""
+        size = self._bytes(lesson.batch)
+        if size <= self._room:
+            self._kept[number] = lesson
+            self._room -= size
+
+    def _bytes(self, batch: Batch) -> int:
+        """Bytes of the dense model's hidden states at a batch's real tokens."""
+        return int(batch.mask.sum()) * self._token * self._dtype.itemsize
 
     @torch.no_grad()
     def _taught(self, batch: Batch) -> Lesson:

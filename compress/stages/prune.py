@@ -52,6 +52,7 @@ def reconstruction_inputs(run: Run, plan: Plan) -> Inputs:
     effort = EFFORT[run.config.effort]
     return {
         "calibration": calibration_inputs(run),
+        "further": run.loaded.further.fingerprint(),
         "structure": digest(asdict(plan.structure)),
         "epochs": [effort.epochs, effort.most_epochs],
         "most_flops": effort.most_flops,
@@ -64,7 +65,7 @@ AT_ONCE = 32
 
 @computing
 @stage(
-    Stage("reconstruct", version=6, after="check", libraries=LIBRARIES),
+    Stage("reconstruct", version=7, after="check", libraries=LIBRARIES),
     inputs=reconstruction_inputs,
     codec=lambda run, plan: cache_codecs.pruned(run.loaded, plan),
 )
@@ -103,15 +104,17 @@ def _repaired(run: Run, plan: Plan, at_once: int) -> tuple[Any, Repairs]:
 def _fitted(run: Run, there: Checkpoint, student: Encoder, at_once: int) -> Repairs:
     """Fits a pruned model, in place: sublayer by sublayer, then jointly."""
     from compress.reconstruction import closed_form, joint
+    from compress.reconstruction.material import BATCH_SIZE, Length, Material
 
     config, data, dense, task = run.config, run.loaded.calibration, there.encoder, there.task
     effort = EFFORT[config.effort]
+    length = Length(effort.epochs, effort.most_epochs, effort.most_flops)
     trains = config.method == "full" and effort.epochs > 0 and len(data) >= joint.LEAST_SAMPLES
     # What judges the joint training must be as new to the first fit as to the training.
-    train = joint.split(len(data), config.seed)[1]
-    fitted = data.select(train) if trains else data
+    material = Material.of(data, run.loaded.further, config.seed).affordable(dense.shape, length)
+    fitted = material.fitted if trains else data
     # Both look at the same examples; in the same batches, the dense model needs to run once.
-    lessons = joint.lessons_of(dense, task, data, train) if trains and at_once == joint.BATCH_SIZE else None
+    lessons = joint.lessons_of(dense, task, material) if trains and at_once == BATCH_SIZE else None
     with span("sublayer by sublayer"):
         found = closed_form.reconstruct(
             dense,
@@ -139,8 +142,8 @@ def _fitted(run: Run, there: Checkpoint, student: Encoder, at_once: int) -> Repa
             dense,
             student,
             task,
-            data,
-            length=joint.Length(effort.epochs, effort.most_epochs, effort.most_flops),
+            material,
+            length=length,
             seed=config.seed,
             at_once=at_once,
             lessons=lessons,
@@ -160,8 +163,8 @@ def _of_joint(fit: JointFit) -> str:
     kept = "kept" if fit.share == 1 else f"kept {fit.share:.0%} of the way, which helps more than all of it"
     outcome = kept if fit.accepted else "not kept: it did not help on examples held out"
     return (
-        f"joint reconstruction, {fit.steps} steps at a rate of {fit.rate:g}: held-out divergence from the dense model "
-        f"{fit.before:.4f} to {fit.after:.4f}, {outcome}"
+        f"joint reconstruction, {fit.steps} steps on {fit.examples} examples at a rate of {fit.rate:g}: held-out "
+        f"divergence from the dense model {fit.before:.4f} to {fit.after:.4f}, {outcome}"
     )
 
 

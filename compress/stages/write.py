@@ -147,6 +147,7 @@ def inputs_of(run: Run, origins: Mapping[str, str] | None = None) -> dict[str, A
         "model": {"name": config.model, "sha256": loaded.checkpoint.fingerprint},
         "data": {
             "calibration": {"examples": len(loaded.calibration), "sha256": loaded.calibration.fingerprint()},
+            "further": {"examples": len(loaded.further), "sha256": loaded.further.fingerprint()},
             "evaluation": {"examples": len(loaded.evaluation), "sha256": loaded.evaluation.fingerprint()},
         },
         "seed": config.seed,

@@ -94,7 +94,7 @@ def long_examples(count: int, length: int) -> Any:
 
 def run_on(compute: Compute, data: Any, said: list[str] | None = None, **sizes: Any) -> Run:
     checkpoint, target = dense(**(sizes or SMALL)), None
-    loaded = Loaded(checkpoint, target, data, data, compute=compute)  # type: ignore[arg-type]
+    loaded = Loaded(checkpoint, target, data, data, data.select([]), compute=compute)  # type: ignore[arg-type]
     run = Run.silent(make_config({"model": "m", "macs": 0.4}), loaded)
     if said is not None:
         run.stages.info = said.append  # type: ignore[method-assign]

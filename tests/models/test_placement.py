@@ -11,7 +11,8 @@ from compress.core.errors import ModelError
 from compress.models import placement
 from compress.models.encoder import encoder_of
 from compress.models.placement import device_of, exact, exact_device, moved, roomy, same_device
-from compress.reconstruction.joint import Length, fit_jointly
+from compress.reconstruction.joint import fit_jointly
+from compress.reconstruction.material import Length, Material
 from compress.tasks import TASKS
 from support.divergences import divergence
 from support.examples import examples
@@ -40,7 +41,7 @@ def test_models_on_different_devices_are_not_run_side_by_side() -> None:
         with pytest.raises(ModelError, match="lies on cpu, the other on meta"):
             divergence(dense, student, task, data)
         with pytest.raises(ModelError, match="lies on cpu, the other on meta"):
-            fit_jointly(encoder_of(dense), encoder_of(student), task, data, length=Length(1, 1))
+            fit_jointly(encoder_of(dense), encoder_of(student), task, Material.of(data, None, 0), length=Length(1, 1))
 
 
 def test_float64_is_where_there_is_any() -> None:

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 import compress.reconstruction.joint
 from compress.core.plan import Structure
-from compress.models.encoder import encoder_of, widths_of
+from compress.models.encoder import encoder_of
 from compress.pruning.removal import remove
 from compress.reconstruction.hidden_states import HiddenStates, hidden_distance
-from compress.reconstruction.joint import BATCH_SIZE, LEAST_SAMPLES, Length, fit_jointly, split, steps_within
+from compress.reconstruction.joint import LEAST_SAMPLES, fit_jointly
 from compress.reconstruction.lessons import Lesson, Lessons
+from compress.reconstruction.material import Length, Material
 from compress.tasks import TASKS
 from support.divergences import divergence
 from support.examples import examples
@@ -37,6 +38,10 @@ def exactly(epochs: int, most_flops: float | None = None) -> Length:
     return Length(epochs, epochs, most_flops)
 
 
+def material(count: int, *, labels: bool = True, seed: int = 0) -> Material:
+    return Material.of(examples(count=count, labels=labels), None, seed)
+
+
 def state_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -47,9 +52,7 @@ def test_examples_never_seen_come_closer_too(family: str, monkeypatch: pytest.Mo
     dense, pruned = dense_and_pruned(family)
     unseen = examples(count=80, seed=1, labels=False)
     before, teacher = divergence(dense, pruned, TASK, unseen), state_of(dense)
-    tuned = fit_jointly(
-        encoder_of(dense), encoder_of(pruned), TASK, examples(count=300, labels=False), length=exactly(10)
-    )
+    tuned = fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, material(300, labels=False), length=exactly(10))
     assert tuned is not None and tuned.accepted and tuned.after < tuned.before
     assert divergence(dense, pruned, TASK, unseen) < 0.9 * before
     assert all(torch.equal(value, teacher[name]) for name, value in dense.state_dict().items())
@@ -60,7 +63,7 @@ def test_what_does_not_help_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compress.reconstruction.joint, "RATES", (30.0,))
     dense, pruned = dense_and_pruned()
     before = state_of(pruned)
-    tuned = fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, examples(count=100), length=exactly(1))
+    tuned = fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, material(100), length=exactly(1))
     assert tuned is not None and tuned.steps > 0 and not tuned.accepted
     assert all(torch.equal(value, before[name]) for name, value in pruned.state_dict().items())
 
@@ -79,7 +82,7 @@ def test_of_a_rate_that_was_too_high_part_of_the_way_is_kept(monkeypatch: pytest
     monkeypatch.setattr(compress.reconstruction.joint._Trainer, "train", too_far)
     monkeypatch.setattr(compress.reconstruction.joint, "HARMLESS", 1e9)
     monkeypatch.setattr(compress.reconstruction.joint, "FIRST_RATE", 0)
-    tuned = fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, examples(count=300), length=exactly(10))
+    tuned = fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, material(300), length=exactly(10))
     assert tuned is not None and tuned.accepted and tuned.after < tuned.before
     assert tuned.share in compress.reconstruction.joint.PARTS
     unseen = examples(count=80, seed=1, labels=False)
@@ -91,7 +94,7 @@ def test_of_a_rate_that_was_too_high_part_of_the_way_is_kept(monkeypatch: pytest
 def test_the_pilot_takes_the_highest_rate_that_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compress.reconstruction.joint, "RATES", (30.0, 3e-3, 1e-5))
     dense, pruned = dense_and_pruned()
-    tuned = fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, examples(count=300), length=exactly(3))
+    tuned = fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, material(300), length=exactly(3))
     assert tuned is not None and tuned.rate == 3e-3 and tuned.accepted
 
 
@@ -99,15 +102,9 @@ def test_without_a_rate_that_helps_nothing_is_trained(monkeypatch: pytest.Monkey
     monkeypatch.setattr(compress.reconstruction.joint, "RATES", (30.0, 3.0))
     dense, pruned = dense_and_pruned()
     before = state_of(pruned)
-    tuned = fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, examples(count=300), length=exactly(3))
+    tuned = fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, material(300), length=exactly(3))
     assert tuned is not None and (tuned.steps, tuned.rate, tuned.accepted) == (0, None, False)
     assert all(torch.equal(value, before[name]) for name, value in pruned.state_dict().items())
-
-
-def test_those_held_out_are_not_trained_on_and_all_others_are() -> None:
-    held, train = split(300, 0)
-    assert len(held) == 30 and sorted([*held, *train]) == list(range(300))
-    assert split(300, 0)[0].tolist() == held.tolist() != split(300, 1)[0].tolist()
 
 
 @pytest.mark.parametrize("read", [None, torch.tensor([0])], ids=["all", "first"])
@@ -137,7 +134,7 @@ def test_lessons_are_the_dense_models_answers_however_they_are_kept(read: Tensor
 def test_embeddings_stay_and_nothing_is_left_to_train() -> None:
     dense, pruned = dense_and_pruned()
     before = state_of(pruned)
-    fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, examples(count=100), length=exactly(1))
+    fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, material(100), length=exactly(1))
     embeddings = {f"{name}.weight" for name, module in pruned.named_modules() if isinstance(module, nn.Embedding)}
     changed = {name for name, value in pruned.state_dict().items() if not torch.equal(value, before[name])}
     assert embeddings and not embeddings & changed
@@ -148,7 +145,7 @@ def test_equal_seeds_give_equal_weights() -> None:
     results = []
     for seed in (0, 0, 1):
         dense, pruned = dense_and_pruned()
-        fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, examples(count=100), length=exactly(1), seed=seed)
+        fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, material(100, seed=seed), length=exactly(1), seed=seed)
         results.append(state_of(pruned))
     assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
     assert not all(torch.equal(value, results[2][name]) for name, value in results[0].items())
@@ -158,29 +155,8 @@ def test_equal_seeds_give_equal_weights() -> None:
 def test_without_examples_or_steps_nothing_is_tried(count: int, epochs: int) -> None:
     dense, pruned = dense_and_pruned()
     before = state_of(pruned)
-    assert (
-        fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, examples(count=count), length=exactly(epochs)) is None
-    )
+    assert fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, material(count), length=exactly(epochs)) is None
     assert all(torch.equal(value, before[name]) for name, value in pruned.state_dict().items())
-
-
-def test_steps_are_those_of_the_epochs_unless_that_costs_too_much() -> None:
-    dense, pruned = dense_and_pruned()
-    shape, widths, data = encoder_of(dense).shape, widths_of(pruned), examples(count=320)
-    passes = 288 // BATCH_SIZE
-    assert steps_within(shape, widths, data, exactly(3)) == 3 * passes
-    once = 2 * 288 * shape.macs(shape.dense, data.mean_length)
-    step = 6 * BATCH_SIZE * shape.macs(widths, data.mean_length)
-    assert steps_within(shape, widths, data, exactly(3, once + 5.5 * step)) == 5
-    assert steps_within(shape, widths, data, exactly(3, 0.5 * once)) == 0
-    assert steps_within(shape, widths, data, exactly(3, 1e30)) == 3 * passes
-    assert steps_within(shape, widths, data, exactly(3, 0.0)) == 0
-
-
-@pytest.mark.parametrize(("fraction", "passes"), [(1.0, 4), (0.4, 4), (0.2, 8), (0.05, 12), (0.0, 12)])
-def test_a_smaller_model_gets_more_passes_for_the_same_cost(fraction: float, passes: int) -> None:
-    assert Length(4, 12).passes(fraction) == passes
-    assert Length(0, 0).passes(fraction) == 0
 
 
 @pytest.mark.parametrize("most", [1, 3, 5])

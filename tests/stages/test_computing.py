@@ -28,7 +28,8 @@ from compress.options.run_config import make_config
 from compress.pruning.removal import remove
 from compress.reconstruction import layerwise
 from compress.reconstruction.closed_form import reconstruct as fit_closed
-from compress.reconstruction.joint import Length, fit_jointly
+from compress.reconstruction.joint import fit_jointly
+from compress.reconstruction.material import Length, Material
 from compress.reconstruction.trial import Trial
 from compress.stages.cache_keys import calibration_inputs
 from compress.stages.calibrate import calibrate
@@ -67,7 +68,7 @@ def everything(model: Any) -> dict[str, Any]:
     rankings = rank_by_curvature(encoder, curvature(encoder, TASK, DATA, Passes(0)))
     remove(student, HALF)
     fits = fit_closed(encoder, encoder_of(student), TASK, DATA)
-    joint = fit_jointly(encoder, encoder_of(student), TASK, DATA, length=Length(1, 1))
+    joint = fit_jointly(encoder, encoder_of(student), TASK, Material.of(DATA, None, 0), length=Length(1, 1))
     return {
         "outputs": outputs_of(model, TASK, DATA),
         "fisher": [fisher.heads, fisher.filters, fisher.head_blocks, fisher.filter_blocks],
@@ -152,7 +153,7 @@ def run_at(compute: Compute, task: Any = None, said: list[str] | None = None, **
     checkpoint = replace(checkpoint, task=task or checkpoint.task)
     target: Any = None
     config = make_config({"model": "m", "macs": 0.5, "effort": "standard", **options})
-    run = Run.silent(config, Loaded(checkpoint, target, DATA, DATA, compute=compute))
+    run = Run.silent(config, Loaded(checkpoint, target, DATA, DATA, DATA.select([]), compute=compute))
     if said is not None:
         run.stages.info = said.append  # type: ignore[method-assign]
     return run
