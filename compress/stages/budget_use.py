@@ -18,6 +18,9 @@ SHARE = 0.968
 ROUNDS = 3
 # A measured structure that uses so much of the budget is good: met with room for the interval, and the budget is used.
 LEAST_USED, MOST_USED = 0.94, 0.985
+# Where a structure uses so much more or less than was planned for, the profile corrected by it predicts its neighbour
+# well enough: the next structure is taken without timing it too.
+NEAR = 0.05
 
 
 def used_budget(budget: Budget, timed: LatencyComparison) -> float:

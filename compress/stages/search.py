@@ -12,7 +12,7 @@ from compress.profile.target import Precision
 from compress.search.planner import SearchProblem, describe_plan, make_plan
 from compress.search.size_limit import SizeLimit
 from compress.stages import cache_codecs
-from compress.stages.budget_use import LEAST_USED, MOST_USED, ROUNDS, SHARE, corrected, used_budget
+from compress.stages.budget_use import LEAST_USED, MOST_USED, NEAR, ROUNDS, SHARE, corrected, used_budget
 from compress.stages.cache_keys import deployment_inputs, digest
 from compress.stages.candidates import in_order
 from compress.stages.context import Run
@@ -67,8 +67,8 @@ def search_on_device(run: Run, importance: Importance, engine: Engine, profile: 
         profile: the engine's.
 
     Returns:
-        The plan that uses the budget best of those measured within it; where none was, the last, which rests on all
-        corrections. And the profile that predicts it.
+        The plan that uses the budget best of those measured within it; where none was, or the last is hardly another
+        than the one measured before, the last, which rests on all corrections. And the profile that predicts it.
     """
     config, budget, size_limit = run.config, run.config.budget, size_limit_of(run, engine)
     if budget.kind == "macs":
@@ -100,6 +100,8 @@ def search_on_device(run: Run, importance: Importance, engine: Engine, profile: 
         if replanned.structure == plan.structure:
             break
         plan = replanned
+        if abs(used - SHARE) <= NEAR:
+            return plan, profile
     if not within:
         return plan, profile
     _, plan, profile = max(within, key=lambda found: found[0])

@@ -46,6 +46,19 @@ def test_lessons_that_listened_are_those_of_the_whole_model(family: str) -> None
         assert all(torch.equal(a, b) for a, b in zip(taught.places, wanted.places, strict=True))
 
 
+def test_lessons_of_further_examples_are_made_when_they_are_due() -> None:
+    dense, more = dense_of("bert"), examples(count=20, seed=1)
+    heard, own = Lessons(dense, TASK, DATA, FIRST, 8, more=more), Lessons(dense, TASK, more, FIRST, 8)
+    teacher = Teacher(dense, TASK, DATA, batch_size=8, heard=heard.hear)
+    for number in range(dense.shape.layers):
+        teacher.targets(number)
+    first = len(list(DATA.batches(8)))
+    assert len(heard) == first + len(own)
+    for taught, wanted in zip(list(heard)[first:], own, strict=True):
+        torch.testing.assert_close(taught.outputs, wanted.outputs)
+        torch.testing.assert_close(taught.states, wanted.states)
+
+
 def test_a_head_that_reads_other_layers_gets_the_whole_model(monkeypatch: pytest.MonkeyPatch) -> None:
     dense = dense_of("bert")
 

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.core.plan import Budget, Plan, Structure, Widths
-from compress.core.statistics import Interval
+from compress.core.plan import Budget, Plan, Structure
 from compress.export.lowering import Engine
-from compress.export.measure import LatencyComparison
 from compress.fineprune.projection import project
 from compress.options.run_config import RunConfig
 from compress.search.costs import Costs
@@ -22,26 +20,11 @@ from compress.stages.results import Proposal
 from compress.stages.settle_structure import AIM, Settling
 from compress.stages.stage import Stages
 from support.profiles import PROFILE
+from support.simulated_device import SimulatedDevice
 from support.simulated_machine import SHAPE
 
 BUDGET = Budget("speedup", 2.0)
 LIMIT = AIM * PROFILE.dense_ms / 2
-
-
-class SimulatedDevice:
-    """Sublayers take so many times what the profile says; ``least`` is what nothing gets below, in ms."""
-
-    def __init__(self, factor: float, least: float = 0.0) -> None:
-        self.factor, self.least, self.timed = factor, least, list[Widths]()
-
-    def compare(self, widths: Widths, _engine: Engine) -> LatencyComparison:
-        self.timed.append(widths)
-        dense, ours = PROFILE.dense_ms, self.of(widths)
-        return LatencyComparison(*(Interval(v, v, v) for v in (dense, ours, dense / ours)), rounds=9)
-
-    def of(self, widths: Widths) -> float:
-        table = PROFILE.table
-        return max(self.least, table.fixed_ms + self.factor * (table.predict(widths) - table.fixed_ms))
 
 
 def settling(device: SimulatedDevice, **options: Any) -> Settling | None:
