@@ -53,6 +53,8 @@ T = TypeVar("T")
 
 # Added to a run's seed to draw rows that the run has not seen.
 OTHER_ROWS = 10_000
+# Seconds for trying out whole structures, where a variant does.
+TRY_SECONDS = 15.0
 
 
 def main() -> None:
@@ -178,7 +180,7 @@ def weigh_alike(run: Run) -> Importance:
 
 def try_structures(importance: Importance, macs: float, config: RunConfig, loaded: Loaded) -> Importance:
     """Returns the importance with losses corrected by trying out structures."""
-    return refined(Run.silent(config, loaded).asking(macs=macs), importance, None)
+    return refined(Run.silent(config, loaded).asking(macs=macs, search_seconds=TRY_SECONDS), importance, None)
 
 
 def find_plan(variant: Variant, importance: Importance, macs: float, config: RunConfig, loaded: Loaded) -> Plan:

@@ -30,7 +30,7 @@ class Variant:
         search: the paper's search (``kwon``) or the exact one (``full``).
         exchange: whether units are exchanged by Fisher's blocks after the paper's search.
         repair: reconstruction: one scale per unit (``kwon``), whole matrices (``full``), or None.
-        tried: whether the search tries out whole structures, as many as the effort says.
+        tried: whether the search tries out whole structures, for ``TRY_SECONDS``.
         joint: whether joint reconstruction follows, for as long as the effort says.
         further: whether joint reconstruction draws further examples of the data; the others learn from those of
             calibration alone.
@@ -59,11 +59,10 @@ VARIANTS = {
     "obs-dp": Variant("obs + dp, no reconstruction", "full", "full"),
     "obs-dp-reconstruction": Variant("obs + dp + reconstruction", "full", "full", repair="full"),
     "obs-spdy-reconstruction": Variant("obs + spdy + reconstruction", "full", "full", repair="full", tried=True),
-    "same-examples": Variant(
-        "and joint reconstruction on the same examples", "full", "full", repair="full", tried=True, joint=True
-    ),
-    "full": Variant(
-        "full: on further examples too", "full", "full", repair="full", tried=True, joint=True, further=True
+    "same-examples": Variant("and joint reconstruction, same examples", "full", "full", repair="full", joint=True),
+    "full": Variant("full: on further examples too", "full", "full", repair="full", joint=True, further=True),
+    "tried": Variant(
+        "full, whole structures tried", "full", "full", repair="full", tried=True, joint=True, further=True
     ),
 }
 

@@ -15,7 +15,6 @@ class Effort:
     Attributes:
         profile_seconds: seconds of measuring for a latency profile.
         candidates: most structures that the search tries out (``search/spdy.py``), beside its first.
-        in_vain: structures in a row that are no better than the best, after which it tries no more; None for no limit.
         epochs: least passes over the calibration examples in joint reconstruction (``reconstruction/joint.py``).
         most_epochs: most passes. The smaller the pruned model, the more there are in the same time.
         most_flops: bound on the cost of those passes; None for none. Large models on long texts get fewer steps.
@@ -24,21 +23,15 @@ class Effort:
 
     profile_seconds: float
     candidates: int
-    in_vain: int | None
     epochs: int
     most_epochs: int
     most_flops: float | None
     further: int
 
 
+# Standard tries no structures: after joint reconstruction those of the plain search are as good (docs/methods.md#search).
 EFFORT = {
-    "fast": Effort(
-        profile_seconds=12.0, candidates=0, in_vain=None, epochs=0, most_epochs=0, most_flops=0.0, further=0
-    ),
-    "standard": Effort(
-        profile_seconds=15.0, candidates=12, in_vain=3, epochs=4, most_epochs=16, most_flops=4e13, further=8_192
-    ),
-    "thorough": Effort(
-        profile_seconds=90.0, candidates=96, in_vain=None, epochs=16, most_epochs=32, most_flops=None, further=32_768
-    ),
+    "fast": Effort(profile_seconds=12.0, candidates=0, epochs=0, most_epochs=0, most_flops=0.0, further=0),
+    "standard": Effort(profile_seconds=15.0, candidates=0, epochs=4, most_epochs=16, most_flops=4e13, further=8_192),
+    "thorough": Effort(profile_seconds=90.0, candidates=96, epochs=16, most_epochs=32, most_flops=None, further=32_768),
 }

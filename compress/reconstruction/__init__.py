@@ -3,6 +3,7 @@
     closed_form    sublayer by sublayer: ridge regression towards the original weights
     least_squares  ridge and scale fits from Gram matrices
     joint          all weights together, by gradient
+    material       which examples are fitted, trained on and judged by, for how long
     lessons        the dense model's answers on the training examples
     head           the dense model behind its last layer
     hidden_states  hidden states in a forward pass, their distance

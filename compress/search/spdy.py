@@ -62,7 +62,6 @@ def search_coefficients(
     score: Callable[[Structure], float],
     *,
     candidates: int | None = None,
-    in_vain: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
 ) -> CoefficientSearch:
@@ -76,8 +75,6 @@ def search_coefficients(
         costs: costs of widths, and the budget.
         score: the score of a structure; lower is better.
         candidates: most structures to score beside the first; None for no limit.
-        in_vain: structures in a row that are no better than the best, after which the search is given up; None never
-            gives up.
         seconds: time after which no further structure is started; None for no limit. With a time limit the result
             depends on the speed of the machine.
         seed: of the random changes.
@@ -98,10 +95,9 @@ def search_coefficients(
     widths, _ = search_full(rankings, costs, buckets=BUCKETS)
     lowest = first = score(rankings.structure(widths))
     seen = {widths}
-    repeated = vain = 0
+    repeated = 0
     while (
         (candidates is None or len(seen) <= candidates)
-        and (in_vain is None or vain < in_vain)
         and (seconds is None or time.perf_counter() - start < seconds)
         and repeated < _PATIENCE
     ):
@@ -114,9 +110,8 @@ def search_coefficients(
         repeated = 0
         seen.add(found)
         value = score(rankings.structure(found))
-        vain += 1
         if value < lowest:
-            vain, lowest, best, widths = 0, value, changed, found
+            lowest, best, widths = value, changed, found
     elapsed = time.perf_counter() - start
     return CoefficientSearch(replace(rankings, coefficients=np.exp(best)), widths, len(seen), first, lowest, elapsed)
 

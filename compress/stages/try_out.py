@@ -64,7 +64,6 @@ def _inputs(
         "share": share,
         "size_limit": None if size_limit is None else asdict(size_limit),
         "candidates": EFFORT[config.effort].candidates if config.search_seconds is None else None,
-        "in_vain": EFFORT[config.effort].in_vain if config.search_seconds is None else None,
         "seconds": config.search_seconds,
     }
 
@@ -109,7 +108,6 @@ def try_out(
                 costs,
                 trial.score,
                 candidates=EFFORT[config.effort].candidates if seconds is None else None,
-                in_vain=EFFORT[config.effort].in_vain if seconds is None else None,
                 seconds=seconds,
                 seed=config.seed,
             )

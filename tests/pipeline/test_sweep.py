@@ -70,7 +70,7 @@ def test_dense_and_budgets_in_one_table_and_picture(
 
     measure_briefly(monkeypatch)
     monkeypatch.setitem(
-        EFFORT, "fast", Effort(profile_seconds=1.0, candidates=0, in_vain=None, epochs=0, most_epochs=0, most_flops=0.0)
+        EFFORT, "fast", Effort(profile_seconds=1.0, candidates=0, epochs=0, most_epochs=0, most_flops=0.0, further=0)
     )
     out = tmp_path / "sweep"
     options: dict[str, Any] = {"--data": data_csv, "--eval-data": data_csv, "--seq-len": 24, "--samples": 32}

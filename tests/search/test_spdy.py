@@ -109,11 +109,3 @@ def test_what_cannot_be_reached_is_said() -> None:
     costs = Costs(COSTS.heads, COSTS.head_cost, COSTS.filters, COSTS.filter_cost, fixed=5.0, limit=4.0)
     with pytest.raises(BudgetUnreachable):
         search_coefficients(random_rankings(0), costs, late_filters_matter, candidates=3)
-
-
-def test_gives_up_when_many_in_a_row_are_no_better() -> None:
-    rankings = random_rankings(4)
-    assert search_coefficients(rankings, COSTS, lambda _: 1.0, candidates=12, in_vain=5).tried == 6
-    scores = iter([9.0, 8.0, 8.0, 7.0, *[7.0] * 20])
-    assert search_coefficients(rankings, COSTS, lambda _: next(scores), candidates=12, in_vain=5).tried == 9
-    assert search_coefficients(rankings, COSTS, lambda _: 1.0, candidates=12).tried == 13

@@ -147,7 +147,7 @@ def test_a_pruned_model_of_every_family(tiny: Path, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.data += 0.01 * torch.randn(parameter.shape, generator=generator)
-    repairs = Repairs((SublayerFit(0, "ffn", 20, 100, 0.5, 0.25, None),), JointFit(4, 0.5, 0.4, True))
+    repairs = Repairs((SublayerFit(0, "ffn", 20, 100, 0.5, 0.25, None),), JointFit(4, 0.5, 0.4, True, 96))
     loaded: Any = type("Loaded", (), {"checkpoint": checkpoint})
     back, said = there_and_back(cache_codecs.pruned(loaded, plan), (model, repairs), tmp_path / "entry")
     assert said == repairs
