@@ -29,7 +29,7 @@ class Effort:
     further: int
 
 
-# Standard tries no structures: after joint reconstruction those of the plain search are as good (docs/methods.md#search).
+# Standard tries no structures: joint reconstruction makes those of the plain search as good (docs/methods.md#search).
 EFFORT = {
     "fast": Effort(profile_seconds=12.0, candidates=0, epochs=0, most_epochs=0, most_flops=0.0, further=0),
     "standard": Effort(profile_seconds=15.0, candidates=0, epochs=4, most_epochs=16, most_flops=4e13, further=8_192),
