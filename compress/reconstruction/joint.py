@@ -15,7 +15,8 @@ it is, and any training looks worse.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -25,25 +26,26 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.trace import span
-from compress.data.batches import Encoded
 from compress.models.encoder import Encoder, widths_of
 from compress.models.placement import same_device
 from compress.reconstruction.hidden_states import HiddenStates
-from compress.reconstruction.layerwise import Divergence, positions_read
+from compress.reconstruction.layerwise import positions_read
 from compress.reconstruction.lessons import Lesson, Lessons
 from compress.reconstruction.material import BATCH_SIZE, Length, Material, steps_within
 from compress.tasks import Task
 
 LEAST_SAMPLES = 64
-# Learning rates that the pilot chooses from, highest first; the number of the one that it tries first; and its steps
-# with each of them, as a share of all steps, within bounds.
+# Learning rates that the pilot chooses from, highest first. It begins with the first whose distance of hidden states is
+# reached: with so much to repair (MiniLM-L6: 0.16, 0.31, 0.73 at 0.5, 0.3, 0.1 of the MACs) it mostly fits. Its steps
+# with each rate are a share of all steps, within bounds.
 RATES = (3e-4, 1e-4, 3e-5, 1e-5)
-FIRST_RATE = 1
+DISTANCES = (0.4, 0.27, 0.0)
 PILOT_SHARE, LEAST_PILOT, MOST_PILOT = 0.1, 8, 24
-# Divergence after a pilot, relative to that before, up to which a rate is not too high. After 23 steps, the rates that
-# ended best had 0.98 and 1.07 (3e-4, all-mpnet-base-v2 at 0.3, MiniLM-L6 at 0.1 of the MACs), those that were too high
-# 1.11 and 1.24 (3e-4 at 0.3, 1e-4 at 0.5, both MiniLM-L6). After 14 steps the first had 1.07.
-HARMLESS = 1.085
+# Loss after a pilot, relative to that before, under which a higher rate is worth a try.
+GREAT = 0.9
+# Divergence after a pilot, relative to that before, over which a rate is too high whatever the loss says: hidden states
+# behind a norm can only be so far away. Rates that helped had up to 1.1.
+WILD = 2.0
 # Parts of the way to the trained weights that are tried where the whole way hardly helps: a rate that fits takes the
 # divergence to 0.62 to 0.88 of what it was; one that was too high took it to 0.95 and 1.12.
 PARTS, HARDLY = (0.5, 0.25), 0.92
@@ -131,14 +133,16 @@ def fit_jointly(
     trainer = _Trainer(student, task, lessons, seed)
     start = trainer.weights()
     with span("pilot"):
-        judge = _judge(dense, student, task, material.judges, at_once)
-        before = judge()
-        rate = _pilot(trainer, judge, before, steps)
+        read = positions_read(dense, task, material.fitted)
+        judge = _Judge(student, task, Lessons(dense, task, material.judges, read, BATCH_SIZE, at_once=at_once))
+        start_loss = judge()
+        before = start_loss.divergence
+        rate = _pilot(trainer, judge, start_loss, steps)
     if rate is None:
         return JointFit(0, before, before, False, 0)
     with span("steps", steps=steps, rate=rate):
         trainer.train(rate, steps)
-        after, share = judge(), 1.0
+        after, share = judge().divergence, 1.0
         if after > HARDLY * before:
             after, share = _part_of_the_way(trainer, judge, start, after)
     accepted = after < before
@@ -148,21 +152,7 @@ def fit_jointly(
     return JointFit(steps, before, after, accepted, examples, rate, share if accepted else 1.0)
 
 
-def _judge(dense: Encoder, student: Encoder, task: Task, data: Encoded, at_once: int) -> Callable[[], float]:
-    """What gives the mean divergence of the student, as it is then, from the dense model, which answers once."""
-    with torch.no_grad():
-        divergence = Divergence(dense.model, task, data, at_once)
-
-    @torch.no_grad()
-    def judge() -> float:
-        return divergence.of(student.model)
-
-    return judge
-
-
-def _part_of_the_way(
-    trainer: _Trainer, judge: Callable[[], float], start: Sequence[Tensor], whole: float
-) -> tuple[float, float]:
+def _part_of_the_way(trainer: _Trainer, judge: _Judge, start: Sequence[Tensor], whole: float) -> tuple[float, float]:
     """Go back part of the way, as far as the examples held out like best; returns their divergence, and the share kept.
 
     ``whole`` is their divergence at the end of the way.
@@ -178,37 +168,73 @@ def _part_of_the_way(
     found = [(whole, 1.0)]
     for share in PARTS:
         go(share)
-        found.append((judge(), share))
+        found.append((judge().divergence, share))
     after, share = min(found)
     go(share)
     return after, share
 
 
-def _pilot(trainer: _Trainer, judge: Callable[[], float], before: float, steps: int) -> float | None:
+def _pilot(trainer: _Trainer, judge: _Judge, before: _Loss, steps: int) -> float | None:
     """The highest rate whose first steps do no harm on the examples held out; None where even the lowest does not help.
 
-    A few steps at a good rate can raise the divergence a little: what they stir up is averaged out while the rate
-    falls. Far too high rates raise it by factors. With fewer steps than a pilot needs, the lowest rate is taken: the
-    guard at the end decides.
+    Harm is told by the loss. The divergence alone is too noisy, and a few steps at a good rate can raise it a little.
+    With fewer steps than a pilot needs, the lowest rate is taken: the guard at the end decides.
     """
     few = min(MOST_PILOT, max(LEAST_PILOT, int(PILOT_SHARE * steps)))
     if steps <= few:
         return RATES[-1]
     start = trainer.weights()
 
-    def harmless(rate: float) -> bool:
+    def ratio(rate: float) -> float:
+        """The loss after a few steps, relative to that before; infinite where the outputs have gone wild."""
         trainer.train(rate, few)
         found = judge()
         trainer.restore(start)
-        return found <= (HARMLESS if rate > RATES[-1] else 1.0) * before
+        if found.divergence > WILD * before.divergence:
+            return math.inf
+        return found.whole / max(before.whole, 1e-30)
 
-    # Upwards from the first while no harm is done, else downwards until none is.
-    first = min(FIRST_RATE, len(RATES) - 1)
-    if not harmless(RATES[first]):
-        return next((rate for rate in RATES[first + 1 :] if harmless(rate)), None)
-    while first > 0 and harmless(RATES[first - 1]):
+    # Upwards from the first while that helps a lot, else downwards until it does no harm.
+    first = next((n for n, least in enumerate(DISTANCES) if before.distance >= least), len(RATES) - 1)
+    first = min(first, len(RATES) - 1)
+    found = ratio(RATES[first])
+    if found > 1:
+        return next((rate for rate in RATES[first + 1 :] if ratio(rate) <= 1), None)
+    while first > 0 and found < GREAT and (found := ratio(RATES[first - 1])) <= 1:
         first -= 1
     return RATES[first]
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """What training lowers: the mean divergence of the outputs, and the distance of the hidden states."""
+
+    divergence: float
+    distance: float
+
+    @property
+    def whole(self) -> float:
+        return self.divergence + HIDDEN_WEIGHT * self.distance
+
+
+class _Judge:
+    """The student's loss on examples held out, as it is at every call; the dense model answers once."""
+
+    def __init__(self, student: Encoder, task: Task, lessons: Lessons) -> None:
+        self._student, self._task, self._lessons = student, task, lessons
+
+    @torch.no_grad()
+    def __call__(self) -> _Loss:
+        examples, divergence, distance = 0, 0.0, 0.0
+        with closing(HiddenStates(self._student)) as own:
+            for lesson in self._lessons:
+                count = len(lesson.batch.indices)
+                for part, share in self._lessons.parts(lesson):
+                    outputs = self._task.forward(self._student.model, part.batch.inputs)
+                    divergence += float(self._task.divergence(outputs, part.outputs).sum())
+                    distance += share * count * float(part.distance(own.take()))
+                examples += count
+        return _Loss(divergence / examples, distance / examples)
 
 
 class _Trainer:

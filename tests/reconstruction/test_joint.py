@@ -70,7 +70,6 @@ def test_what_does_not_help_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_of_a_rate_that_was_too_high_part_of_the_way_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps so large that they end beyond the goal: on the way there is something better than either end."""
-    monkeypatch.setattr(compress.reconstruction.joint, "RATES", (3e-3, 1e-9))
     dense, pruned = dense_and_pruned()
     before, trained = state_of(pruned), compress.reconstruction.joint._Trainer.train
 
@@ -80,8 +79,7 @@ def test_of_a_rate_that_was_too_high_part_of_the_way_is_kept(monkeypatch: pytest
         trainer.restore([a.lerp(b, 16.0) for a, b in zip(start, trainer.weights(), strict=True)])
 
     monkeypatch.setattr(compress.reconstruction.joint._Trainer, "train", too_far)
-    monkeypatch.setattr(compress.reconstruction.joint, "HARMLESS", 1e9)
-    monkeypatch.setattr(compress.reconstruction.joint, "FIRST_RATE", 0)
+    monkeypatch.setattr(compress.reconstruction.joint, "_pilot", lambda *_: 3e-3)
     tuned = fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, material(300), length=exactly(10))
     assert tuned is not None and tuned.accepted and tuned.after < tuned.before
     assert tuned.share in compress.reconstruction.joint.PARTS
@@ -96,6 +94,30 @@ def test_the_pilot_takes_the_highest_rate_that_does_no_harm(monkeypatch: pytest.
     dense, pruned = dense_and_pruned()
     tuned = fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, material(300), length=exactly(3))
     assert tuned is not None and tuned.rate == 3e-3 and tuned.accepted
+
+
+@pytest.mark.parametrize(("helps", "rate"), [(3e-3, 3e-3), (1e-3, 1e-3), (3e-4, 3e-4), (1e-9, None)])
+def test_wherever_the_pilot_begins_it_finds_the_rate(
+    monkeypatch: pytest.MonkeyPatch, helps: float, rate: float | None
+) -> None:
+    """Of a loss that falls with the rate, and rises as soon as that is too high."""
+    joint = compress.reconstruction.joint
+    rates, tried = (3e-3, 1e-3, 3e-4), [0.0]
+    monkeypatch.setattr(joint, "RATES", rates)
+
+    class Trainer:
+        weights = staticmethod(lambda: ())
+        restore = staticmethod(lambda _: None)
+        train = staticmethod(lambda at, _: tried.append(at))
+
+    for distance in (0.1, 0.3, 1.0):
+        before = joint._Loss(0.0, distance)
+
+        def judge(distance: float = distance) -> compress.reconstruction.joint._Loss:
+            return joint._Loss(0.0, distance * (0.8 if tried[-1] <= helps * 1.001 else 1.2))
+
+        assert joint._pilot(Trainer(), judge, before, 1_000) == rate  # type: ignore[arg-type]
+    assert len(tried) <= 1 + 3 * len(rates)
 
 
 def test_without_a_rate_that_helps_nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
