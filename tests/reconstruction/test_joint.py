@@ -42,13 +42,18 @@ def material(count: int, *, labels: bool = True, seed: int = 0) -> Material:
     return Material.of(examples(count=count, labels=labels), None, seed)
 
 
+def begin_at(monkeypatch: pytest.MonkeyPatch, rate: float) -> None:
+    monkeypatch.setattr(compress.reconstruction.joint, "LEAST_RATE", rate)
+    monkeypatch.setattr(compress.reconstruction.joint, "MOST_RATE", rate)
+
+
 def state_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_examples_never_seen_come_closer_too(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compress.reconstruction.joint, "RATES", (3e-3,))  # a tiny random model takes larger steps
+    begin_at(monkeypatch, 3e-3)  # a tiny random model takes larger steps
     dense, pruned = dense_and_pruned(family)
     unseen = examples(count=80, seed=1, labels=False)
     before, teacher = divergence(dense, pruned, TASK, unseen), state_of(dense)
@@ -60,7 +65,7 @@ def test_examples_never_seen_come_closer_too(family: str, monkeypatch: pytest.Mo
 
 def test_what_does_not_help_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too few steps for a pilot: the guard at the end undoes it."""
-    monkeypatch.setattr(compress.reconstruction.joint, "RATES", (30.0,))
+    begin_at(monkeypatch, 30.0)
     dense, pruned = dense_and_pruned()
     before = state_of(pruned)
     tuned = fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, material(100), length=exactly(1))
@@ -90,38 +95,40 @@ def test_of_a_rate_that_was_too_high_part_of_the_way_is_kept(monkeypatch: pytest
 
 
 def test_the_pilot_takes_the_highest_rate_that_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compress.reconstruction.joint, "RATES", (30.0, 3e-3, 1e-5))
+    begin_at(monkeypatch, 30.0)
+    monkeypatch.setattr(compress.reconstruction.joint, "FACTOR", 100.0)
     dense, pruned = dense_and_pruned()
     tuned = fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, material(300), length=exactly(3))
-    assert tuned is not None and tuned.rate == 3e-3 and tuned.accepted
+    assert tuned is not None and tuned.rate == pytest.approx(3e-3) and tuned.accepted
 
 
-@pytest.mark.parametrize(("helps", "rate"), [(3e-3, 3e-3), (1e-3, 1e-3), (3e-4, 3e-4), (1e-9, None)])
-def test_wherever_the_pilot_begins_it_finds_the_rate(
-    monkeypatch: pytest.MonkeyPatch, helps: float, rate: float | None
-) -> None:
-    """Of a loss that falls with the rate, and rises as soon as that is too high."""
+@pytest.mark.parametrize("distance", [0.1, 0.3, 1.0])
+@pytest.mark.parametrize("steps_away", [-2, -1, 0, 1, 2])
+def test_wherever_the_pilot_begins_it_finds_the_rate(distance: float, steps_away: int) -> None:
+    """Of a loss that falls a lot up to some rate, and rises as soon as that is exceeded."""
     joint = compress.reconstruction.joint
-    rates, tried = (3e-3, 1e-3, 3e-4), [0.0]
-    monkeypatch.setattr(joint, "RATES", rates)
+    tried = [0.0]
+    before = joint._Loss(0.0, distance)
+    begin = min(joint.MOST_RATE, joint.RATE * distance**joint.POWER)
+    best = begin * joint.FACTOR**steps_away
 
     class Trainer:
         weights = staticmethod(lambda: ())
         restore = staticmethod(lambda _: None)
         train = staticmethod(lambda at, _: tried.append(at))
 
-    for distance in (0.1, 0.3, 1.0):
-        before = joint._Loss(0.0, distance)
+    def judge() -> compress.reconstruction.joint._Loss:
+        return joint._Loss(0.0, distance * (0.5 if tried[-1] <= best * 1.001 else 1.2))
 
-        def judge(distance: float = distance) -> compress.reconstruction.joint._Loss:
-            return joint._Loss(0.0, distance * (0.8 if tried[-1] <= helps * 1.001 else 1.2))
-
-        assert joint._pilot(Trainer(), judge, before, 1_000) == rate  # type: ignore[arg-type]
-    assert len(tried) <= 1 + 3 * len(rates)
+    assert joint._pilot(Trainer(), judge, before, 1_000) == pytest.approx(best)  # type: ignore[arg-type]
+    assert len(tried) <= 1 + 1 + joint.MOST_CHANGES
+    wild = joint._Loss(1.0, distance)
+    assert joint._pilot(Trainer(), lambda: joint._Loss(9.0, 0.0), wild, 1_000) is None  # type: ignore[arg-type]
 
 
 def test_without_a_rate_that_helps_nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compress.reconstruction.joint, "RATES", (30.0, 3.0))
+    begin_at(monkeypatch, 30.0)
+    monkeypatch.setattr(compress.reconstruction.joint, "FACTOR", 1.2)
     dense, pruned = dense_and_pruned()
     before = state_of(pruned)
     tuned = fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, material(300), length=exactly(3))
