@@ -210,7 +210,7 @@ OPTIONS: dict[str, Option] = {
             type=int,
             least=0,
             metavar="N",
-            example=8192,
+            example=16384,
             pointless_unstructured="fine-pruning trains on all of the data",
         ),
         Option(

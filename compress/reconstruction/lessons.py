@@ -24,7 +24,7 @@ from compress.reconstruction.hidden_states import HiddenStates
 from compress.tasks import Task
 
 # Most memory for the teacher's hidden states.
-KEPT_BYTES = 768_000_000
+KEPT_BYTES = 1_000_000_000
 
 
 @dataclass(frozen=True)

@@ -43,18 +43,21 @@ def finish_promising(run: Run, proposals: Sequence[Proposal]) -> tuple[list[Fini
     for proposal in proposals:
         reason = hopeless(proposal, finished)
         if reason is None:
-            finished.append(finish(run, proposal))
+            finished.append(finish(run, proposal, finished))
         else:
             set_aside[proposal.engine.precision] = reason
     return finished, set_aside
 
 
-def finish(run: Run, proposal: Proposal) -> Finished:
+def finish(run: Run, proposal: Proposal, others: Sequence[Finished] = ()) -> Finished:
     """Carry a proposal out: prune, reconstruct, export, measure; once more where the file misses the budget.
+
+    Not once more where another proposal is within the budget and as accurate already: what fits keeps less.
 
     Args:
         run: with its device.
         proposal: a plan in a number format.
+        others: proposals that were carried out before.
     """
     config, stages = run.config, run.stages
     engine, plan, profile, importance = proposal.engine, proposal.plan, proposal.measured_with, proposal.weighed
@@ -70,7 +73,8 @@ def finish(run: Run, proposal: Proposal) -> Finished:
         run.info(validation.reason)
         refused = refusal_of(validation, exported, run.loaded, config.int8_drop)
         done = validation.verdict == "pass" or config.budget.kind == "macs" or config.profile or refused
-        if done or found.timed is None or attempt == ATTEMPTS:
+        beaten = any(other.accepted and other.metric >= validation.metric.compressed for other in others)
+        if done or beaten or found.timed is None or attempt == ATTEMPTS:
             break
         # The device has become slower, or the check was lucky: what the file itself shows counts.
         profile = corrected(profile, plan, found.timed)
