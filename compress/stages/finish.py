@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from compress.core.plan import Plan
 from compress.stages import cache_codecs
-from compress.stages.budget_use import corrected
 from compress.stages.cache_keys import deployment_inputs, device_inputs, digest, target_inputs
 from compress.stages.candidates import hopeless
 from compress.stages.context import Run
@@ -17,7 +16,7 @@ from compress.stages.int8_accuracy import refusal_of
 from compress.stages.present_device import RUNTIMES
 from compress.stages.prune import prune, reconstruction_inputs
 from compress.stages.results import Evaluated, Exported, Finished, Proposal
-from compress.stages.search import search_on_device
+from compress.stages.search import search_again
 from compress.stages.stage import Inputs, Stage, stage
 
 if TYPE_CHECKING:
@@ -77,9 +76,8 @@ def finish(run: Run, proposal: Proposal, others: Sequence[Finished] = ()) -> Fin
         if done or beaten or found.timed is None or attempt == ATTEMPTS:
             break
         # The device has become slower, or the check was lucky: what the file itself shows counts.
-        profile = corrected(profile, plan, found.timed)
         with stages.stage("search"):
-            plan, profile = search_on_device(run, importance, engine, profile)
+            plan, profile = search_again(run, importance, engine, plan, profile, found.timed)
     proposal = replace(proposal, profile=profile, plan=plan)
     return Finished(proposal, model, repairs, exported, validation, refused, found.outcomes)
 

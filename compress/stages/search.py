@@ -55,6 +55,28 @@ def _propose(run: Run, importance: Importance, engine: Engine, profile: Profile)
     return Proposal(engine, profile, plan, importance)
 
 
+def search_again(
+    run: Run, importance: Importance, engine: Engine, plan: Plan, profile: Profile, timed: LatencyComparison
+) -> tuple[Plan, Profile]:
+    """Search once more, after the finished file of a plan was timed.
+
+    Args:
+        run: with its device.
+        importance: of heads and filters.
+        engine: number format and form.
+        plan: what the file keeps.
+        profile: predicted its latency.
+        timed: the file beside the dense model.
+
+    Returns:
+        As for ``search_on_device``. The next structure is not timed where the file was nearly as planned.
+    """
+    profile = corrected(profile, plan, timed)
+    if abs(used_budget(run.config.budget, timed) - SHARE) <= NEAR:
+        return search(run, importance, profile, SHARE, size_limit_of(run, engine)), profile
+    return search_on_device(run, importance, engine, profile)
+
+
 def search_on_device(run: Run, importance: Importance, engine: Engine, profile: Profile) -> tuple[Plan, Profile]:
     """Search, time the planned structure, and search again with a corrected profile where the two disagree.
 

@@ -10,7 +10,9 @@ import pytest
 
 from compress.core.plan import Budget, Plan
 from compress.core.progress import Silent
+from compress.core.statistics import Interval
 from compress.export.lowering import Engine
+from compress.export.measure import LatencyComparison
 from compress.fineprune.projection import project
 from compress.options.run_config import RunConfig
 from compress.profile.take import Profile
@@ -56,3 +58,23 @@ def test_what_is_timed(monkeypatch: pytest.MonkeyPatch, factor: float, timings: 
     if factor == 1.03:
         # Narrower than what was timed, and predicted from it.
         assert plan.structure.widths != device.timed[0] and used <= SHARE + 0.005
+
+
+@pytest.mark.parametrize(("used", "timings"), [(1.01, 0), (0.93, 0), (1.2, 1)])
+def test_after_a_file_was_timed_its_neighbour_is_not(
+    monkeypatch: pytest.MonkeyPatch, used: float, timings: int
+) -> None:
+    device = SimulatedDevice(1.0)
+    monkeypatch.setattr(search, "search", planned)
+    monkeypatch.setattr(
+        search, "_time_plan", lambda run, engine, plan, _: device.compare(plan.structure.widths, engine)
+    )
+    config = RunConfig(model="m", data="d", output="o", speedup=2.0)
+    run = Run(config, SimpleNamespace(), Stages(Silent()), device)  # type: ignore[arg-type]
+    before = planned(run, None, PROFILE, SHARE, None)
+    latency = used * PROFILE.dense_ms / 2
+    file = LatencyComparison(*(Interval(v, v, v) for v in (PROFILE.dense_ms, latency, PROFILE.dense_ms / latency)), 9)
+    importance: Any = SimpleNamespace()
+    plan, profile = search.search_again(run, importance, Engine("fp32"), before, PROFILE, file)
+    assert len(device.timed) >= timings and (timings or not device.timed)
+    assert profile.table.predict(plan.structure.widths) <= PROFILE.dense_ms / 2
