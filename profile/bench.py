@@ -120,6 +120,7 @@ class Bench:
         passes: visits of each structure.
         prime: untimed calls before each timed one.
         deadline: when to be done, in seconds of the clock.
+        each: seconds of timing per visit, whatever opening takes; None shares out the time until the deadline.
         clock: times everything.
         generator: gives all random orders.
         visits: number of visits so far.
@@ -131,6 +132,7 @@ class Bench:
     passes: int
     prime: int
     deadline: float
+    each: float | None
     clock: Clock
     generator: np.random.Generator
     visits: int = 0
@@ -180,7 +182,8 @@ class Bench:
         """Time some structures beside the reference, which is the first column, until ``end`` on the clock."""
         source = self.source
         with open_sessions(source.open, (source.build(structure.widths) for structure in chunk)) as sessions:
-            schedule = Schedule(LEAST_ROUNDS, max(0.0, end - self.clock.seconds()), 2, self.prime, _BURST)
+            left = max(0.0, end - self.clock.seconds()) if self.each is None else self.each
+            schedule = Schedule(LEAST_ROUNDS, left, 2, self.prime, _BURST)
             with span("timed calls"):
                 return sample_calls(
                     [_call(session, source.feed) for session in (self.reference, *sessions)],

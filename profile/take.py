@@ -140,13 +140,16 @@ def take_profile(
         structures = _structures(shape, heads, filters, middle, (mixed, check_structures), generator)
         opening = len(structures) * open_seconds
         twice = 2 * opening <= (1 - _TIMING_SHARE) * seconds
+        at_once = int(np.clip(_MOST_SESSION_BYTES // max(1, len(model)), 2, _MOST_SESSIONS))
         bench = Bench(
             reference=reference,
             source=source,
-            at_once=int(np.clip(_MOST_SESSION_BYTES // max(1, len(model)), 2, _MOST_SESSIONS)),
+            at_once=at_once,
             passes=2 if twice else 1,
             prime=1 if call_seconds < _PRIMED_SECONDS else 0,
-            deadline=started + max(seconds, 0.0 if rough and not source.slow else opening + _TIMING_SHARE * seconds),
+            deadline=started + max(seconds, 0.0 if rough else opening + _TIMING_SHARE * seconds),
+            # How long the first compilation took says little about the others.
+            each=seconds * at_once / len(structures) if source.slow else None,
             clock=clock,
             generator=generator,
         )

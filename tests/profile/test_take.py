@@ -128,6 +128,25 @@ def test_where_structures_are_compiled_few_are_and_the_table_has_widths_between(
     assert 10.0 < profile.seconds - 15.0 * len(deployment.built) < 60.0
 
 
+def test_a_first_compilation_that_takes_long_does_not_prolong_the_timing() -> None:
+    machine = Machine()
+    deployment = Deployment(machine, planted_table(), open_ms=60_000.0)
+    first = deployment.open
+
+    def opened(model: bytes) -> SimulatedSession:
+        session = first(model)
+        deployment.open_ms = 1_000.0
+        return session
+
+    profile = take_profile(
+        ModelSource(deployment.build, opened, {}, slow=True),
+        Workload(SHAPE, load_target("cpu"), batch_size=1, seq_len=64),
+        seconds=12.0,
+        clock=machine,
+    )
+    assert 10.0 < profile.seconds - 60.0 - (len(deployment.built) - 1) < 30.0
+
+
 def test_few_sessions_are_open_at_once_and_none_is_left() -> None:
     SimulatedSession.most_open = 0
     _take(Machine())
