@@ -135,8 +135,8 @@ def fit_jointly(
     trainer = _Trainer(student, task, lessons, seed)
     start = trainer.weights()
     with span("pilot"):
-        read = positions_read(dense, task, material.fitted)
-        judge = _Judge(student, task, Lessons(dense, task, material.judges, read, BATCH_SIZE, at_once=at_once))
+        judges = Lessons(dense, task, material.judges, lessons.read, BATCH_SIZE, at_once=at_once)
+        judge = _Judge(student, task, judges)
         start_loss = judge()
         before = start_loss.divergence
         rate = _pilot(trainer, judge, start_loss, steps)

@@ -131,7 +131,7 @@ class Lessons:
         at_once: int | None = None,
         more: Encoded | None = None,
     ) -> None:
-        self._dense, self._task, self._read = dense, task, read
+        self._dense, self._task, self.read = dense, task, read
         self._at_once = batch_size if at_once is None else at_once
         self._batches = list(data.batches(batch_size, device=dense.device))
         self._first = len(self._batches)
@@ -223,8 +223,8 @@ class Lessons:
         """Keep of the next layer's output [batch, sequence, hidden] what counts."""
         layers = self._dense.shape.layers
         last = len(taught.states) == layers - 1
-        if last and self._read is not None:
-            where = _at(batch.mask, self._read)
+        if last and self.read is not None:
+            where = _at(batch.mask, self.read)
         else:
             where = taught.places[0] if taught.places else batch.mask.flatten().nonzero().squeeze(1)
         chosen = state.flatten(0, 1)[where]

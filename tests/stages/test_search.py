@@ -36,6 +36,16 @@ def planned(_run: Run, _importance: Any, profile: Profile, share: float, _size: 
     return Plan(SHAPE, structure, BUDGET, "full", macs_fraction=0.5)
 
 
+def running(monkeypatch: pytest.MonkeyPatch, device: SimulatedDevice) -> Run:
+    """A run whose plans come from a projection, and are timed on the device."""
+    monkeypatch.setattr(search, "search", planned)
+    monkeypatch.setattr(
+        search, "_time_plan", lambda run, engine, plan, _: device.compare(plan.structure.widths, engine)
+    )
+    config = RunConfig(model="m", data="d", output="o", speedup=2.0)
+    return Run(config, SimpleNamespace(), Stages(Silent()), device)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("factor", "timings"),
     [(1.0, 1), (1.03, 1), (1.3, 2), (0.7, 2)],
@@ -43,12 +53,7 @@ def planned(_run: Run, _importance: Any, profile: Profile, share: float, _size: 
 )
 def test_what_is_timed(monkeypatch: pytest.MonkeyPatch, factor: float, timings: int) -> None:
     device = SimulatedDevice(factor)
-    monkeypatch.setattr(search, "search", planned)
-    monkeypatch.setattr(
-        search, "_time_plan", lambda run, engine, plan, _: device.compare(plan.structure.widths, engine)
-    )
-    config = RunConfig(model="m", data="d", output="o", speedup=2.0)
-    run = Run(config, SimpleNamespace(), Stages(Silent()), device)  # type: ignore[arg-type]
+    run = running(monkeypatch, device)
     plan, profile = search.search_on_device(run, SimpleNamespace(), Engine("fp32"), PROFILE)  # type: ignore[arg-type]
     assert timings <= len(device.timed) <= ROUNDS and (timings > 1 or len(device.timed) == 1)
     used = 2 * device.of(plan.structure.widths) / PROFILE.dense_ms
@@ -65,12 +70,7 @@ def test_after_a_file_was_timed_its_neighbour_is_not(
     monkeypatch: pytest.MonkeyPatch, used: float, timings: int
 ) -> None:
     device = SimulatedDevice(1.0)
-    monkeypatch.setattr(search, "search", planned)
-    monkeypatch.setattr(
-        search, "_time_plan", lambda run, engine, plan, _: device.compare(plan.structure.widths, engine)
-    )
-    config = RunConfig(model="m", data="d", output="o", speedup=2.0)
-    run = Run(config, SimpleNamespace(), Stages(Silent()), device)  # type: ignore[arg-type]
+    run = running(monkeypatch, device)
     before = planned(run, None, PROFILE, SHARE, None)
     latency = used * PROFILE.dense_ms / 2
     file = LatencyComparison(*(Interval(v, v, v) for v in (PROFILE.dense_ms, latency, PROFILE.dense_ms / latency)), 9)
