@@ -2,9 +2,10 @@
 
 Layer-by-layer reconstruction (``closed_form.py``) fits every output matrix to its dense output. It leaves two kinds of
 errors: those that only show at the head, and those of weights that no sublayer's regression changes (W_q, W_k, W_v,
-W_1, norms, the head). Here all weights but the embeddings are trained together. The loss is the divergence of the
-outputs plus the distance of the hidden states from the dense model's. No labels are read. So any text will do, and
-further examples of the user's data help more than further passes over the same ones.
+W_1, norms, the head). Here all weights are trained together, but for embeddings of positions, of segments, and of
+words that do not occur. The loss is the divergence of the outputs plus the distance of the hidden states from the dense
+model's. No labels are read. So any text will do, and further examples of the user's data help more than further passes
+over the same ones.
 
 The training is short: a number of steps that is fixed beforehand. The learning rate falls to 0. How high it starts
 depends on how much there is to repair: a rate that helps at a tenth of the MACs destroys at half of them. So a pilot
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
@@ -32,6 +33,7 @@ from compress.reconstruction.hidden_states import HiddenStates
 from compress.reconstruction.layerwise import positions_read
 from compress.reconstruction.lessons import Lesson, Lessons
 from compress.reconstruction.material import BATCH_SIZE, Length, Material, steps_within
+from compress.reconstruction.word_rows import WordRows
 from compress.tasks import Task
 
 LEAST_SAMPLES = 64
@@ -94,7 +96,7 @@ def lessons_of(dense: Encoder, task: Task, material: Material, at_once: int = BA
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """All parameters but embeddings: most tokens do not occur in a few thousand texts."""
+    """All parameters but embeddings: most words do not occur in a few thousand texts."""
     frozen = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     return [p for p in model.parameters() if id(p) not in frozen]
 
@@ -114,7 +116,7 @@ def fit_jointly(
 
     Args:
         dense: the teacher; unchanged.
-        student: the pruned model, reconstructed; all its weights but embeddings may change.
+        student: the pruned model, reconstructed; its weights may change.
         task: gives outputs and their divergence.
         material: the examples.
         length: of the training.
@@ -246,7 +248,10 @@ class _Trainer:
 
     def __init__(self, student: Encoder, task: Task, lessons: Lessons, seed: int) -> None:
         self._student, self._task, self._lessons, self._seed = student, task, lessons, seed
+        self._words = WordRows.of(student.model, lessons.batches)
         self._parameters = trained_parameters(student.model)
+        if self._words is not None:
+            self._parameters.append(self._words.values)
 
     def weights(self) -> list[Tensor]:
         """A copy of the weights."""
@@ -257,6 +262,8 @@ class _Trainer:
         """Put weights back."""
         for parameter, value in zip(self._parameters, weights, strict=True):
             parameter.copy_(value)
+        if self._words is not None:
+            self._words.write()
 
     @torch.enable_grad()
     def train(self, rate: float, steps: int) -> None:
@@ -278,7 +285,8 @@ class _Trainer:
 
     def _loss(self, lesson: Lesson, own: HiddenStates) -> Tensor:
         """Divergence of the outputs, plus the hidden states' squared error relative to their variance."""
-        outputs = self._task.forward(self._student.model, lesson.batch.inputs)
+        inputs = lesson.batch.inputs if self._words is None else self._words.renumbered(lesson.batch.inputs)
+        outputs = self._task.forward(self._student.model, inputs)
         return self._task.divergence(outputs, lesson.outputs).mean() + HIDDEN_WEIGHT * lesson.distance(own.take())
 
     @contextmanager
@@ -286,7 +294,8 @@ class _Trainer:
         try:
             for parameter in self._parameters:
                 parameter.requires_grad_(True)
-            yield
+            with nullcontext() if self._words is None else self._words.in_place():
+                yield
         finally:
             for parameter in self._parameters:
                 parameter.requires_grad_(False)

@@ -146,6 +146,11 @@ class Lessons:
     def __len__(self) -> int:
         return len(self._batches)
 
+    @property
+    def batches(self) -> Sequence[Batch]:
+        """What the lessons are about."""
+        return self._batches
+
     def __iter__(self) -> Iterator[Lesson]:
         return map(self._lesson, range(len(self._batches)))
 

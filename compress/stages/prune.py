@@ -65,7 +65,7 @@ AT_ONCE = 32
 
 @computing
 @stage(
-    Stage("reconstruct", version=7, after="check", libraries=LIBRARIES),
+    Stage("reconstruct", version=8, after="check", libraries=LIBRARIES),
     inputs=reconstruction_inputs,
     codec=lambda run, plan: cache_codecs.pruned(run.loaded, plan),
 )

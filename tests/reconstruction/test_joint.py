@@ -18,6 +18,7 @@ from compress.reconstruction.hidden_states import HiddenStates, hidden_distance
 from compress.reconstruction.joint import LEAST_SAMPLES, fit_jointly
 from compress.reconstruction.lessons import Lesson, Lessons
 from compress.reconstruction.material import Length, Material
+from compress.reconstruction.word_rows import WordRows
 from compress.tasks import TASKS
 from support.divergences import divergence
 from support.examples import examples
@@ -96,7 +97,7 @@ def test_of_a_rate_that_was_too_high_part_of_the_way_is_kept(monkeypatch: pytest
 
 def test_the_pilot_takes_the_highest_rate_that_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
     begin_at(monkeypatch, 30.0)
-    monkeypatch.setattr(compress.reconstruction.joint, "FACTOR", 100.0)
+    monkeypatch.setattr(compress.reconstruction.joint, "FACTOR", 10_000.0)
     dense, pruned = dense_and_pruned()
     tuned = fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, material(300), length=exactly(3))
     assert tuned is not None and tuned.rate == pytest.approx(3e-3) and tuned.accepted
@@ -160,14 +161,45 @@ def test_lessons_are_the_dense_models_answers_however_they_are_kept(read: Tensor
     assert {tuple(next(taken).batch.indices) for _ in whole} == {tuple(lesson.batch.indices) for lesson in whole}
 
 
-def test_embeddings_stay_and_nothing_is_left_to_train() -> None:
-    dense, pruned = dense_and_pruned()
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_of_the_embeddings_only_words_that_occur_change(family: str) -> None:
+    dense, pruned = dense_and_pruned(family)
     before = state_of(pruned)
-    fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, material(100), length=exactly(1))
-    embeddings = {f"{name}.weight" for name, module in pruned.named_modules() if isinstance(module, nn.Embedding)}
+    given = material(100)
+    fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, given, length=exactly(1))
+    words = pruned.get_input_embeddings().weight  # type: ignore[operator]
+    embeddings = {
+        f"{name}.weight": module.weight is words
+        for name, module in pruned.named_modules()
+        if isinstance(module, nn.Embedding)
+    }
     changed = {name for name, value in pruned.state_dict().items() if not torch.equal(value, before[name])}
-    assert embeddings and not embeddings & changed
+    assert {name: name in changed for name in embeddings} == embeddings
+    (name,) = (name for name, of_words in embeddings.items() if of_words)
+    occur = {int(word) for row in given.fitted.features["input_ids"] for word in row}
+    moved = set((words != before[name]).any(1).nonzero().squeeze(1).tolist())
+    assert moved and moved <= occur < set(range(len(words)))
+
+
+def test_nothing_is_left_to_train() -> None:
+    dense, pruned = dense_and_pruned()
+    names = set(pruned.state_dict())
+    fit_jointly(encoder_of(dense), encoder_of(pruned), TASK, material(100), length=exactly(1))
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in pruned.parameters())
+    assert set(pruned.state_dict()) == names
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet", "deberta-v2"])
+def test_rows_in_place_of_the_whole_table_change_no_answer(family: str) -> None:
+    model = random_model(family)
+    batch = next(iter(examples(count=20).batches(20)))
+    before, whole = model(**batch.inputs).logits.detach(), state_of(model)
+    rows = WordRows.of(model, [batch])
+    assert rows is not None and 0 < len(rows.values) < len(model.get_input_embeddings().weight)  # type: ignore[operator]
+    with rows.in_place():
+        answer = model(**rows.renumbered(batch.inputs)).logits
+    assert torch.equal(answer, before)
+    assert all(torch.equal(value, whole[name]) for name, value in model.state_dict().items())
 
 
 def test_equal_seeds_give_equal_weights() -> None:
