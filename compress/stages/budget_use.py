@@ -20,7 +20,7 @@ ROUNDS = 3
 LEAST_USED, MOST_USED = 0.94, 0.985
 # Where a structure uses so much more or less than was planned for, the profile corrected by it predicts its neighbour
 # well enough: the next structure is taken without timing it too.
-NEAR = 0.05
+NEAR = 0.025
 
 
 def used_budget(budget: Budget, timed: LatencyComparison) -> float:
@@ -36,17 +36,13 @@ def used_budget(budget: Budget, timed: LatencyComparison) -> float:
 
 
 def corrected(profile: Profile, plan: Plan, timed: LatencyComparison) -> Profile:
-    """The profile, corrected so that it predicts what was measured for a plan's structure.
-
-    For a speed-up only the ratio counts, and the profile's dense latencies stay; for a latency all are as measured now.
+    """The profile, corrected so that it predicts what was measured for a plan's structure and for the dense model.
 
     Args:
         profile: that the plan was made with.
-        plan: with its budget and structure.
+        plan: with its structure.
         timed: the structure beside the dense model.
     """
-    widths, factor = plan.structure.widths, timed.dense.value / profile.dense_ms
-    if plan.budget.kind == "speedup":
-        return recalibrate(profile, widths, profile.dense_ms / timed.speedup.value)
-    renewed = recalibrate(profile, widths, timed.compressed.value, factor * profile.table.dense_ms)
+    factor = timed.dense.value / profile.dense_ms
+    renewed = recalibrate(profile, plan.structure.widths, timed.compressed.value, factor * profile.table.dense_ms)
     return replace(renewed, baseline_ms=None if profile.baseline_ms is None else timed.dense.value)

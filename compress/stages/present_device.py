@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from compress.core.plan import Plan, Widths
 from compress.core.trace import span
+from compress.export.apart import RUNTIMES as TIMED_APART
+from compress.export.apart import Apart
 from compress.export.lowering import INVARIANT, Engine, usable_variants
 from compress.export.measure import LatencyComparison, choose_fastest, compare_latency, compare_without_copies
 from compress.export.runtime import open_session, refuse_absent, require_runtime
@@ -60,6 +62,9 @@ class PresentDevice(Device):
     def __init__(self, run: Run, dense: DenseModel) -> None:
         self._run, self._dense = run, dense
         self._session: Session | None = None
+        self._baseline: Path | bytes | None = None
+        apart = run.loaded.target.runtime in TIMED_APART
+        self._apart = Apart(run.loaded.target, dense.path.parent) if apart else None
         self._forms: dict[tuple[Precision, Widths], Engine] = {}
 
     @classmethod
@@ -89,21 +94,27 @@ class PresentDevice(Device):
     def baseline(self) -> Session:
         """The dense float32 model in its fastest form: what every speed-up is against."""
         if self._session is None:
-            engine, model = self.fastest("fp32", self._loaded.shape.dense), self._dense.path
-            if engine.form == "compiled":
-                self._session = open_session(self._dense.build(self._loaded.shape.dense, engine), self._loaded.target)
-                return self._session
-            model = model.with_name("baseline.onnx")
-            shutil.copyfile(self._dense.path, model)
-            write_lowered(self._dense.path, engine, model, self._loaded)
-            self._session = open_session(model, self._loaded.target)
+            self._session = open_session(self._baseline_source(), self._loaded.target)
         return self._session
+
+    def _baseline_source(self) -> Path | bytes:
+        if self._baseline is None:
+            engine, path = self.fastest("fp32", self._loaded.shape.dense), self._dense.path.with_name("baseline.onnx")
+            if engine.form == "compiled":
+                self._baseline = self._dense.build(self._loaded.shape.dense, engine)
+            else:
+                shutil.copyfile(self._dense.path, path)
+                write_lowered(self._dense.path, engine, path, self._loaded)
+                self._baseline = path
+        return self._baseline
 
     def close(self) -> None:
         """See ``Device``."""
         if self._session is not None:
             self._session.close()
             self._session = None
+        if self._apart is not None:
+            self._apart.close()
         self._dense.forget()
 
     def fastest(self, precision: Precision, widths: Widths | None = None) -> Engine:
@@ -118,11 +129,13 @@ class PresentDevice(Device):
 
         Measured longer while the interval of the speed-up is wide: a search corrected by noise goes astray.
         """
-        candidate = open_session(self._dense.build(widths, engine), self._loaded.target)
+        built = self._dense.build(widths, engine)
+        how: dict[str, Any] = {"seconds": CHECK_SECONDS, "widest": WIDEST_CHECK, "most": 2}
+        if self._apart is not None:
+            return self._apart.compare(self._baseline_source(), built, self._dense.timing_feed, **how)
+        candidate = open_session(built, self._loaded.target)
         try:
-            return compare_latency(
-                self.baseline(), candidate, self._dense.timing_feed, seconds=CHECK_SECONDS, widest=WIDEST_CHECK, most=2
-            )
+            return compare_latency(self.baseline(), candidate, self._dense.timing_feed, **how)
         finally:
             candidate.close()
 
@@ -141,6 +154,8 @@ class PresentDevice(Device):
         baseline = self.baseline()
 
         def compare(seconds: float) -> LatencyComparison:
+            if self._apart is not None:
+                return self._apart.compare(self._baseline_source(), exported.path, self._dense.feed, seconds)
             return compare_latency(baseline, compressed, self._dense.feed, seconds=seconds)
 
         try:
@@ -168,7 +183,10 @@ class PresentDevice(Device):
             return None
         # Nodes that stay in float32 are of the pruned file.
         engine = replace(engine, float32_nodes=(), left_out=engine.left_out if engine.precision == "int8" else ())
-        dense = open_session(self._dense.build(plan.shape.dense, engine), self._loaded.target)
+        built = self._dense.build(plan.shape.dense, engine)
+        if self._apart is not None:
+            return self._apart.compare(built, exported.path, self._dense.timing_feed, UNPRUNED_SECONDS)
+        dense = open_session(built, self._loaded.target)
         try:
             return compare_latency(dense, compressed, self._dense.timing_feed, seconds=UNPRUNED_SECONDS)
         finally:
