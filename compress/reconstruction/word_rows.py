@@ -46,7 +46,11 @@ class WordRows:
             model: a transformers model.
             batches: all that will be read.
         """
-        table = model.get_input_embeddings()  # type: ignore[operator]
+        try:
+            table = model.get_input_embeddings()  # type: ignore[operator]
+        except (AttributeError, NotImplementedError):
+            # A family of the user's own may not say.
+            return None
         return cls(table, batches) if isinstance(table, nn.Embedding) else None
 
     @contextmanager
