@@ -5,6 +5,7 @@
     joint          all weights together, by gradient
     material       which examples are fitted, trained on and judged by, for how long
     lessons        the dense model's answers on the training examples
+    word_rows      rows of the word embeddings that examples read, as a table to train
     head           the dense model behind its last layer
     hidden_states  hidden states in a forward pass, their distance
     layerwise      the dense model, one layer at a time

@@ -65,7 +65,7 @@ def test_what_is_timed(monkeypatch: pytest.MonkeyPatch, factor: float, timings: 
         assert plan.structure.widths != device.timed[0] and used <= SHARE + 0.005
 
 
-@pytest.mark.parametrize(("used", "timings"), [(1.01, 0), (0.93, 0), (1.2, 1)])
+@pytest.mark.parametrize(("used", "timings"), [(0.99, 0), (0.945, 0), (1.01, 1), (0.93, 1), (1.2, 1)])
 def test_after_a_file_was_timed_its_neighbour_is_not(
     monkeypatch: pytest.MonkeyPatch, used: float, timings: int
 ) -> None:
