@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 # Runtimes that are timed like this. On GPUs a second process would need the memory a second time.
 RUNTIMES = ("onnxruntime-cpu", "openvino")
-_END_SECONDS = 5.0
 _COMPARISON = TypeAdapter(LatencyComparison)
 
 
@@ -125,14 +124,12 @@ class Apart:
         process, self._process = self._process, None
         if process is None:
             return
+        # It may be in the middle of a comparison that nobody waits for any more, and has nothing to lose.
+        process.kill()
+        process.wait()
         assert process.stdin is not None and process.stdout is not None
         with suppress(BrokenPipeError):
             process.stdin.close()
-        try:
-            process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
         process.stdout.close()
 
 
