@@ -86,6 +86,7 @@ def main() -> int:
     parser.add_argument("model", nargs="?")
     parser.add_argument("--data")
     parser.add_argument("--eval-data")
+    parser.add_argument("--task")
     parser.add_argument("--ours", action="append", default=[], help="artifact of `compress run`; may be repeated")
     parser.add_argument("--bert-base", action="store_true")
     parser.add_argument("--shapes", default=None, help="batch sizes and lengths (default: 1x64,8x64,1x128,32x128)")
@@ -104,9 +105,9 @@ def main() -> int:
         )
         first, *others = contestants
         contestants = [first, *(one for one in others if not any(word in one.name for word in given.without))]
-        accuracy = {one.name: _accuracy(one, loaded) for one in contestants} if loaded else {}
+        metrics = {one.name: _metric(one, loaded) for one in contestants} if loaded else {}
         times = {shape: _timed(contestants, feeds(*shape), Path(folder), given) for shape in shapes}
-        lines = _table(contestants, accuracy, times)
+        lines = _table(contestants, metrics, times)
     text = "\n".join([*lines, "", _machine()]) + "\n"
     print(text, end="")
     if given.output:
@@ -122,7 +123,14 @@ def _shapes(text: str) -> list[tuple[int, int]]:
 def _real(given: argparse.Namespace, folder: Path, length: int) -> tuple[list[Contestant], Any, Loaded]:
     """Returns the dense variants of a checkpoint and its artifacts, and what makes feeds."""
     config = make_config(
-        {"model": given.model, "data": given.data, "eval_data": given.eval_data, "seq_len": length, "samples": 512}
+        {
+            "model": given.model,
+            "data": given.data,
+            "eval_data": given.eval_data,
+            "task": given.task,
+            "seq_len": length,
+            "samples": 512,
+        }
     )
     loaded = load(config, Silent())
     task = loaded.checkpoint.task
@@ -267,15 +275,15 @@ def _timed(
 
 def _table(
     contestants: Sequence[Contestant],
-    accuracy: Mapping[str, str],
+    metrics: Mapping[str, str],
     times: Mapping[tuple[int, int], NDArray[np.float64]],
 ) -> list[str]:
     """Returns a Markdown table of speed-ups over the first contestant, one column per batch size and length."""
     columns = [f"{batch} x {length}" for batch, length in times]
-    head = ["engine", *(["accuracy"] if accuracy else []), *columns, "MB"]
+    head = ["engine", *(["metric"] if metrics else []), *columns, "MB"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for i, contestant in enumerate(contestants):
-        cells = [accuracy[contestant.name]] if accuracy else []
+        cells = [metrics[contestant.name]] if metrics else []
         for ms in times.values():
             ratio = ratio_interval(ms[:, 0], ms[:, i])
             told = f"{ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f})"
@@ -284,7 +292,7 @@ def _table(
     return lines
 
 
-def _accuracy(contestant: Contestant, loaded: Loaded) -> str:
+def _metric(contestant: Contestant, loaded: Loaded) -> str:
     if contestant.kind != "session":
         return "as fp32"  # exports are compared with PyTorch
     session = open_session(contestant.path, contestant.target)
@@ -292,7 +300,8 @@ def _accuracy(contestant: Contestant, loaded: Loaded) -> str:
         answers = answers_of(session, loaded, loaded.evaluation, 1)
     finally:
         session.close()
-    return f"{100 * loaded.checkpoint.task.evaluate(answers, loaded.evaluation, answers).value:.2f} %"
+    metric = loaded.checkpoint.task.evaluate(answers, loaded.evaluation, answers)
+    return f"{metric.name} {metric.value:.4f}"
 
 
 def _precision(artifact: Path) -> str:

@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 WARM_UP = 3
+# A call that takes longer than this is warm after one.
+SLOW_SECONDS = 0.1
 # Long enough for the threads of the process before to stop spinning.
 PAUSE_SECONDS = 0.15
 LEAST_ROUNDS = 12
@@ -81,7 +83,7 @@ def take_turns(turns: Sequence[Turn], feed: Path, seconds: float) -> NDArray[np.
     first = [(turn.ask(feed, 1), turn.ask(feed, 2))[1] for turn in turns]
     rounds = max(LEAST_ROUNDS, int(seconds / max(sum(first) / 1000, TURN_SECONDS * len(turns))))
     share = 1000 * seconds / rounds / len(turns)
-    calls = [max(1, round(share / ms) - WARM_UP) for ms in first]
+    calls = [max(1, round(share / ms) - _warm_up(ms / 1000)) for ms in first]
     generator, rows = np.random.default_rng(0), np.zeros((rounds, len(turns)))
     for row in rows:
         for i in generator.permutation(len(turns)):
@@ -99,13 +101,20 @@ def work(run: Callable[[Feed], object]) -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         feed = dict(np.load(asked["feed"]))
-        taken = []
-        for number in range(WARM_UP + asked["calls"]):
-            start = time.perf_counter()
-            run(feed)
-            if number >= WARM_UP:
-                taken.append(time.perf_counter() - start)
+        untimed = _warm_up(_seconds(run, feed)) - 1
+        taken = [_seconds(run, feed) for _ in range(untimed + asked["calls"])][untimed:]
         print(f"ms {1000 * float(np.median(taken))!r}", flush=True)
+
+
+def _warm_up(seconds: float) -> int:
+    """Untimed calls before the others, of which one takes so many seconds."""
+    return 1 if seconds > SLOW_SECONDS else WARM_UP
+
+
+def _seconds(run: Callable[[Feed], object], feed: Feed) -> float:
+    start = time.perf_counter()
+    run(feed)
+    return time.perf_counter() - start
 
 
 def _session(path: Path, target: str) -> Callable[[Feed], object]:
