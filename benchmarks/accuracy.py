@@ -118,7 +118,7 @@ def compare(given: argparse.Namespace, seed: int, results: Results) -> None:
     )
     loaded = load(config, Silent(), further=True)
     model, task = loaded.checkpoint.model, loaded.checkpoint.task
-    other = unseen(config, loaded, given.held_out)
+    other, loaded = hold_out(config, loaded, given.held_out)
     dense, dense_other = outputs_of(model, task, loaded.evaluation), outputs_of(model, task, other)
     measured = task.evaluate(dense, loaded.evaluation, dense)
     results.metric_name = measured.name
@@ -204,8 +204,11 @@ def prune_copy(variant: Variant, plan: Plan, config: RunConfig, loaded: Loaded) 
     return model
 
 
-def unseen(config: RunConfig, loaded: Loaded, count: int) -> Encoded:
-    """Returns rows of the training data whose tokens are in no example that was learnt from or is evaluated."""
+def hold_out(config: RunConfig, loaded: Loaded, count: int) -> tuple[Encoded, Loaded]:
+    """Returns rows of the training data whose tokens are in no example that is learnt from or evaluated.
+
+    Where too few of them are left, they are taken out of the further examples, without which the second value is.
+    """
     rows = load_data(config.calibration_data, "train")
     checkpoint = loaded.checkpoint
     columns = checkpoint.task.columns(rows, checkpoint.model.config, config.text_column, config.label_column)
@@ -215,7 +218,10 @@ def unseen(config: RunConfig, loaded: Loaded, count: int) -> Encoded:
     encoded = checkpoint.task.encode(sample, checkpoint.tokenizer, columns, config.seq_len, checkpoint.model.config)
     for seen in (loaded.calibration, loaded.further, loaded.evaluation):
         encoded = encoded.without(seen)
-    return encoded.take(count, config.seed + OTHER_ROWS)
+    if len(encoded) >= count or not len(loaded.further):
+        return encoded.take(count, config.seed + OTHER_ROWS), loaded
+    others = loaded.further.without(loaded.evaluation).take(count, config.seed + OTHER_ROWS)
+    return others, replace(loaded, further=loaded.further.without(others))
 
 
 def divergence(model: Any, task: Task, data: Encoded, dense: NDArray[Any]) -> float | None:
