@@ -16,7 +16,7 @@ from compress.core.errors import DataError
 from compress.core.statistics import Interval, median_interval, ratio_interval
 from compress.export.cuda_events import without_copies
 from compress.profile.gpu import gpus, with_current_clock
-from compress.profile.timing import measure
+from compress.profile.timing import BURST, PRIME, measure
 
 if TYPE_CHECKING:
     from compress.data.batches import Encoded
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 LEAST_ROUNDS = 15
 MOST_ROUNDS = 2000
 _WARMUP = 3
-# Untimed calls before every timed one, since the other session has just displaced the caches. Longer calls need none:
-# their weights do not fit into the caches anyway.
-_PRIME, _PRIMED_SECONDS = 1, 0.03
+# Longer calls need no untimed ones before them: their weights do not fit into the caches anyway.
+_PRIMED_SECONDS = 0.03
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -41,7 +40,7 @@ class LatencyComparison:
         dense: median milliseconds of one call of the dense model, with its 95 % interval.
         compressed: the same of the compressed model.
         speedup: ratio of the two medians, dense over compressed; its interval resamples rounds, both sides together.
-        rounds: timed calls of each session.
+        rounds: turns of each session, a few calls in a row whose median counts.
     """
 
     dense: Interval
@@ -132,7 +131,7 @@ def compare_latency(
     widest: float = math.inf,
     most: int = 3,
 ) -> LatencyComparison:
-    """Time two sessions against each other on one batch, interleaved call by call.
+    """Time two sessions against each other on one batch, in turns.
 
     Args:
         dense: the baseline, exported in the same way.
@@ -215,7 +214,7 @@ def choose_fastest(variants: Mapping[str, Session], feed: Feed, seconds: float =
 
 
 def _timed(sessions: tuple[Session, ...], feed: Feed, seconds: float, seed: int) -> NDArray[np.float64]:
-    """Milliseconds of interleaved calls, [rounds, sessions], in about the given time."""
+    """Milliseconds of a call in each turn, [rounds, sessions], in about the given time."""
     calls = [partial(session.run, feed) for session in sessions]
     one_round = np.inf
     # The first call of a session allocates, and any call can be interrupted, so the least of three rounds counts.
@@ -224,6 +223,8 @@ def _timed(sessions: tuple[Session, ...], feed: Feed, seconds: float, seed: int)
         for call in calls:
             call()
         one_round = min(one_round, perf_counter() - start)
-    prime = _PRIME if one_round < _PRIMED_SECONDS * len(calls) else 0
-    rounds = int(np.clip(seconds / (one_round * (1 + prime)) - _WARMUP, LEAST_ROUNDS, MOST_ROUNDS))
-    return measure(calls, rounds=rounds, warmup=_WARMUP, seed=seed, prime=prime)
+    prime, burst = (PRIME, BURST) if one_round < _PRIMED_SECONDS * len(calls) else (0, 1)
+    if seconds < LEAST_ROUNDS * (prime + burst) * one_round:
+        burst = 1
+    rounds = int(np.clip(seconds / (one_round * (prime + burst)) - _WARMUP, LEAST_ROUNDS, MOST_ROUNDS))
+    return measure(calls, rounds=rounds, warmup=_WARMUP, seed=seed, prime=prime, burst=burst)

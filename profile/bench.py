@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 
 from compress.core.plan import Widths
 from compress.core.trace import span
-from compress.profile.timing import Clock, Samples, Schedule, relative_times, sample_calls, weighted_medians
+from compress.profile.timing import BURST, Clock, Samples, Schedule, relative_times, sample_calls, weighted_medians
 
 LEAST_ROUNDS = 6
-# Timed calls in a row at each turn, after the untimed one that warms the caches.
-_BURST = 2
 # Spread of a single undisturbed sample on an ordinary machine, as a fraction.
 _SAMPLE_SPREAD = 0.03
 
@@ -183,7 +181,7 @@ class Bench:
         source = self.source
         with open_sessions(source.open, (source.build(structure.widths) for structure in chunk)) as sessions:
             left = max(0.0, end - self.clock.seconds()) if self.each is None else self.each
-            schedule = Schedule(LEAST_ROUNDS, left, 2, self.prime, _BURST)
+            schedule = Schedule(LEAST_ROUNDS, left, 2, self.prime, BURST)
             with span("timed calls"):
                 return sample_calls(
                     [_call(session, source.feed) for session in (self.reference, *sessions)],

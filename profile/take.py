@@ -42,7 +42,7 @@ from compress.profile.latency_table import (
     fit_table,
 )
 from compress.profile.target import Target
-from compress.profile.timing import Clock
+from compress.profile.timing import PRIME, Clock
 
 __all__ = [
     "Check",
@@ -146,7 +146,7 @@ def take_profile(
             source=source,
             at_once=at_once,
             passes=2 if twice else 1,
-            prime=1 if call_seconds < _PRIMED_SECONDS else 0,
+            prime=PRIME if call_seconds < _PRIMED_SECONDS else 0,
             deadline=started + max(seconds, 0.0 if rough else opening + _TIMING_SHARE * seconds),
             # How long the first compilation took says little about the others.
             each=seconds * at_once / len(structures) if source.slow else None,

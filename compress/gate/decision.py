@@ -4,7 +4,7 @@ A limit is met where the whole interval is on its right side, broken where the w
 open where the interval straddles it: then another run could say either, and a gate that guessed would fail builds at
 random.
 
-What is timed here is timed in *visits*: the models are loaded, timed against each other call by call, and let go; then
+What is timed here is timed in *visits*: the models are loaded, timed against each other in turns, and let go; then
 again. Within a visit calls resemble each other (drift, caches, where in memory a model happens to lie), so that
 counting them as independent makes intervals too narrow. Visits are the units: their spread has all of that in it, and
 Student's t for so few of them is honest about how little is known of it.
@@ -88,7 +88,7 @@ def over_visits(values: Sequence[float] | Floats, confidence: float = _PER_LOOK)
 def recorded_ratio(candidate: Interval, baseline: Interval) -> Interval:
     """Latency of a candidate over a baseline's, from the speed-ups of both over the same dense model.
 
-    Each was timed call by call against that model. So the machine's state on either day drops out of a speed-up, unlike
+    Each was timed in turns with that model. So the machine's state on either day drops out of a speed-up, unlike
     out of milliseconds.
 
     Args:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from compress.core.statistics import Interval
 from compress.gate.decision import LOOKS, VISITS, over_visits
-from compress.profile.timing import Clock, Schedule, relative_times, sample_calls
+from compress.profile.timing import BURST, PRIME, Clock, Schedule, relative_times, sample_calls
 
 if TYPE_CHECKING:
     from compress.core.progress import Progress
@@ -79,7 +79,7 @@ def time_files(
                 order = range(len(files)) if len(ms) % 2 == 0 else range(len(files) - 1, -1, -1)
                 sessions = {place: opened.enter_context(closing(open_file(files[place]))) for place in order}
                 calls = [partial(sessions[i].run, feed(sessions[i])) for i in range(len(files))]
-                schedule = Schedule(_ROUNDS, VISIT_SECONDS * len(files), _WARMUP)
+                schedule = Schedule(_ROUNDS, VISIT_SECONDS * len(files), _WARMUP, PRIME, BURST)
                 samples = sample_calls(calls, schedule, seed=len(ms), clock=clock)
             ms.append(np.median(samples.undisturbed_ms, axis=0))
             ratios.append(relative_times(samples, reference=len(files) - 1).value)

@@ -31,7 +31,7 @@ class Effort:
 
 # Standard tries no structures: joint reconstruction makes those of the plain search as good (docs/methods.md#search).
 EFFORT = {
-    "fast": Effort(profile_seconds=12.0, candidates=0, epochs=0, most_epochs=0, most_flops=0.0, further=0),
-    "standard": Effort(profile_seconds=12.0, candidates=0, epochs=4, most_epochs=48, most_flops=4e13, further=16_384),
+    "fast": Effort(profile_seconds=10.0, candidates=0, epochs=0, most_epochs=0, most_flops=0.0, further=0),
+    "standard": Effort(profile_seconds=10.0, candidates=0, epochs=4, most_epochs=48, most_flops=4e13, further=16_384),
     "thorough": Effort(profile_seconds=90.0, candidates=96, epochs=16, most_epochs=64, most_flops=None, further=32_768),
 }

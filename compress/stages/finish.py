@@ -114,7 +114,7 @@ def export_file(run: Run, engine: Engine, plan: Plan, model: Any) -> Exported:
 
 @stage(
     Stage(
-        "validate", version=5, after="export", depends_on=("export", "dense", "form"), libraries=RUNTIMES, measured=True
+        "validate", version=6, after="export", depends_on=("export", "dense", "form"), libraries=RUNTIMES, measured=True
     ),
     inputs=lambda run, exported, plan, profile: {
         "export": _export_inputs(run, exported.engine, plan),

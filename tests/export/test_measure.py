@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from compress.export import measure
 from compress.export.measure import LEAST_ROUNDS, choose_fastest, compare_latency, predict
 from compress.export.runtime import open_session
 from compress.profile.target import Target
+from compress.profile.timing import BURST, PRIME
 from support.models import DenseOnnx
 from support.structures import padded_inputs
 
@@ -72,6 +74,24 @@ def test_predictions_do_not_depend_on_padding(model_file: Path) -> None:
 def test_predictions_of_nothing() -> None:
     with pytest.raises(DataError, match="no examples"):
         predict(Sums(), _encoded([]))
+
+
+def test_a_model_is_called_in_a_row_as_in_a_deployment() -> None:
+    order: list[str] = []
+
+    class Named(Sums):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self._name = name
+
+        def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+            order.append(self._name)
+            return super().run(feed)
+
+    result = compare_latency(Named("dense"), Named("compressed"), FEED, seconds=0.1)
+    turns = [len(list(calls)) for _, calls in groupby(order[12:])]  # after six rounds that warm up
+    assert all(count % (PRIME + BURST) == 0 for count in turns)
+    assert sum(turns) == 2 * (PRIME + BURST) * result.rounds
 
 
 def test_comparison_is_of_paired_rounds() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compress.profile import timing
 from compress.profile.timing import Clock, Samples, Schedule, measure, relative_times, sample_calls, weighted_medians
 from support.simulated_machine import Machine
 
@@ -101,6 +102,12 @@ def test_warm_up_priming_and_bursts_are_counted() -> None:
     samples = sample_calls(_calls(machine, (1.0,)), Schedule(rounds=6, warmup=5, prime=2, burst=3), clock=machine)
     assert samples.ms.shape == (6, 1)
     assert len(machine.order) == 5 + 2 * (2 + 3)
+
+
+def test_the_median_of_a_turn_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.array([[1.0, 10.0], [9.0, 11.0], [2.0, 12.0], [3.0, 9.0], [4.0, 8.0], [0.0, 7.0]])
+    monkeypatch.setattr(timing, "sample_calls", lambda *_, **__: Samples(rows, 0 * rows, rows))
+    assert measure([], rounds=2, burst=3).tolist() == [[2.0, 11.0], [3.0, 8.0]]
 
 
 def test_seconds_are_kept_and_rounds_are_the_least() -> None:
