@@ -4,7 +4,8 @@
         [--shapes 1x64,8x64,1x128,32x128] [--seconds 60] [--without torch.compile] [--output table.md]
     python benchmarks/engines.py --bert-base [--shapes 1x128,1x384] [--seconds 60] [--output table.md]
 
-The dense model and ours run in ONNX Runtime and OpenVINO, in float32 and int8, and in PyTorch, eager and compiled.
+The dense model and ours run in ONNX Runtime and OpenVINO, in float32 and int8, and in PyTorch, eager and compiled; the
+dense one also as AOTInductor compiles it.
 ``--ours`` names an artifact of ``compress run`` and may be repeated, once for each number format and target; its file,
 its engine for OpenVINO and its PyTorch model are timed. ``--bert-base`` times a randomly initialised BERT-base; ours
 then keeps half of its heads and filters, in int8, and only its time means anything. OpenVINO and nncf take part if they
@@ -41,6 +42,7 @@ from compress.core.progress import Silent
 from compress.core.statistics import ratio_interval
 from compress.data.batches import fixed_batch
 from compress.export import graph
+from compress.export.aotinductor import compile_package
 from compress.export.lowering import lower, variants
 from compress.export.measure import choose_fastest
 from compress.export.narrowing import narrow
@@ -49,8 +51,11 @@ from compress.export.runtime import open_session
 from compress.inputs.load import Loaded, load
 from compress.options.run_config import make_config
 from compress.profile.target import Target, load_target
-from compress.stages.export import samples_of
+from compress.stages.export import interface_of, samples_of
 from compress.stages.int8_accuracy import answers_of
+
+
+AOTINDUCTOR = "dense, AOTInductor fp32"
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,8 @@ def _real(given: argparse.Namespace, folder: Path, length: int) -> tuple[list[Co
 
     contestants = _dense_variants(dense, folder, feed(1, min(64, length)), samples_of(loaded))
     contestants += _pytorch("dense", Path(given.model))
+    if not any(word in AOTINDUCTOR for word in given.without):  # it compiles for minutes
+        contestants.append(_aotinductor(loaded, folder))
     for number, place in enumerate(map(Path, given.ours), 1):
         contestants += _ours(f"ours {number}", place)
     return contestants, feed, loaded
@@ -167,6 +174,12 @@ def _ours(name: str, place: Path) -> list[Contestant]:
         found.append(Contestant(f"{name}, OpenVINO fp32", file, other))
     # The same twice where the engine is in float32.
     return [*{one.name: one for one in found}.values(), *_pytorch(name, place)]
+
+
+def _aotinductor(loaded: Loaded, folder: Path) -> Contestant:
+    target, path = load_target("cpu-aotinductor"), folder / "dense.pt2"
+    compile_package(loaded.checkpoint.model, path, interface_of(loaded), target, "fp32")
+    return Contestant(AOTINDUCTOR, path, target)
 
 
 def _pytorch(name: str, place: Path) -> list[Contestant]:

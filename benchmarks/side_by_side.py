@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 # Exit codes of runs that measured something: pass, fail, inconclusive.
@@ -60,6 +60,7 @@ class Row:
         macs: fraction of the dense sublayers' multiply-accumulates that is left.
         seconds: seconds of the run; results from the cache count as 0.
         held_out: mean loss on held-out training examples at the end of fine-pruning; None without fine-pruning.
+        predicted: latency by the profile over the one measured on the file, less 1; None without a prediction.
     """
 
     settings: str
@@ -72,6 +73,7 @@ class Row:
     macs: float
     seconds: float
     held_out: float | None = None
+    predicted: float | None = None
 
 
 def run(
@@ -102,7 +104,13 @@ def run(
         validation["macs"]["fraction"],
         sum(document["seconds"].values()),
         done["fine_pruned"]["phases"][-1]["after"] if done.get("fine_pruned") else None,
+        _off(validation["latency_ms"]),
     )
+
+
+def _off(latency: dict[str, Any]) -> float | None:
+    """How far the prediction is off, relative to what was measured."""
+    return None if latency["predicted"] is None else latency["predicted"] / latency["compressed"] - 1
 
 
 def read_log(log: Path | None) -> list[Row]:
@@ -116,8 +124,8 @@ def table(rows: Sequence[Row], variants: Iterable[str]) -> str:
     first = rows[0]
     lines = [
         f"| variant | asked for | measured | MACs kept | {first.metric['name']} (dense {first.metric['dense']:.4f}) "
-        "| held-out loss | verdict | s |",
-        "|---|---|---|---|---|---|---|---|",
+        "| held-out loss | verdict | prediction | s |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for speedup in sorted({row.speedup for row in rows}):
         for name in variants:
@@ -127,7 +135,9 @@ def table(rows: Sequence[Row], variants: Iterable[str]) -> str:
     machine = f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, {date.today()}, " + ", ".join(
         f"{package} {version(package)}" for package in ("torch", "transformers", "onnxruntime")
     )
-    return "\n".join([first.settings, "", *lines, "", machine]) + "\n"
+    off = [abs(row.predicted) for row in rows if row.predicted is not None]
+    errors = [f"Predicted latencies are off by {median(off):.1%} (median of {len(off)} runs).", ""] if off else []
+    return "\n".join([first.settings, "", *lines, "", *errors, machine]) + "\n"
 
 
 def _line(found: Sequence[Row]) -> str:
@@ -142,7 +152,9 @@ def _line(found: Sequence[Row]) -> str:
     losses = [row.held_out for row in found if row.held_out is not None]
     held_out = f"{mean(losses):.4f}" if losses else "–"
     macs, seconds = mean(row.macs for row in found), mean(row.seconds for row in found)
-    return " | ".join([measured, f"{macs:.1%}", metric, held_out, verdicts, f"{seconds:.0f}"])
+    errors = [row.predicted for row in found if row.predicted is not None]
+    predicted = f"{mean(errors):+.1%}" if errors else "–"
+    return " | ".join([measured, f"{macs:.1%}", metric, held_out, verdicts, predicted, f"{seconds:.0f}"])
 
 
 def _spread(values: Sequence[float], form: str, unit: str = "") -> str:
