@@ -54,7 +54,6 @@ from compress.profile.target import Target, load_target
 from compress.stages.export import interface_of, samples_of
 from compress.stages.int8_accuracy import answers_of
 
-
 AOTINDUCTOR = "dense, AOTInductor fp32"
 
 
