@@ -15,7 +15,7 @@ figures (``invariance``).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ _ALPHA = 0.5
 # Smoothing takes a product per value; it has to halve the error of rounding, and so to quarter its square.
 _WORTH = 0.25
 _MASK = "attention_mask"
+_SMOOTHING = "_smoothing"
 _TINY = 1e-30
 # A scale that rounds everything to the zero point: gives each row its zero point in one small operator.
 _HUGE = 3e38
@@ -94,6 +95,7 @@ def quantize_invariant(
     *,
     reduce_range: bool = False,
     timing_only: bool = False,
+    smoothed: Collection[str] | None = None,
 ) -> ModelProto:
     """Quantize weights to int8 per channel, and activations to uint8 without a range that examples share.
 
@@ -102,7 +104,8 @@ def quantize_invariant(
         samples: batches to calibrate on, arrays [batch, sequence] by input name.
         left_out: weights that stay float32, named as ``quantizable`` does.
         reduce_range: use 7 bits for weights, for processors whose 8-bit kernels saturate.
-        timing_only: use meaningless ranges, which need no samples, and smooth every norm's output.
+        timing_only: use meaningless ranges, which need no samples.
+        smoothed: with ``timing_only`` the tensors to smooth, as ``smoothed_in`` has them; None for every norm's output.
 
     Returns:
         The quantized graph.
@@ -124,7 +127,18 @@ def quantize_invariant(
     building = _Building(model, chosen, 64 if reduce_range else 127)
     if not timing_only:
         building.seen = _values(model, sorted(building.readers), samples)
+    building.smoothed = smoothed
     return building.quantized()
+
+
+def smoothed_in(quantized: ModelProto) -> frozenset[str]:
+    """Names of the tensors whose channels a quantized graph brings to similar ranges, which takes time.
+
+    Args:
+        quantized: from ``quantize_invariant``.
+    """
+    names = (tensor.name for tensor in quantized.graph.initializer)
+    return frozenset(name.removesuffix(_SMOOTHING) for name in names if name.endswith(_SMOOTHING))
 
 
 class _Building:
@@ -133,6 +147,7 @@ class _Building:
     Attributes:
         readers: weights of the layers to quantize that read a tensor, [in, out], by the tensor's name.
         seen: values on calibration data, by the tensor's name; empty for timing.
+        smoothed: for timing, what to smooth; see ``quantize_invariant``.
     """
 
     def __init__(self, model: ModelProto, chosen: set[str], levels: int) -> None:
@@ -149,6 +164,7 @@ class _Building:
         self._inputs_of: dict[str, list[str]] = {}
         self._joined: set[str] = set()
         self.seen: Mapping[str, _Seen] = {}
+        self.smoothed: Collection[str] | None = None
         self.readers: dict[str, list[Floats]] = {}
         for node in model.graph.node:
             if node.name in chosen:
@@ -258,7 +274,7 @@ class _Building:
         given = source
         if factors is not None:
             given = self._node(
-                "Mul", [source, self._constant(f"{source}_smoothing", 1 / factors)], f"{source}_smoothed"
+                "Mul", [source, self._constant(f"{source}{_SMOOTHING}", 1 / factors)], f"{source}_smoothed"
             )
         names = self._constant(f"{source}_scale", np.float32(scale)), self._constant(f"{source}_zero", np.uint8(zero))
         return _Rounded(self._node("QuantizeLinear", [given, *names], f"{source}_uint8"), *names, False, factors)
@@ -278,7 +294,8 @@ class _Building:
         """
         weights = self.readers[source]
         if not self.seen:
-            return np.ones(len(weights[0]), np.float32)
+            wanted = self.smoothed is None or source in self.smoothed
+            return np.ones(len(weights[0]), np.float32) if wanted else None
         seen = self.seen[source]
         values = np.maximum(np.maximum(-seen.low, seen.high), 1e-5)
         factors = values**_ALPHA / np.maximum(np.max([np.abs(w).max(axis=1) for w in weights], axis=0), 1e-5) ** (
@@ -340,7 +357,7 @@ def exceeded(model: ModelProto, quantized: ModelProto, samples: Iterable[Feed]) 
             continue
         source = node.output[0].removesuffix("_uint8")
         scale, zero = (float(numpy_helper.to_array(tensors[name])) for name in node.input[1:3])
-        smoothing = tensors.get(f"{source}_smoothing")
+        smoothing = tensors.get(f"{source}{_SMOOTHING}")
         by = 1.0 if smoothing is None else numpy_helper.to_array(smoothing)
         # The last step to either side is rounded, not cut off.
         ranges[source] = -(zero + 1) * scale, (256 - zero) * scale, by

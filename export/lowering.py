@@ -7,7 +7,7 @@ deployed form. The fastest form differs between processors and releases, so it i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -180,7 +180,14 @@ def _cuda_variants(target: Target, precision: Precision) -> tuple[Engine, ...]:
     return found if precision == "fp16" else tuple(engine for engine in found if engine.mask != "ranges")
 
 
-def lower(model: ModelProto, engine: Engine, samples: Sequence[Feed] = (), *, timing_only: bool = False) -> ModelProto:
+def lower(
+    model: ModelProto,
+    engine: Engine,
+    samples: Sequence[Feed] = (),
+    *,
+    timing_only: bool = False,
+    smoothed: Collection[str] | None = None,
+) -> ModelProto:
     """Bring a float32 graph into an engine's form and number format.
 
     Args:
@@ -188,6 +195,7 @@ def lower(model: ModelProto, engine: Engine, samples: Sequence[Feed] = (), *, ti
         engine: form and number format. ``nncf`` changes nothing here: it runs when OpenVINO reads the graph.
         samples: batches to calibrate ``invariant``, ``static`` and ``symmetric`` on, arrays by input name.
         timing_only: take short cuts that change outputs but not latency.
+        smoothed: for ``invariant`` and ``timing_only``, see ``int8_invariant.quantize_invariant``.
 
     Returns:
         The graph that the runtime gets.
@@ -213,7 +221,12 @@ def lower(model: ModelProto, engine: Engine, samples: Sequence[Feed] = (), *, ti
         model = int8.quantize_dynamic(model, engine.left_out, reduce_range=engine.reduce_range, timing_only=timing_only)
     elif engine.scheme == "invariant":
         model = int8_invariant.quantize_invariant(
-            model, samples, engine.left_out, reduce_range=engine.reduce_range, timing_only=timing_only
+            model,
+            samples,
+            engine.left_out,
+            reduce_range=engine.reduce_range,
+            timing_only=timing_only,
+            smoothed=smoothed,
         )
     elif engine.scheme in ("static", "symmetric"):
         model = int8.quantize_static(

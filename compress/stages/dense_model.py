@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,22 @@ from numpy.typing import NDArray
 from compress.core.plan import Widths
 from compress.data.batches import fixed_batch
 from compress.export import graph, openvino
+from compress.export.int8 import LEAST_SAMPLES
+from compress.export.int8_invariant import smoothed_in
 from compress.export.lowering import Engine, lower
 from compress.export.narrowing import narrow
 from compress.export.openvino_layout import Int8Layout
 from compress.options.run_config import RunConfig
 from compress.stages import cache_codecs
 from compress.stages.cache_keys import model_inputs
-from compress.stages.export import DENSE_ENGINE, check_on_processor, interface_of, made_up, write_onnx
+from compress.stages.export import (
+    DENSE_ENGINE,
+    check_on_processor,
+    interface_of,
+    made_up,
+    samples_of,
+    write_onnx,
+)
 from compress.stages.stage import Stage, stage
 
 if TYPE_CHECKING:
@@ -84,6 +93,7 @@ class DenseModel:
     feed: dict[str, NDArray[Any]]
     _pattern: Any = field(default=None, repr=False)
     _layout: Int8Layout | None = field(default=None, repr=False)
+    _smoothed: frozenset[str] | None = field(default=None, repr=False)
 
     @property
     def timing_feed(self) -> dict[str, NDArray[Any]]:
@@ -112,7 +122,8 @@ class DenseModel:
         narrowed = self._narrowed(widths)
         if engine.scheme == "nncf":
             return openvino.to_bytes(self._openvino_int8(narrowed))
-        data: bytes = lower(narrowed, engine, [self.timing_feed], timing_only=True).SerializeToString()
+        found = lower(narrowed, engine, [self.timing_feed], timing_only=True, smoothed=self._smoothed_as(engine))
+        data: bytes = found.SerializeToString()
         return data
 
     def prepare(self, engine: Engine) -> None:
@@ -124,6 +135,17 @@ class DenseModel:
         if engine.scheme == "nncf" and self._layout is None and self._is_cut:
             dense = self._narrowed(self.loaded.shape.dense).SerializeToString()
             self._layout = openvino.int8_layout(dense, self.loaded.target, [self.timing_feed])
+
+    def _smoothed_as(self, engine: Engine) -> frozenset[str] | None:
+        """What invariant int8 smooths of the dense model, and then of most structures: 8 us each on a small model."""
+        if engine.scheme != "invariant" or not self._is_cut or len(self.loaded.calibration) < LEAST_SAMPLES:
+            return None
+        if self._smoothed is None:
+            import onnx
+
+            dense = lower(onnx.load(str(self.path)), replace(engine, left_out=()), samples_of(self.loaded))
+            self._smoothed = smoothed_in(dense)
+        return self._smoothed
 
     def _compiled(self, widths: Widths, engine: Engine) -> bytes:
         """AOTInductor's package of a structure, from PyTorch."""

@@ -214,7 +214,7 @@ def half(loaded: Loaded) -> Widths:
 
 
 @stage(
-    Stage("form", version=5, after="target", libraries=RUNTIMES, measured=True),
+    Stage("form", version=6, after="target", libraries=RUNTIMES, measured=True),
     inputs=lambda run, dense, precision, widths: {
         "deployment": deployment_inputs(run),
         "precision": precision,
@@ -271,7 +271,7 @@ def _invariant_if_worth_it(
 
 
 @stage(
-    Stage("profile", version=5, after="form", depends_on=("form",), libraries=RUNTIMES, measured=True),
+    Stage("profile", version=6, after="form", depends_on=("form",), libraries=RUNTIMES, measured=True),
     inputs=lambda run, dense, engine: {
         "deployment": deployment_inputs(run),
         "engine": engine.to_json(),

@@ -131,7 +131,7 @@ def search_on_device(run: Run, importance: Importance, engine: Engine, profile: 
 
 
 @stage(
-    Stage("check", version=4, after="try-out", depends_on=("form",), libraries=RUNTIMES, measured=True, optional=True),
+    Stage("check", version=5, after="try-out", depends_on=("form",), libraries=RUNTIMES, measured=True, optional=True),
     # The profile that a structure was planned with tells one check from the next.
     inputs=lambda run, engine, plan, profile: {
         "deployment": deployment_inputs(run),
