@@ -42,7 +42,7 @@ from compress.core.progress import Silent
 from compress.core.statistics import ratio_interval
 from compress.data.batches import fixed_batch
 from compress.export import graph
-from compress.export.aotinductor import compile_package
+from compress.export.aotinductor import keep_package
 from compress.export.lowering import lower, variants
 from compress.export.measure import choose_fastest
 from compress.export.narrowing import narrow
@@ -177,7 +177,7 @@ def _ours(name: str, place: Path) -> list[Contestant]:
 
 def _aotinductor(loaded: Loaded, folder: Path) -> Contestant:
     target, path = load_target("cpu-aotinductor"), folder / "dense.pt2"
-    compile_package(loaded.checkpoint.model, path, interface_of(loaded), target, "fp32")
+    keep_package(loaded.checkpoint.model, path, interface_of(loaded), target, "fp32")
     return Contestant(AOTINDUCTOR, path, target)
 
 
