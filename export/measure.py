@@ -40,7 +40,7 @@ class LatencyComparison:
         dense: median milliseconds of one call of the dense model, with its 95 % interval.
         compressed: the same of the compressed model.
         speedup: ratio of the two medians, dense over compressed; its interval resamples rounds, both sides together.
-        rounds: turns of each session, a few calls in a row whose median counts.
+        rounds: timed calls of each session.
     """
 
     dense: Interval
@@ -146,8 +146,11 @@ def compare_latency(
         Both medians and the speed-up, with 95 % intervals, of all calls.
     """
     found: list[NDArray[np.float64]] = []
+    calls = 0
     while True:
-        found.append(_timed((dense, compressed), feed, seconds, seed + len(found)))
+        turns, in_a_row = _timed((dense, compressed), feed, seconds, seed + len(found))
+        found.append(turns)
+        calls += in_a_row * len(turns)
         times = np.concatenate(found)
         speedup = ratio_interval(times[:, 0], times[:, 1], seed)
         if speedup.high - speedup.low <= widest * speedup.value or len(found) >= most:
@@ -156,7 +159,7 @@ def compare_latency(
         dense=median_interval(times[:, 0], seed),
         compressed=median_interval(times[:, 1], seed),
         speedup=speedup,
-        rounds=len(times),
+        rounds=calls,
     )
 
 
@@ -207,14 +210,14 @@ def choose_fastest(variants: Mapping[str, Session], feed: Feed, seconds: float =
         The name of the chosen form.
     """
     names = list(variants)
-    times = _timed(tuple(variants.values()), feed, seconds, seed)
+    times, _ = _timed(tuple(variants.values()), feed, seconds, seed)
     ratios = {name: ratio_interval(times[:, i], times[:, 0], seed) for i, name in enumerate(names) if i > 0}
     faster = {name: ratio.value for name, ratio in ratios.items() if ratio.high < 1.0}
     return min(faster, key=lambda name: faster[name], default=names[0])
 
 
-def _timed(sessions: tuple[Session, ...], feed: Feed, seconds: float, seed: int) -> NDArray[np.float64]:
-    """Milliseconds of a call in each turn, [rounds, sessions], in about the given time."""
+def _timed(sessions: tuple[Session, ...], feed: Feed, seconds: float, seed: int) -> tuple[NDArray[np.float64], int]:
+    """Milliseconds of a call in each turn, [turns, sessions], in about the given time; and timed calls in a turn."""
     calls = [partial(session.run, feed) for session in sessions]
     one_round = np.inf
     # The first call of a session allocates, and any call can be interrupted, so the least of three rounds counts.
@@ -227,4 +230,4 @@ def _timed(sessions: tuple[Session, ...], feed: Feed, seconds: float, seed: int)
     if seconds < LEAST_ROUNDS * (prime + burst) * one_round:
         burst = 1
     rounds = int(np.clip(seconds / (one_round * (prime + burst)) - _WARMUP, LEAST_ROUNDS, MOST_ROUNDS))
-    return measure(calls, rounds=rounds, warmup=_WARMUP, seed=seed, prime=prime, burst=burst)
+    return measure(calls, rounds=rounds, warmup=_WARMUP, seed=seed, prime=prime, burst=burst), burst

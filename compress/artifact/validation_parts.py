@@ -115,7 +115,7 @@ class Latency(Part):
     predicted: Number | None = Field(None, description="By the profile; null without one.")
     predicted_by: str | None = None
     ci95: Bounds | None = Field(description="95 % interval of the compressed model's median.")
-    rounds: Count = Field(0, description="Turns of each model, a few calls in a row.")
+    rounds: Count = Field(0, description="Calls of each model.")
     source: str = ""
     without_copies: GpuLatency | None = Field(None, description="On a GPU: by CUDA events.")
 
@@ -136,7 +136,7 @@ class Unpruned(Part):
     speedup: Estimate | None = Field(
         description="That latency over the artifact's, both timed in turns: what pruning brings; null likewise."
     )
-    rounds: Count = Field(0, description="Turns of each.")
+    rounds: Count = Field(0, description="Calls of each.")
     predicted_ms: Number | None = Field(None, description="By the profile, where nothing was timed.")
     predicted_speedup: Number | None = Field(None, description="By the profile, where nothing was timed.")
     next_budget: str | None = Field(None, description="An option that prunes, where the budget is met without pruning.")

@@ -201,7 +201,7 @@ def _notes(sources: Sources) -> list[Block]:
         rounds = latency.rounds if latency is not None else 0
         notes.append(
             "The dense model was exported and optimised the same way, in float32, and timed in turns with the "
-            f"compressed one{f', {rounds} turns of each' if rounds else ''}; the interval of the speed-up is a "
+            f"compressed one{f', {rounds} calls of each' if rounds else ''}; the interval of the speed-up is a "
             "bootstrap of the ratio of medians."
         )
     if validation.unpruned is not None and validation.unpruned.sentence:
