@@ -16,7 +16,7 @@ from compress.core.errors import DataError
 from compress.core.statistics import Interval, median_interval, ratio_interval
 from compress.export.cuda_events import without_copies
 from compress.profile.gpu import gpus, with_current_clock
-from compress.profile.timing import BURST, PRIME, measure
+from compress.profile.timing import BURST, PRIME, PRIMED_SECONDS, measure
 
 if TYPE_CHECKING:
     from compress.data.batches import Encoded
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 LEAST_ROUNDS = 15
 MOST_ROUNDS = 2000
 _WARMUP = 3
-# Longer calls need no untimed ones before them: their weights do not fit into the caches anyway.
-_PRIMED_SECONDS = 0.03
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -226,7 +224,7 @@ def _timed(sessions: tuple[Session, ...], feed: Feed, seconds: float, seed: int)
         for call in calls:
             call()
         one_round = min(one_round, perf_counter() - start)
-    prime, burst = (PRIME, BURST) if one_round < _PRIMED_SECONDS * len(calls) else (0, 1)
+    prime, burst = (PRIME, BURST) if one_round < PRIMED_SECONDS * len(calls) else (0, 1)
     if seconds < LEAST_ROUNDS * (prime + burst) * one_round:
         burst = 1
     rounds = int(np.clip(seconds / (one_round * (prime + burst)) - _WARMUP, LEAST_ROUNDS, MOST_ROUNDS))

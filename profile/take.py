@@ -42,7 +42,7 @@ from compress.profile.latency_table import (
     fit_table,
 )
 from compress.profile.target import Target
-from compress.profile.timing import PRIME, Clock
+from compress.profile.timing import PRIME, PRIMED_SECONDS, Clock
 
 __all__ = [
     "Check",
@@ -68,8 +68,6 @@ _TIMING_SHARE = 0.5
 # Sessions beside the reference: more make better use of a round, and cost memory.
 _MOST_SESSIONS = 6
 _MOST_SESSION_BYTES = 500_000_000
-# Longer calls are not primed by an untimed one: their weights do not fit into the caches anyway.
-_PRIMED_SECONDS = 0.03
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def take_profile(
             source=source,
             at_once=at_once,
             passes=2 if twice else 1,
-            prime=PRIME if call_seconds < _PRIMED_SECONDS else 0,
+            prime=PRIME if call_seconds < PRIMED_SECONDS else 0,
             deadline=started + max(seconds, 0.0 if rough else opening + _TIMING_SHARE * seconds),
             # How long the first compilation took says little about the others.
             each=seconds * at_once / len(structures) if source.slow else None,

@@ -32,10 +32,12 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Calls = Sequence[Callable[[], object]]
 
-# Untimed calls of a model at each of its turns, and timed ones after them. In a long row of calls a MiniLM-L6 with 41 %
-# of the MACs is 2.20 times as fast as the dense one (within 1 %), and an int8 one with 8 % 6.85 times. After a single
-# untimed call those were 2.12 and 6.40, after three 2.19 and 6.75 (2 cores of a Xeon; an experiment).
+# Untimed calls of a model at each of its turns, and timed ones after them. In a long row of calls a MiniLM-L6 pruned
+# for 2x is 2.21 times as fast as the dense one, and an int8 one for 6x 6.8 times. After a single untimed call those
+# were 2.12 and 6.4, after two 2.18 and 6.6, after three 2.20 and 6.75 (2 cores of a Xeon; an experiment).
 PRIME, BURST = 2, 3
+# Longer calls need no untimed ones before them: their weights do not fit into the caches anyway.
+PRIMED_SECONDS = 0.03
 
 # Seconds that a call gets longer per second that its threads wait, summed over threads. It is less than 1 because
 # threads can wait at the same time. Regression over 95 structures with 2 threads at four loads gave 0.69 to 0.74.

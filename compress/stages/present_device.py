@@ -247,8 +247,8 @@ def _invariant_if_worth_it(
 ) -> str:
     """The first invariant form if it is nearly as fast as the fastest, which otherwise is taken and said.
 
-    It has scales for what static ranges cut off or round coarsely. all-mpnet-base-v2 with 9 % of the MACs is faster
-    with static ranges, but 16 of its layers had to stay in float32, and then it is slower.
+    It has scales for what static ranges cut off or round coarsely. all-mpnet-base-v2 was planned for 6x with static
+    ranges; then 16 of its layers had to stay in float32, and the file had 4.2x.
 
     Args:
         run: told about the choice.
