@@ -14,21 +14,18 @@ figures (``invariance``).
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, save_model
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from compress.core.cores import usable_cores
 from compress.core.errors import DataError
 from compress.export import graph
+from compress.export.activations import Seen, activations, ranges_of
 from compress.export.int8 import LEAST_SAMPLES, Feed, quantizable
-from compress.export.session import load_inference
 
 # Quantization of blocks, and so of rows, came with this version; other operators of encoders did not change with it.
 _OPSET = 21
@@ -40,7 +37,6 @@ _LEAST = {"Gelu": 0.1701, "Relu": 0.0}
 _ALPHA = 0.5
 # Smoothing takes a product per value; it has to halve the error of rounding, and so to quarter its square.
 _WORTH = 0.25
-_MASK = "attention_mask"
 _SMOOTHING = "_smoothing"
 _TINY = 1e-30
 # A scale that rounds everything to the zero point: gives each row its zero point in one small operator.
@@ -66,26 +62,6 @@ class _Rounded:
     zero: str
     by_row: bool
     factors: Floats | None = None
-
-
-@dataclass
-class _Seen:
-    """Values of a tensor on calibration data.
-
-    Attributes:
-        low, high: least and largest value of each channel, 0 included.
-        largest: largest value of each token.
-    """
-
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    largest: list[NDArray[np.float32]] = field(default_factory=list)
-
-    def add(self, values: NDArray[np.float32]) -> None:
-        """Take account of values, [tokens, channels]."""
-        self.low = np.minimum(self.low, values.min(axis=0))
-        self.high = np.maximum(self.high, values.max(axis=0))
-        self.largest.append(values.max(axis=1))
 
 
 def quantize_invariant(
@@ -126,7 +102,7 @@ def quantize_invariant(
         )
     building = _Building(model, chosen, 64 if reduce_range else 127)
     if not timing_only:
-        building.seen = _values(model, sorted(building.readers), samples)
+        building.seen = ranges_of(model, sorted(building.readers), samples)
     building.smoothed = smoothed
     return building.quantized()
 
@@ -163,7 +139,7 @@ class _Building:
         self._rounded: dict[str, _Rounded] = {}
         self._inputs_of: dict[str, list[str]] = {}
         self._joined: set[str] = set()
-        self.seen: Mapping[str, _Seen] = {}
+        self.seen: Mapping[str, Seen] = {}
         self.smoothed: Collection[str] | None = None
         self.readers: dict[str, list[Floats]] = {}
         for node in model.graph.node:
@@ -363,7 +339,7 @@ def exceeded(model: ModelProto, quantized: ModelProto, samples: Iterable[Feed]) 
         ranges[source] = -(zero + 1) * scale, (256 - zero) * scale, by
     outside = dict.fromkeys(ranges, 0)
     seen = dict.fromkeys(ranges, 0)
-    for source, values in _watched(model, sorted(ranges), samples):
+    for source, values in activations(model, sorted(ranges), samples):
         low, high, by = ranges[source]
         given = values * by
         outside[source] += int(np.count_nonzero((given < low) | (given > high)))
@@ -374,50 +350,3 @@ def exceeded(model: ModelProto, quantized: ModelProto, samples: Iterable[Feed]) 
         for node in model.graph.node
         if node.name in layers and node.input[0] in ranges
     }
-
-
-def _values(model: ModelProto, names: Sequence[str], samples: Iterable[Feed]) -> dict[str, _Seen]:
-    """What a float32 graph computes for some of its tensors."""
-    found: dict[str, _Seen] = {}
-    for name, tokens in _watched(model, names, samples):
-        zeros = np.zeros(tokens.shape[1])
-        found.setdefault(name, _Seen(zeros, zeros)).add(tokens)
-    return found
-
-
-def _watched(
-    model: ModelProto, names: Sequence[str], samples: Iterable[Feed]
-) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Yields some tensors of a float32 graph for each sample, [tokens, channels]; padding does not count.
-
-    Args:
-        model: the graph; not changed.
-        names: of the tensors, [batch, tokens, channels].
-        samples: batches, arrays by input name.
-    """
-    import onnxruntime
-
-    watched = graph.copy_of(model)
-    known = {value.name for value in watched.graph.output}
-    watched.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in known
-    )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = usable_cores()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    with tempfile.TemporaryDirectory(prefix="compress-") as folder:
-        path = Path(folder) / "watched.onnx"
-        external = sum(map(graph.size_of, watched.graph.initializer)) > graph.EXTERNAL_DATA_ABOVE_BYTES
-        save_model(watched, str(path), save_as_external_data=external, location="data" if external else None)
-        session = load_inference(path, options, ["CPUExecutionProvider"])
-        inputs = [value.name for value in session.get_inputs()]
-        for sample in samples:
-            answers = session.run(list(names), {name: sample[name] for name in inputs})
-            for name, values in zip(names, answers, strict=True):
-                tokens = values.reshape(-1, values.shape[-1])
-                mask = sample.get(_MASK)
-                # What does not have a row per token, such as embeddings of distances, counts as it is.
-                if mask is not None and mask.size == len(tokens):
-                    tokens = tokens[mask.reshape(-1).astype(bool)]
-                yield name, tokens
