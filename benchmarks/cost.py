@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -59,7 +58,7 @@ def main() -> None:
         case = {"layers": layers, "samples": samples}
         case |= {"size": given.size, "length": given.length, "macs": given.macs, "effort": given.effort}
         done = subprocess.run(
-            [sys.executable, __file__, "--one", json.dumps(case)], check=True, capture_output=True, text=True
+            [sys.executable, __file__, "--one", json.dumps(case)], check=True, stdout=subprocess.PIPE, text=True
         )
         rows.append({**case, **json.loads(done.stdout.splitlines()[-1])})
         print(rows[-1], file=sys.stderr, flush=True)
@@ -78,13 +77,14 @@ def measure(layers: int, samples: int, size: str, length: int, macs: float, effo
 
     from compress.core.plan import Budget
     from compress.data.batches import Encoded
+    from compress.inputs.checkpoint import Checkpoint
     from compress.inputs.load import Loaded
     from compress.models.encoder import encoder_of
     from compress.options.run_config import make_config
     from compress.profile.target import load_target
     from compress.search.planner import SearchProblem, make_plan
     from compress.stages.prune import prune
-    from compress.tasks import TASKS
+    from compress.tasks import task_of
 
     torch.manual_seed(0)
     generator = np.random.default_rng(0)
@@ -93,9 +93,10 @@ def measure(layers: int, samples: int, size: str, length: int, macs: float, effo
     ids = [generator.integers(1000, 30000, length) for _ in range(samples)]
     masks = [np.ones_like(row) for row in ids]
     data = Encoded({"input_ids": ids, "attention_mask": masks}, None, {"input_ids": 0, "attention_mask": 0})
-    # Not a checkpoint on disk: the measured stages read only these three of its parts.
-    checkpoint: Any = SimpleNamespace(model=model, encoder=encoder_of(model), task=TASKS["text-classification"])
-    loaded = Loaded(checkpoint, load_target("cpu"), data, data.select([]))
+    nothing: Any = None  # no stage that is measured reads a tokenizer
+    task = task_of(model.config, "text-classification")
+    checkpoint = Checkpoint(f"random-{layers}", model, nothing, encoder_of(model), task, "random", Path())
+    loaded = Loaded(checkpoint, load_target("cpu"), data, data.select([]), data.select([]))
     config = make_config({"model": "random", "data": "random", "macs": macs, "effort": effort})
     run = Run.silent(config, loaded)
     stages = run.stages

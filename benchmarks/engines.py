@@ -270,7 +270,8 @@ def _timed(
 ) -> NDArray[np.float64]:
     """Returns median milliseconds of each turn, [rounds, contestants]."""
     file = folder / "feed.npz"
-    np.savez(file, **feed)
+    arrays: dict[str, Any] = dict(feed)
+    np.savez(file, **arrays)
     turns = [contestant.start() for contestant in contestants]
     try:
         ms = take_turns(turns, file, given.seconds)

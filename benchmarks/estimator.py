@@ -23,6 +23,7 @@ from scipy.stats import spearmanr
 
 from compress.core.plan import Widths
 from compress.export.runtime import open_session
+from compress.export.session import Session
 from compress.profile.device import describe_device
 from compress.profile.latency_profile import Profile
 from compress.profile.roofline import estimate_profile
@@ -32,7 +33,7 @@ from compress.profile.timing import measure
 _EDGE, _CHAIN, _MEGABYTES = 1024, 200, 64
 
 
-def _session(nodes: list[object], shape: list[int], *more: object) -> object:
+def _session(nodes: list[object], shape: list[int], *more: object) -> Session:
     graph = helper.make_graph(
         nodes,
         "rates",
@@ -43,7 +44,7 @@ def _session(nodes: list[object], shape: list[int], *more: object) -> object:
     return open_session(model.SerializeToString(), load_target("cpu"))
 
 
-def _seconds(session: object, feed: dict[str, np.ndarray], rounds: int = 20) -> float:
+def _seconds(session: Session, feed: dict[str, np.ndarray], rounds: int = 20) -> float:
     # The fastest call is the peak rate: disturbances only make calls slower.
     return float(np.min(measure([lambda: session.run(feed)], rounds=rounds))) / 1e3
 
@@ -83,7 +84,8 @@ def measured_sheet() -> Target:
 
 def structures(profile: Profile) -> list[tuple[str, Widths, float]]:
     """Returns the structures that were timed for a profile: kind, widths, milliseconds."""
-    shape, found = profile.shape, []
+    shape = profile.shape
+    found: list[tuple[str, Widths, float]] = []
     half = (max(1, round(shape.heads / 2)), min(profile.table.filters, key=lambda f: abs(f - shape.filters / 2)))
     for point in profile.points:
         heads, filters = (point.width, half[1]) if point.kind == "attention" else (half[0], point.width)
@@ -106,8 +108,9 @@ def main() -> None:
         sheet = sheet.model_copy(update={"launch_overhead_us": given.launch_overhead_us})
     estimate = estimate_profile(profile.shape, sheet, profile.precision, profile.batch_size, profile.seq_len)
     assert sheet.peak_flops is not None
+    peak = {str(precision): rate for precision, rate in sheet.peak_flops.items()}[profile.precision]
     print(
-        f"rates: {sheet.peak_flops[profile.precision] / 1e9:.1f} GFLOP/s, {sheet.memory_bandwidth_gb_s:.1f} GB/s, "
+        f"rates: {peak / 1e9:.1f} GFLOP/s, {sheet.memory_bandwidth_gb_s:.1f} GB/s, "
         f"{sheet.launch_overhead_us:.1f} us per operator, {sheet.processors} processors\n"
     )
     print("| structures | number | rank correlation | estimated / measured, median |\n|---|---|---|---|")

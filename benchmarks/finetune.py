@@ -183,7 +183,7 @@ def own_step(
     if scorer is None:
         remove(student, project(*start, costs, costs.limit, exact=True))
     else:
-        rates = StructureRecipe(**options, scorer=scorer, penalty=0.1)
+        rates = StructureRecipe.model_validate({**options, "scorer": scorer, "penalty": 0.1})
         encoder = encoder_of(student)
         schedule = masking_schedule(costs, shape.layers, steps_of(rates, len(data)), rates.first, rates.last)
         scores = scorer_of(rates, encoder, start, unit_costs(costs), 0)

@@ -29,8 +29,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -100,8 +102,8 @@ class Bench:
         data = Encoded(features, None, dict.fromkeys(features, 0))
         compute = Compute(self.given.device, Need.of(checkpoint, self.given.length), said.append)
         config = make_config({"model": "random", "macs": MACS, "device": self.given.device})
-        run = Run.silent(config, Loaded(checkpoint, nothing, data, data, compute=compute))
-        run.stages.info = said.append  # type: ignore[method-assign]
+        run = Run.silent(config, Loaded(checkpoint, nothing, data, data, data.select([]), compute=compute))
+        run.stages.info = said.append  # type: ignore[assignment, method-assign]
         return run
 
     def stages(self, size: str, samples: int) -> Figures:
@@ -166,12 +168,8 @@ class Bench:
 
     def on_host(self) -> Figures:
         """The stages with hidden states on the processor, as where the GPU has no room for them."""
-        own = layerwise.roomy
-        layerwise.roomy = lambda device, size: torch.device("cpu")
-        try:
+        with patch.object(layerwise, "roomy", lambda device, size: torch.device("cpu")):
             found = self.stages(self.size, self.samples)
-        finally:
-            layerwise.roomy = own
         return {**_brief(found), "plan_equal": found["plan"] == self._first.get("plan")}
 
     def within(self, gigabytes: float, size: str, samples: int) -> Figures:
@@ -196,10 +194,10 @@ class Bench:
         for kind in (torch.float64, torch.float32):
             own = matrix.to(kind)
             found[str(kind).removeprefix("torch.")] = {
-                "inverse_ms": self._ms(lambda own=own: torch.linalg.inv(own)),
-                "cholesky_ms": self._ms(lambda own=own: torch.linalg.cholesky(own)),
-                "eigh_hidden_ms": self._ms(lambda own=own: torch.linalg.eigh(own[:hidden, :hidden])),
-                "product_ms": self._ms(lambda own=own: own @ own),
+                "inverse_ms": self._ms(partial(torch.linalg.inv, own)),
+                "cholesky_ms": self._ms(partial(torch.linalg.cholesky, own)),
+                "eigh_hidden_ms": self._ms(partial(torch.linalg.eigh, own[:hidden, :hidden])),
+                "product_ms": self._ms(partial(torch.matmul, own, own)),
             }
         curvature = Curvature(matrix, torch.eye(hidden, device=self.device))
         start = time.perf_counter()
