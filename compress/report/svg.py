@@ -16,6 +16,10 @@ from compress.report.axis import Axis
 # Pictures are drawn this wide and shown between 300 and 440 px wide, so that their text stays legible on a phone.
 WIDTH = 360.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 18.0, 26.0, 38.0
+# Height of a line of a legend.
+_LINE = 16.0
+# Form of a mark, or ``line`` or ``dashes``; tone; name.
+LegendEntry = tuple[str, str, str]
 _ROW = 19.0
 # More heads than this are a bar, not squares.
 _MOST_SQUARES = 24
@@ -167,7 +171,7 @@ def chart(
     y_title: str,
     marks: Sequence[Mark] = (),
     lines: Sequence[Line] = (),
-    legend: Sequence[tuple[str, str, str]] = (),
+    legend: Sequence[LegendEntry] = (),
     from_zero: bool = False,
     height: float = 240.0,
 ) -> Markup:
@@ -181,7 +185,7 @@ def chart(
         y_title: of the axis, with its unit.
         marks: points to show.
         lines: lines to show; at least one point in all.
-        legend: (form of a mark, or ``line`` or ``dashes``; tone; name).
+        legend: what marks and lines mean, in as many lines as it needs.
         from_zero: whether both axes begin at 0.
         height: of the picture.
     """
@@ -189,7 +193,8 @@ def chart(
     ys = [v for m in marks for v in (m.y, *(m.y_range or ()))] + [y for line in lines for _, y in line.points]
     zero = [0.0] if from_zero else []
     across = Axis.over(xs + zero, _LEFT, WIDTH - _RIGHT)
-    up = Axis.over(ys + zero, height - _BOTTOM, _TOP + (16.0 if legend else 0.0))
+    legend_lines = _in_lines(legend)
+    up = Axis.over(ys + zero, height - _BOTTOM, _TOP + _LINE * len(legend_lines))
     parts = _frame(across, up, x_title, y_title, height)
     for line in lines:
         points = " ".join(f"{across.at(x):.1f},{up.at(y):.1f}" for x, y in line.points)
@@ -203,7 +208,7 @@ def chart(
     for mark in marks:
         parts += _mark(across.at(mark.x), up.at(mark.y), mark.form, mark.tone)
     parts += _labels([(across.at(m.x), up.at(m.y), m.label) for m in marks if m.label])
-    parts += _legend(legend)
+    parts += _legend(legend_lines)
     return picture(key, title, description, height, parts)
 
 
@@ -250,10 +255,10 @@ def _labels(wanted: Sequence[tuple[float, float, str]]) -> list[Markup]:
     taken: list[tuple[float, float, float, float]] = []
     parts = []
     for x, y, content in sorted(wanted):
-        width = 6.2 * len(content)
+        width = 7.0 * len(content)  # bold
         left = min(x + 7, WIDTH - _RIGHT - width)
         places = [(left, y + shift) for shift in (-6, 14, -18, 26, -30)]
-        boxes = [(a, b - 10, a + width, b + 2) for a, b in places]
+        boxes = [(a, b - 10, a + width + 4, b + 2) for a, b in places]
         free = next((i for i, box in enumerate(boxes) if not any(_overlap(box, other) for other in taken)), 0)
         taken.append(boxes[free])
         parts.append(text(*places[free], content, "tick strong"))
@@ -264,17 +269,31 @@ def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, 
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _legend(entries: Sequence[tuple[str, str, str]]) -> list[Markup]:
+def _in_lines(entries: Sequence[LegendEntry]) -> list[list[tuple[float, LegendEntry]]]:
+    """The entries of a legend with their left edges, in as many lines as they need."""
+    lines: list[list[tuple[float, LegendEntry]]] = []
+    x = WIDTH
+    for entry in entries:
+        if x + 14 + 6.4 * len(entry[2]) > WIDTH:
+            lines.append([])
+            x = _LEFT
+        lines[-1].append((x, entry))
+        x += 26 + 6.0 * len(entry[2])
+    return lines
+
+
+def _legend(lines: Sequence[Sequence[tuple[float, LegendEntry]]]) -> list[Markup]:
     parts: list[Markup] = []
-    x, y = _LEFT, 29.0
-    for form, tone, name in entries:
-        if form in ("line", "dashes"):
-            dash = "4 3" if form == "dashes" else None
-            parts.append(element("line", x1=x - 4, x2=x + 10, y1=y, y2=y, class_=f"line {tone}", stroke_dasharray=dash))
-        else:
-            parts += _mark(x + 3, y, form, tone)
-        parts.append(text(x + 14, y + 4, name, "tick"))
-        x += 26 + 6.0 * len(name)
+    for number, line in enumerate(lines):
+        y = 29.0 + _LINE * number
+        for x, (form, tone, name) in line:
+            if form in ("line", "dashes"):
+                dash = "4 3" if form == "dashes" else None
+                ends = {"x1": x - 4, "x2": x + 10, "y1": y, "y2": y}
+                parts.append(element("line", **ends, class_=f"line {tone}", stroke_dasharray=dash))
+            else:
+                parts += _mark(x + 3, y, form, tone)
+            parts.append(text(x + 14, y + 4, name, "tick"))
     return parts
 
 

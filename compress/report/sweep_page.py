@@ -132,7 +132,7 @@ def _table(points: Sequence[Facts], metric: str) -> list[Block]:
             fmt.between(point.interval("metric_ci95"), ".4f"),
             fmt.megabytes(point.number("size_bytes")),
             fmt.plain(f"refused: {refused}" if refused else point.text("verdict") or fmt.UNKNOWN),
-            Cell("on the front" if on else "beaten", strong=on),
+            Cell("yes" if on else "no", strong=on),
         )
     columns = (
         "budget",
@@ -148,7 +148,7 @@ def _table(points: Sequence[Facts], metric: str) -> list[Block]:
         "front",
     )
     note = Note(
-        "Beaten: another is at least as fast and as accurate, and better in one of the two. Accuracies whose intervals "
-        "overlap may be equal."
+        "Not on the front: another is at least as fast and as accurate, and better in one of the two. Accuracies whose "
+        "intervals overlap may be equal."
     )
     return [*rows.table("Every measured model", columns, left=2), note]

@@ -111,6 +111,18 @@ def test_labels_of_close_points_do_not_cover_each_other() -> None:
     assert len({y for _, y in places}) == 4
 
 
+def test_a_long_legend_takes_more_lines_and_stays_within_the_picture() -> None:
+    names = ["fp32 dense", "int8 dense", "int8 pruned", "fp32 pruned", "int8 refused"]
+    legend = [("dot", "first", name) for name in names]
+    root = parsed(chart("c", "Title", "Words", x_title="x", y_title="y", marks=[Mark(1.0, 1.0)], legend=legend))
+    width = float(str(root.get("viewBox")).split()[2])
+    texts = {n.text: n for n in root.iter("text") if n.text in names}
+    assert all(float(n.get("x", "")) + 6.4 * len(name) <= width for name, n in texts.items() if name)
+    assert len({n.get("y") for n in texts.values()}) == 2
+    marks = [float(n.get("cy", "")) for n in root.iter("circle")]
+    assert max(float(n.get("y", "")) for n in texts.values()) < marks[0]  # the point is below the legend
+
+
 def test_bars_and_pairs() -> None:
     root = parsed(bars("b", "Seconds", "Words", [("load", 2.0, "2 s"), ("search", 8.0, "8 s"), ("none", 0.0, "0 s")]))
     short, long, none = (float(node.get("width", "")) for node in root.iter("rect"))
