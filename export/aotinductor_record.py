@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 PACKAGE = Path("engine") / "model.pt2"
-# In an artifact, by their names in its manifest.
-PACKAGE_FILES = ("engine/model.pt2", "engine/model.pt2.json")
 # Features of x86 processors for which compilers emit instructions.
 _EMITTED = ("amx", "avx", "bmi", "f16c", "fma", "gfni", "movbe", "adx", "sha_ni", "sse", "ssse", "vaes", "vpclmul")
 

@@ -27,6 +27,8 @@ HEAD = "model_head.safetensors"
 # Of --unstructured: the weights again, as bytes.
 COMPACT = "compact.safetensors"
 ENGINE = "engine"
+# Of a compiled package (export/aotinductor_record.py).
+PACKAGE_FILES = (f"{ENGINE}/model.pt2", f"{ENGINE}/model.pt2.json")
 # Files about the run; all others are the deployed model.
 OF_THE_RUN = frozenset(
     {PLAN, PROFILE, VALIDATION, OUTCOMES, TRADE_OFF, TRAINING, CARD, REPORT, MANIFEST, SIGNATURE, BILL_OF_MATERIALS}

@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from compress.artifact.files import PACKAGE_FILES
 from compress.artifact.manifest import (
     NAME,
     SEAL,
@@ -29,7 +30,6 @@ from compress.artifact.manifest import (
 from compress.core.errors import ArtifactError
 from compress.core.hashing import sha256_of
 from compress.core.parsing import printable
-from compress.export.aotinductor_record import PACKAGE_FILES
 from compress.export.tensorrt_file import ENGINE_FILES
 
 UNSEALED = "it has no digest of itself: written by an early version, or damaged; `compress validate` adds one"
@@ -115,6 +115,22 @@ def refuse_damage(artifact: str | Path) -> tuple[Finding, ...]:
     A TensorRT engine or a compiled package may be missing: on another device it has to be removed, and is built again.
     """
     findings = verify(artifact).findings
+    if (said := _damage_in(findings, artifact)) is not None:
+        raise ArtifactError(f"{said}: restore it, or make it again (`compress verify` says more)")
+    return findings
+
+
+def damage(artifact: str | Path, besides: Collection[str] = ()) -> str | None:
+    """What ``refuse_damage`` would raise, in words, for those who only tell; None where all is as it was written.
+
+    Args:
+        artifact: directory with a manifest.
+        besides: files that do not count.
+    """
+    return _damage_in([found for found in verify(artifact).findings if found.file not in besides], artifact)
+
+
+def _damage_in(findings: Iterable[Finding], artifact: str | Path) -> str | None:
     broken = [
         finding
         for finding in findings
@@ -122,13 +138,10 @@ def refuse_damage(artifact: str | Path) -> tuple[Finding, ...]:
         and finding.detail != UNSEALED
         and not (finding.problem == "missing" and finding.file in (*ENGINE_FILES, *PACKAGE_FILES))
     ]
-    if broken:
-        named = "; ".join(f"{printable(found.file)} ({found.problem})" for found in broken[:5])
-        raise ArtifactError(
-            f"'{artifact}' is not as it was written: {named}. What was measured on it does not hold: restore it, or "
-            "make it again (`compress verify` says more)"
-        )
-    return findings
+    if not broken:
+        return None
+    named = "; ".join(f"{printable(found.file)} ({found.problem})" for found in broken[:5])
+    return f"'{artifact}' is not as it was written: {named}. What was measured on it does not hold"
 
 
 def is_inside(name: str) -> bool:

@@ -55,10 +55,12 @@ def why(artifact: str, as_json: bool) -> None:
     Example:
       compress why out
     """
-    with working():
+    with working() as progress:
         from compress import pipeline
 
         reasons = pipeline.why(Path(artifact))
+        if reasons.get("damage"):
+            progress.info(f"warning: {reasons['damage']}")
     from compress.cli import console
 
     print_json(reasons) if as_json else console.why(reasons)
@@ -229,6 +231,8 @@ def report(artifacts: tuple[str, ...], output_file: str | None, as_json: bool) -
 
     directories = [Path(artifact) for artifact in artifacts]
     page = page_of(directories)
+    for text in page.warnings:
+        click.echo(f"warning: {text}", err=True)
     if as_json and output_file is None:
         # A program that reads the document needs no file.
         print_json(page.document())

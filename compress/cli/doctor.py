@@ -260,7 +260,11 @@ def _threads() -> Check:
     value = f"{usable} of {there} cores usable" + "".join(f", {name}={text}" for name, text in told.items())
     if (most := quota()) is not None:
         value += f", CPU quota of {most:g} cores"
-    if any(text.isdigit() and int(text) < usable for text in told.values()):
+    # OpenMP's value may be a list, one number for each level.
+    first = {name: text.split(",")[0].strip() for name, text in told.items()}
+    if odd := [name for name, text in first.items() if not (text.isdigit() and int(text) > 0)]:
+        return Check("threads", WARNING, value, f"{odd[0]} is not a number of threads and is ignored: unset it")
+    if any(int(text) < usable for text in first.values()):
         return Check(
             "threads", WARNING, value, "PyTorch uses fewer threads than there are cores: unset it, unless that is meant"
         )

@@ -104,6 +104,8 @@ def _acquire(lock: FileLock, path: Path, seconds: float, what: str) -> bool:
                 # The file is gone where its holder removed it just now: then nobody has the lock.
                 if path.exists():
                     raise Held(_holder(path)) from None
+                # Where the file cannot be made at all, filelock waits as for a holder; this raises.
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o644))
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     raise

@@ -20,8 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from platformdirs import user_cache_path
-
+from compress.cache.store import cache_directory
 from compress.core.ending import removed_at_end
 from compress.core.errors import DataError, ModelError
 from compress.core.locks import Held, only_one
@@ -111,8 +110,8 @@ def encoder_directory() -> Path:
 
 
 def cache_root() -> Path:
-    """Return ``$XDG_CACHE_HOME/compress/demo``, with the usual default of ``~/.cache``."""
-    return user_cache_path("compress", appauthor=False) / "demo"
+    """Return the folder of the demo's checkpoints, in that of stored results (``$COMPRESS_CACHE``)."""
+    return cache_directory() / "demo"
 
 
 def fine_tuned(progress: Progress, recipe: FineTuneRecipe | None = None) -> Path:

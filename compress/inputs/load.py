@@ -318,7 +318,8 @@ def _hold_back(rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     count = min(_HELD_BACK_ROWS, int(_HELD_BACK * len(rows)))
     if count < 1:
         raise DataError(
-            f"{len(rows)} rows are too few to calibrate and to validate on; give evaluation data with --eval-data"
+            f"{len(rows)} {'row is' if len(rows) == 1 else 'rows are'} too few to calibrate and to validate on; give "
+            "evaluation data with --eval-data"
         )
     order = np.random.default_rng(seed).permutation(len(rows))
     return select_rows(rows, np.sort(order[count:])), select_rows(rows, np.sort(order[:count]))

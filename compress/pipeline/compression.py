@@ -145,7 +145,8 @@ def why(artifact: Path) -> dict[str, Any]:
     """Where an artifact's time goes by its profile, and what one millisecond more or less would have bought.
 
     Returns:
-        ``sublayers`` (layer, kind, width, of, ms, share), ``fixed_ms``, ``total_ms``, ``one_more_ms``, ``one_less_ms``.
+        ``sublayers`` (layer, kind, width, of, ms, share), ``fixed_ms``, ``total_ms``, ``one_more_ms``, ``one_less_ms``;
+        ``damage`` too where files are not as they were written: which ones.
     """
     from compress.report.why import explain
 

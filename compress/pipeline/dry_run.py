@@ -11,9 +11,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from compress.artifact.directory import check_output
 from compress.cache.memo import Foreseen, Memory, NotStored
 from compress.cache.store import Store
+from compress.core.errors import ArtifactError
 from compress.core.progress import Progress, Silent
+from compress.export.runtime import require_builder
+from compress.fineprune.prepare import prepare
 from compress.inputs.load import load, settle_seq_len
 from compress.options.run_config import RunConfig
 from compress.stages.calibrate import calibrate
@@ -34,12 +38,17 @@ def foresee(config: RunConfig, *, progress: Progress | None = None) -> list[Fore
 
     Args:
         config: as for ``pipeline.run``.
-        progress: told about warnings.
+        progress: told about warnings: among them that the output is taken or cannot be written. What is stored is
+            worth knowing then too, as after a run.
 
     Raises:
         CompressError: the inputs are wrong, as a run would say, or the budget is known to be out of reach.
     """
     told = progress or Silent()
+    try:
+        check_output(config.output)
+    except ArtifactError as error:
+        told.info(f"warning: the run would end at once: {error}")
     if config.unstructured is not None:
         from compress.pipeline.unstructured import read_inputs
 
@@ -49,7 +58,9 @@ def foresee(config: RunConfig, *, progress: Progress | None = None) -> list[Fore
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
         memory = Memory(store, Path(scratch), reading=True, making=False)
         loaded = load(config, told, further=True)
+        require_builder(loaded.target)
         config = settle_seq_len(config, loaded)
+        prepare(config, loaded, Silent())
         # What is used again is in the table; only what is wrong with it is worth a line.
         run = Run(config, loaded, Stages(Silent(), memory))
         profiles = importance = None

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.artifact.files import SWEEP, TRADE_OFF, TRAINING, VALIDATION
+from compress.artifact.files import REPORT, SWEEP, TRADE_OFF, TRAINING, VALIDATION
 from compress.artifact.manifest import NAME as MANIFEST
 from compress.artifact.manifest import read_manifest
 from compress.artifact.summary import How, Kind, Row, how_timed, row_of, rows
 from compress.artifact.validation import Sections
+from compress.artifact.verify import damage
 from compress.core.errors import ArtifactError, CompressError
 from compress.core.parsing import Unreadable, parse_json, read_text
 from compress.core.plan import Plan
@@ -129,7 +130,7 @@ class Sources:
         model_sha256: of the exported file; None where it is not known.
         training: what the log of a training says; empty without one.
         name: of the directory.
-        left_out: in words, what could not be read.
+        left_out: in words, what could not be read, or is not as it was written.
     """
 
     plan: Plan
@@ -168,7 +169,9 @@ def read_sources(directory: Path, *, forgiving: bool = False) -> Sources:
         ArtifactError: the directory is not an artifact, or one of its files is damaged.
         PlanError, ProfileError: plan or profile is damaged.
     """
-    left_out = []
+    # The report itself is what is being made.
+    said = damage(directory, besides={REPORT})
+    left_out = [] if said is None else [f"{said}."]
 
     def part(name: str, read: Callable[[Path], Any]) -> Any:
         file = directory / name

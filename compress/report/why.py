@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.artifact.files import TRADE_OFF
+from compress.artifact.verify import damage
 from compress.core.errors import ArtifactError
 from compress.core.parsing import Unreadable, parse_json, read_text
 from compress.core.plan import Plan
@@ -37,14 +38,17 @@ def explain(artifact: Path) -> dict[str, Any]:
             sublayers.append(
                 {"layer": layer, "kind": kind, "width": width, "of": of, "ms": round(ms, 4), "share": share}
             )
-    points = _trade_off(artifact)
-    return {
+    points, here = _trade_off(artifact), (plan.importance_kept, plan.macs_fraction)
+    reasons: dict[str, Any] = {
         "sublayers": sublayers,
         "fixed_ms": table.fixed_ms,
         "total_ms": total,
-        "one_more_ms": _at(points, total, +1.0, table.dense_ms),
-        "one_less_ms": _at(points, total, -1.0, table.fixed_ms),
+        "one_more_ms": _at(points, here, total, +1.0, table.dense_ms),
+        "one_less_ms": _at(points, here, total, -1.0, table.fixed_ms),
     }
+    if (said := damage(artifact)) is not None:
+        reasons["damage"] = said
+    return reasons
 
 
 def _trade_off(artifact: Path) -> list[dict[str, float]]:
@@ -61,16 +65,17 @@ def _trade_off(artifact: Path) -> list[dict[str, float]]:
         raise ArtifactError(f"'{file}' is damaged: {error!r}; make the artifact again") from None
 
 
-def _at(points: list[dict[str, float]], now_ms: float, change_ms: float, bound_ms: float) -> list[str]:
+def _at(
+    points: list[dict[str, float]], here: tuple[float, float], now_ms: float, change_ms: float, bound_ms: float
+) -> list[str]:
     """What the search would keep at another latency, in words; by the importance that the search maximises."""
     wanted = now_ms + change_ms
-    here = _interpolate(points, now_ms)
     beyond = wanted > bound_ms if change_ms > 0 else wanted < bound_ms
     if beyond:
         name = "the dense model's latency" if change_ms > 0 else "what embeddings and head take"
         return [f"{wanted:.2f} ms is beyond {name}, {bound_ms:.2f} ms"]
     there = _interpolate(points, wanted)
-    if here is None or there is None:
+    if there is None:
         return []
     return [
         f"at {wanted:.2f} ms: {there[0]:.1%} of the importance instead of {here[0]:.1%}, "

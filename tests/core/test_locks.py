@@ -95,6 +95,15 @@ def test_no_lock_is_made_where_there_is_no_directory(tmp_path: Path) -> None:
         pass
 
 
+def test_where_no_file_can_be_made_nobody_is_waited_for() -> None:
+    # As some network file systems do, this one answers "no such file" to who makes one.
+    folder = Path("/proc/self")
+    if not folder.is_dir():
+        pytest.skip("needs Linux")
+    with pytest.raises(FileNotFoundError), only_one(folder / ".x.lock"):
+        pass
+
+
 def test_a_file_system_without_locks_locks_nothing_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_locks(*_: Any) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

@@ -52,6 +52,7 @@ class Trainer:
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trainer:
     fake = Trainer()
+    monkeypatch.delenv("COMPRESS_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(demo, "encoder_directory", lambda: tmp_path)
     monkeypatch.setattr(demo, "_train", fake)
@@ -63,6 +64,13 @@ def test_a_checkpoint_is_made_once_per_recipe(trainer: Trainer, tmp_path: Path) 
     assert demo.fine_tuned(Silent()) == first and trainer.calls == 1
     assert first.is_relative_to(tmp_path / "compress" / "demo")
     assert demo.fine_tuned(Silent(), demo.FineTuneRecipe(seed=1)) != first and trainer.calls == 2
+
+
+def test_checkpoints_are_where_stored_results_are(
+    trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "own"))
+    assert demo.fine_tuned(Silent()).is_relative_to(tmp_path / "own" / "demo")
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", demo.RECORD])

@@ -510,6 +510,21 @@ def test_a_clock_that_goes_back_disturbs_nothing(
     assert pipeline.run(configured(arguments, tmp_path / "again"), resume=True).plan == first.plan
 
 
+@pytest.mark.e2e
+def test_a_dry_run_refuses_what_the_run_would_refuse(
+    arguments: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = as_options(arguments, "--allow-chance", "--dry-run", "--output")
+    assert cli.main([*given, str(tmp_path / "out")]) == 0
+    assert "would end at once" not in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+    (tmp_path / "taken").write_text("")
+    # What is stored is worth knowing all the same.
+    assert cli.main([*given, str(tmp_path / "taken")]) == 0
+    assert "the run would end at once: output" in capsys.readouterr().err
+    assert cli.main([*given, str(tmp_path / "out"), "--fine-prune", "nosuch"]) == 3
+    assert "nosuch" in capsys.readouterr().err
+
+
 def as_options(arguments: list[Any], *more: Any) -> list[str]:
     return [str(part) for part in (*arguments, *more)]
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from compress.artifact.files import PACKAGE_FILES
 from compress.core.errors import ExportError, TargetError
 from compress.core.plan import Widths
 from compress.export import aotinductor
@@ -27,6 +28,10 @@ from support.structures import padded_inputs
 
 TARGET, ON_GPU = load_target("cpu-aotinductor"), load_target("h100-aotinductor")
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def test_an_artifact_knows_the_files_of_a_package() -> None:
+    assert (PACKAGE.as_posix(), record_path(PACKAGE).as_posix()) == PACKAGE_FILES
 
 
 def test_the_target_says_what_it_runs_on() -> None:

@@ -21,6 +21,7 @@ from compress.report.artifact_page import artifact_page
 from compress.report.html import policy, render, style_sheet
 from compress.report.page import Cell, Note, Page, Table, section
 from compress.report.sources import Facts, make_sources, read_training
+from compress.report.why import explain
 from compress.report.write import front_page_of, page_of, renew_report, report_text
 from support.made_up import FACTS, PLAN, PROFILE, SPENT, SWEEP, TRADE_OFF, VALIDATION, estimated, write_made_up
 
@@ -336,6 +337,28 @@ def test_the_report_of_an_artifact_is_made_again_as_it_was(tmp_path: Path) -> No
     )
     renew_report(out)
     assert (out / "report.html").read_text() == text
+
+
+def test_a_report_on_a_changed_model_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = write_made_up(tmp_path / "out")
+    renew_report(out)
+    assert "not as it was written" not in (out / "report.html").read_text()
+    (out / "model.onnx").write_bytes(b"another model")
+    assert cli.main(["report", str(out)]) == 0
+    said = "is not as it was written: model.onnx (changed). What was measured on it does not hold"
+    assert said in check((out / "report.html").read_text()).text
+    assert said in capsys.readouterr().err
+    reasons = explain(out)
+    assert said in reasons["damage"]
+    assert cli.main(["why", str(out)]) == 0 and said in capsys.readouterr().err
+
+
+def test_what_another_millisecond_would_bring_is_compared_with_the_plan(tmp_path: Path) -> None:
+    reasons = explain(write_made_up(tmp_path / "out"))
+    assert "damage" not in reasons
+    for text in (*reasons["one_more_ms"], *reasons["one_less_ms"]):
+        assert "beyond" in text or f"instead of {PLAN.macs_fraction:.1%}" in text
+    assert reasons["one_more_ms"] and reasons["one_less_ms"]
 
 
 def test_a_damaged_file_is_named_or_left_out(tmp_path: Path) -> None:
