@@ -115,22 +115,22 @@ def refuse_damage(artifact: str | Path) -> tuple[Finding, ...]:
     A TensorRT engine or a compiled package may be missing: on another device it has to be removed, and is built again.
     """
     findings = verify(artifact).findings
-    if (said := _damage_in(findings, artifact)) is not None:
-        raise ArtifactError(f"{said}: restore it, or make it again (`compress verify` says more)")
+    if (said := _damage_in(findings)) is not None:
+        raise ArtifactError(f"'{artifact}' {said}: restore it, or make it again (`compress verify` says more)")
     return findings
 
 
 def damage(artifact: str | Path, besides: Collection[str] = ()) -> str | None:
-    """What ``refuse_damage`` would raise, in words, for those who only tell; None where all is as it was written.
+    """What ``refuse_damage`` would say of the artifact, for those who only tell; None where all is as it was written.
 
     Args:
         artifact: directory with a manifest.
         besides: files that do not count.
     """
-    return _damage_in([found for found in verify(artifact).findings if found.file not in besides], artifact)
+    return _damage_in(found for found in verify(artifact).findings if found.file not in besides)
 
 
-def _damage_in(findings: Iterable[Finding], artifact: str | Path) -> str | None:
+def _damage_in(findings: Iterable[Finding]) -> str | None:
     broken = [
         finding
         for finding in findings
@@ -141,7 +141,7 @@ def _damage_in(findings: Iterable[Finding], artifact: str | Path) -> str | None:
     if not broken:
         return None
     named = "; ".join(f"{printable(found.file)} ({found.problem})" for found in broken[:5])
-    return f"'{artifact}' is not as it was written: {named}. What was measured on it does not hold"
+    return f"is not as it was written: {named}. What was measured on it does not hold"
 
 
 def is_inside(name: str) -> bool:

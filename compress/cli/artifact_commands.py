@@ -60,7 +60,7 @@ def why(artifact: str, as_json: bool) -> None:
 
         reasons = pipeline.why(Path(artifact))
         if reasons.get("damage"):
-            progress.info(f"warning: {reasons['damage']}")
+            progress.info(f"warning: '{artifact}' {reasons['damage']}")
     from compress.cli import console
 
     print_json(reasons) if as_json else console.why(reasons)

@@ -262,7 +262,7 @@ def _threads() -> Check:
         value += f", CPU quota of {most:g} cores"
     # OpenMP's value may be a list, one number for each level.
     first = {name: text.split(",")[0].strip() for name, text in told.items()}
-    if odd := [name for name, text in first.items() if not (text.isdigit() and int(text) > 0)]:
+    if odd := [name for name, text in first.items() if not (text.isdecimal() and int(text) > 0)]:
         return Check("threads", WARNING, value, f"{odd[0]} is not a number of threads and is ignored: unset it")
     if any(int(text) < usable for text in first.values()):
         return Check(

@@ -171,7 +171,7 @@ def read_sources(directory: Path, *, forgiving: bool = False) -> Sources:
     """
     # The report itself is what is being made.
     said = damage(directory, besides={REPORT})
-    left_out = [] if said is None else [f"{said}."]
+    left_out = [] if said is None else [f"This artifact {said}."]
 
     def part(name: str, read: Callable[[Path], Any]) -> Any:
         file = directory / name

@@ -357,7 +357,7 @@ def test_what_another_millisecond_would_bring_is_compared_with_the_plan(tmp_path
     reasons = explain(write_made_up(tmp_path / "out"))
     assert "damage" not in reasons
     for text in (*reasons["one_more_ms"], *reasons["one_less_ms"]):
-        assert "beyond" in text or f"instead of {PLAN.macs_fraction:.1%}" in text
+        assert f"instead of {PLAN.macs_fraction:.1%}" in text
     assert reasons["one_more_ms"] and reasons["one_less_ms"]
 
 
